@@ -1,0 +1,256 @@
+"""All that must survive a crash, and nothing else: variables, the step, the epoch so far.
+
+A checkpoint is one TensorFlow bundle, `ckpt-<step>.index` and `ckpt-<step>.data-00000-of-00001`,
+which `tf.train.load_checkpoint` reads. It holds every variable of the step by name, the variables of
+the evaluated model, and one string of JSON, `metadata`.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import json
+import os
+import re
+import socket
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from mnist import Error
+
+_DATA = ".data-00000-of-00001"
+_INDEX = ".index"
+
+
+class NotFinite(Error):
+    """A loss or a weight is NaN or infinite."""
+
+
+@contextlib.contextmanager
+def lock(workdir):
+    """Holds a folder for this process alone, made if need be. The lock dies with its owner."""
+    path = os.path.join(workdir, ".lock")
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        file = open(path, "a+")
+    except OSError as error:
+        raise Error(f"cannot write to --workdir={workdir}: {error.strerror}.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            file.seek(0)
+            raise Error(f"{workdir} is in use by {file.read().strip() or 'another process'}.") from None
+        with write_errors(f"write to {workdir}"):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def write_errors(what):
+    """Turns failures to write (disk full, read-only) into an `Error` that says what was tried."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+        raise Error(f"cannot {what}: {reason.splitlines()[0]}") from None
+
+
+def write_atomically(path, text):
+    """Writes a small text file that is there whole or not at all, whenever the power goes."""
+    with write_errors(f"write {path}"):
+        temporary = f"{path}.tmp"
+        try:
+            with open(temporary, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
+            raise
+
+
+def variables_of(step):
+    """All variables that a step holds: its own, and those of its models, layers and optimizers.
+
+    Named by attribute and position: Keras' own paths count up with every model of a process.
+
+    Returns: a dict from names as `model/3` to `tf.Variable`s.
+    """
+    variables = {}
+    for attribute, value in vars(step).items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        found = []
+        for value in values:
+            if isinstance(value, (keras.Layer, keras.optimizers.Optimizer)):
+                found += [v.value for v in value.variables]
+            elif isinstance(value, tf.Module):
+                found += value.variables
+            elif isinstance(value, keras.Variable):
+                found.append(value.value)
+            elif isinstance(value, tf.Variable):
+                found.append(value)
+        variables.update({f"{attribute}/{i}": variable for i, variable in enumerate(found)})
+    return variables
+
+
+def save(directory, step, metadata, keep):
+    """Saves a `TrainStep` with its metadata as `ckpt-<metadata["step"]>`; deletes all but `keep`.
+
+    The files get their names only when they are whole and on disk, the index last.
+
+    Raises: `NotFinite` if a variable is; `mnist.Error` if the disk is full or read-only. Either way
+      the checkpoints that were there stay as they are.
+    """
+    variables = variables_of(step)
+    variables.update({f"eval_model/{i}": v.value for i, v in enumerate(step.eval_model.variables)})
+    for name, variable in variables.items():
+        if variable.dtype.is_floating and not np.isfinite(variable.numpy().astype(np.float64)).all():
+            raise NotFinite(f"{name} ({variable.path if hasattr(variable, 'path') else variable.name})")
+    path = os.path.join(directory, f"ckpt-{metadata['step']}")
+    temporary = os.path.join(directory, "tmp")
+    metadata = {**metadata, "model": _describe_model(step.eval_model)}
+    with write_errors(f"save {path}"):
+        try:
+            os.makedirs(directory, exist_ok=True)
+            tf.raw_ops.SaveV2(
+                prefix=temporary,
+                tensor_names=[*variables, "metadata"],
+                shape_and_slices=[""] * (len(variables) + 1),
+                tensors=[*variables.values(), tf.constant(json.dumps(metadata))],
+            )
+            for end in (_DATA, _INDEX):
+                _sync(temporary + end)
+            for end in (_DATA, _INDEX):
+                os.replace(temporary + end, path + end)
+            _sync(directory)
+        except Exception:
+            for leftover in glob.glob(f"{temporary}*"):
+                with contextlib.suppress(OSError):
+                    os.remove(leftover)
+            raise
+        paths = _list(directory)
+        for old in paths[keep:]:
+            for end in (_INDEX, _DATA):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(old + end)
+        # The state file is for tf.train.latest_checkpoint and for telling a lost file from a half-written one.
+        names = [os.path.basename(p) for p in paths[:keep]]
+        lines = [f'model_checkpoint_path: "{names[0]}"']
+        lines += [f'all_model_checkpoint_paths: "{name}"' for name in reversed(names)]
+        write_atomically(os.path.join(directory, "checkpoint"), "\n".join(lines) + "\n")
+
+
+def _describe_model(model):
+    try:
+        return keras.saving.serialize_keras_object(model)
+    except NotImplementedError:  # a subclass with arguments of its own and no get_config()
+        return None
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _list(directory):
+    """Paths of all checkpoints without their endings, the newest first, damaged ones included."""
+    listed = glob.glob(os.path.join(glob.escape(directory), f"ckpt-*{_INDEX}"))
+    names = {path.removesuffix(_INDEX) for path in listed}
+    try:
+        state = tf.train.get_checkpoint_state(directory)
+    except Exception:  # damaged: the files themselves are listed above
+        state = None
+    if state:  # a file that it lists and that is gone was lost, not half-written
+        names.update(state.all_model_checkpoint_paths)
+    steps = {name: re.fullmatch(r"ckpt-(\d+)", os.path.basename(name)) for name in names}
+    return sorted((name for name in names if steps[name]), key=lambda name: -int(steps[name][1]))
+
+
+def _read(path):
+    """Reads a checkpoint whole, every tensor's checksum verified. Returns: tensors, metadata."""
+    reader = tf.train.load_checkpoint(path)
+    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    return tensors, json.loads(tensors.pop("metadata"))
+
+
+def load_newest(directory):
+    """Reads the newest checkpoint that is sound; warns of each damaged one that is newer.
+
+    Returns: a dict from names to arrays, and the metadata; None if there is no checkpoint at all.
+    Raises: `mnist.Error` if there are checkpoints and none is sound.
+    """
+    damaged = []
+    for path in _list(directory):
+        try:
+            loaded = _read(path)
+        # Whatever the reader raises (DataLossError, NotFoundError, ValueError): it cannot be read.
+        except Exception as error:
+            logging.warning("%s is damaged: %s", path, " ".join(str(error).split())[:200])
+            damaged.append(path)
+            continue
+        if damaged:
+            logging.warning("Going on from %s instead.", path)
+        return loaded
+    if damaged:
+        raise Error(
+            f"none of the {len(damaged)} checkpoints in {directory} can be read. "
+            "Bring back a copy of one, or start over with another --workdir."
+        )
+    return None
+
+
+def set_aside_newer(directory, step_number):
+    """Renames damaged checkpoints after `step_number`, so that they neither count nor get lost."""
+    for path in _list(directory):
+        if int(path.rpartition("-")[2]) > step_number:
+            for end in (_INDEX, _DATA):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(path + end, os.path.join(directory, "damaged-" + os.path.basename(path) + end))
+
+
+def assign(step, tensors):
+    """Gives a step the values that `load_newest` read. Raises: `mnist.Error` if they do not fit."""
+    variables = variables_of(step)
+    saved = {name for name in tensors if not name.startswith("eval_model/")}
+    different = sorted(saved ^ variables.keys()) or sorted(
+        name for name in saved if tensors[name].shape != tuple(variables[name].shape)
+    )
+    if different:
+        raise Error(
+            f"the checkpoint is of another step or model: {different[0]} does not fit. "
+            "Start with the same code, or with another --workdir."
+        )
+    for name, variable in variables.items():
+        variable.assign(tensors[name])
+
+
+def load_model(workdir):
+    """Rebuilds the evaluated model of a run from its newest checkpoint.
+
+    Returns: a `keras.Model` and the checkpoint's metadata. Raises: `mnist.Error`.
+    """
+    if not os.path.isdir(workdir):
+        raise Error(f"--workdir={workdir} is not a folder. Train first: python -m mnist.train.")
+    loaded = load_newest(os.path.join(workdir, "checkpoints"))
+    if loaded is None:
+        raise Error(f"--workdir={workdir} holds no checkpoint. Train first: python -m mnist.train.")
+    tensors, metadata = loaded
+    if metadata["model"] is None:
+        raise Error(f"the model of {workdir} cannot be rebuilt: its class needs a get_config().")
+    model = keras.saving.deserialize_keras_object(metadata["model"])
+    for i, variable in enumerate(model.variables):
+        variable.assign(tensors[f"eval_model/{i}"])
+    return model, metadata

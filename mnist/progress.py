@@ -1,0 +1,48 @@
+"""What a run says while it trains: a bar that moves on a terminal, plain lines in a log."""
+
+import sys
+import time
+
+_LOG_SECONDS = 5
+
+
+class Progress:
+    """Shows how far a run is. Writes to stdout.
+
+    Args:
+      last_step: the step at which the run ends.
+      steps_per_epoch: batches in an epoch.
+    """
+
+    def __init__(self, last_step, steps_per_epoch):
+        self._last_step = last_step
+        self._steps_per_epoch = steps_per_epoch
+        self._epochs = -(-last_step // steps_per_epoch)
+        self._terminal = sys.stdout.isatty()
+        self._said = time.monotonic()
+
+    def update(self, step, scalars, images_per_second, steps_per_second):
+        """Shows the state after `step`; in a log at most every few seconds.
+
+        Args:
+          scalars: a dict of the last step's scalars.
+        """
+        now = time.monotonic()
+        if not self._terminal and now - self._said < _LOG_SECONDS:
+            return
+        self._said = now
+        epoch, in_epoch = divmod(step - 1, self._steps_per_epoch)
+        left = (self._last_step - step) / steps_per_second
+        text = (
+            f"epoch {epoch + 1}/{self._epochs} step {step}/{self._last_step} "
+            f"{' '.join(f'{name} {value:.4f}' for name, value in scalars.items())} "
+            f"{images_per_second:,.0f} images/s {left // 60:.0f}:{left % 60:02.0f} left"
+        )
+        if self._terminal:
+            done = 20 * (in_epoch + 1) // self._steps_per_epoch
+            text = f"\r[{'=' * done}{' ' * (20 - done)}] {text}\x1b[K"
+        print(text, end="" if self._terminal else "\n", flush=True)
+
+    def say(self, text):
+        """Prints a line of its own, the bar out of the way."""
+        print(f"\r\x1b[K{text}" if self._terminal else text, flush=True)

@@ -1,0 +1,203 @@
+"""Flags, and what they start: python -m mnist.train --workdir=runs/first --epochs=5"""
+
+import json
+import os
+import shlex
+import sys
+import time
+
+import keras
+from absl import flags
+
+from mnist import Error, data, plots, run
+from mnist.evaluate import make_predict_logits
+from mnist.interrupt import Interrupt
+from mnist.loop import Interrupted, summarize_model, train_and_evaluate
+from mnist.model import CNN
+from mnist.step import TrainStep
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "workdir", None, "Folder of the run; a second start with the same one goes on. Default: runs/<date-time>."
+)
+flags.DEFINE_enum(
+    "dataset", "auto", data.NAMES, "What to train on. auto: MNIST if it can be had, else scikit-learn's 1,797 digits."
+)
+flags.DEFINE_string(
+    "data_dir", None, "Folder with the four IDX files or an mnist.npz. Default: Keras' cache or a download."
+)
+flags.DEFINE_integer(
+    "holdout",
+    0,
+    "Training images, from the end, that become the validation set; the test set is then read once, at the end. "
+    "Default 0: the test set validates, as in the classic tutorial.",
+    lower_bound=0,
+)
+flags.DEFINE_integer("epochs", 5, "Passes over the training set. Five reach 99 % on MNIST.", lower_bound=1)
+flags.DEFINE_integer("max_steps", None, "Steps after which to end, even within an epoch.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 64, "Images per step. 64 as in the classic tutorial.", lower_bound=1)
+flags.DEFINE_float(
+    "learning_rate",
+    1e-3,
+    "Adam's rate, or the schedule's peak, per step. 1e-3 is Keras' default.",
+    lower_bound=0.0,
+    upper_bound=1e9,
+)
+flags.DEFINE_enum(
+    "schedule",
+    "constant",
+    ["constant", "cosine", "one_cycle"],
+    "Learning rate over the run; cosine and one_cycle fall to 0 at its end.",
+)
+flags.DEFINE_integer(
+    "warmup",
+    None,
+    "Steps of linear rise from a 25th of the rate. Default: 0; with one_cycle 30 % of all steps.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
+    "seed",
+    0,
+    "Of the initial weights, the order of the data and the draws within the step.",
+    lower_bound=0,
+    upper_bound=2**31 - 1,
+)
+flags.DEFINE_integer(
+    "steps_per_loop",
+    100,
+    "Steps in one call into the graph; no part in the result. 100 take about half a second, which is how "
+    "long Ctrl-C waits.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "eval_batch_size", 500, "Images at a time in evaluation. 500 was the fastest on two cores.", lower_bound=1
+)
+flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. Default: one each epoch.", lower_bound=1)
+flags.DEFINE_integer(
+    "keep_checkpoints", 3, "Newest checkpoints to keep. 3 leave two to fall back on.", lower_bound=1
+)
+flags.DEFINE_bool("resume", True, "Go on from the newest checkpoint in --workdir; if false, refuse when there is one.")
+flags.DEFINE_enum(
+    "precision", "float32", ["float32", "bfloat16"], "Of the layers' arithmetic; weights and logits stay float32."
+)
+flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA. Off: it is slower on CPU.")
+flags.DEFINE_integer(
+    "early_stopping_patience",
+    0,
+    "Epochs without a better validation loss after which to end. Default 0: never.",
+    lower_bound=0,
+)
+flags.DEFINE_bool("dry_run", False, "A few steps of everything: train, evaluate, save, plot.")
+
+_OWN = frozenset(FLAGS)  # whatever is defined later belongs to a research module
+
+
+def make_learning_rate(schedule, rate, total_steps, warmup=None):
+    """Returns the rate for a Keras optimizer: a float, or a `CosineDecay` with linear warm-up.
+
+    `one_cycle` is Smith's policy (arXiv:1708.07120) as it became common: a rise from a 25th of the
+    peak during 30 % of the steps, then a cosine to 0.
+    """
+    if warmup is None:
+        warmup = int(0.3 * total_steps) if schedule == "one_cycle" else 0
+    cosine_decay = keras.optimizers.schedules.CosineDecay
+    if schedule == "constant":
+        # A decay to 100 % of the peak is a warm-up alone.
+        return cosine_decay(rate / 25, warmup, 1.0, warmup_target=rate, warmup_steps=warmup) if warmup else rate
+    if warmup >= total_steps:
+        raise Error(f"--warmup={warmup} leaves none of the {total_steps:,} steps to decay in: take fewer.")
+    if not warmup:
+        return cosine_decay(rate, total_steps)
+    return cosine_decay(rate / 25, total_steps - warmup, warmup_target=rate, warmup_steps=warmup)
+
+
+def _settings():
+    """The research module's own flags: they change the numbers."""
+    groups = FLAGS.flags_by_module_dict()
+    return {
+        flag.name: flag.value
+        for module, group in groups.items()
+        for flag in group
+        if flag.name not in _OWN and not module.startswith("absl.")
+    }
+
+
+def _flags_text(dataset):
+    """All flags with their values, but for --workdir: given back as a --flagfile they repeat the run."""
+    values = FLAGS.flag_values_dict()
+    values["dataset"] = dataset.name if dataset.name in data.NAMES else "auto"
+    values["data_dir"] = dataset.data_dir
+    main = sys.modules["__main__"].__spec__
+    lines = [f"# python -m {main.name if main else 'mnist.train'} --flagfile=<this file> --workdir=<another folder>"]
+    for module, group in FLAGS.flags_by_module_dict().items():
+        for flag in [] if module.startswith("absl.") else group:
+            value = values[flag.name]
+            if isinstance(value, bool):
+                lines.append(f"--{'' if value else 'no'}{flag.name}")
+            elif value is not None and flag.name != "workdir":
+                lines.append(f"--{flag.name}={value}")
+    return "\n".join(lines) + "\n"
+
+
+def launch(make_step=TrainStep):
+    """Runs a training command: all flags of `mnist.train`, for a step of one's own.
+
+    Args:
+      make_step: called once with a built `CNN`, a Keras optimizer and `seed=`; returns a `TrainStep`.
+        It may leave the model or the optimizer and bring its own.
+    """
+    run(lambda: _main(make_step))
+
+
+def _main(make_step):
+    workdir = FLAGS.workdir or os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
+    dataset = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.holdout)
+    num_examples = len(dataset.train.labels)
+    if FLAGS.batch_size > num_examples:
+        raise Error(f"--batch_size={FLAGS.batch_size} is above the {num_examples:,} training images: take fewer.")
+    epochs, max_steps = (1, 10) if FLAGS.dry_run else (FLAGS.epochs, FLAGS.max_steps)
+    total_steps = epochs * data.steps_per_epoch(num_examples, FLAGS.batch_size)
+    total_steps = min(total_steps, max_steps or total_steps)
+    keras.utils.set_random_seed(FLAGS.seed)
+    model = CNN(dtype="mixed_bfloat16" if FLAGS.precision == "bfloat16" else "float32")
+    rate = make_learning_rate(FLAGS.schedule, FLAGS.learning_rate, total_steps, FLAGS.warmup)
+    step = make_step(model, keras.optimizers.Adam(rate), seed=FLAGS.seed)
+    print(summarize_model(step.model))
+    print(f"{dataset.name}: {num_examples:,} training images, {len(dataset.test.labels):,} test images")
+    print(f"workdir: {workdir}", flush=True)
+    with Interrupt() as interrupt:
+        try:
+            results = train_and_evaluate(
+                step,
+                dataset,
+                workdir,
+                epochs=epochs,
+                max_steps=max_steps,
+                batch_size=FLAGS.batch_size,
+                steps_per_loop=FLAGS.steps_per_loop,
+                eval_batch_size=FLAGS.eval_batch_size,
+                checkpoint_every=FLAGS.checkpoint_every,
+                keep_checkpoints=FLAGS.keep_checkpoints,
+                resume=FLAGS.resume,
+                early_stopping_patience=FLAGS.early_stopping_patience,
+                jit_compile=FLAGS.jit_compile,
+                settings=_settings(),
+                flags_text=_flags_text(dataset),
+                interrupt=interrupt,
+            )
+        except Interrupted as stop:
+            command = shlex.join([a for a in sys.argv[1:] if not a.startswith("--workdir")] + [f"--workdir={workdir}"])
+            print(f"{stop}. To go on: python -m mnist.train {command}", flush=True)
+            return 128 + interrupt.signum
+    if FLAGS.dry_run:
+        predictions = make_predict_logits(step.eval_model)(dataset.test.images).numpy().argmax(axis=1)
+        history = [{"step": results["steps"], **results}]
+        for path in plots.plot_run(history, dataset.test, predictions, os.path.join(workdir, "plots")):
+            print(f"wrote {path}")
+    print(json.dumps(results, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    launch()
