@@ -54,9 +54,13 @@ def run(main):
     Stray arguments are refused unless `main` takes them (`main(arguments)` of a command that reads
     files). An `Error` is printed in its own words; any other exception keeps its traceback.
     """
-    from absl import app
+    import tensorflow as tf
+    from absl import app, flags, logging
 
     def guarded(argv):
+        if not flags.FLAGS["verbosity"].present:  # importing TensorFlow raised it to INFO
+            logging.set_verbosity(logging.WARNING)
+        tf.get_logger().setLevel("WARNING")
         takes_arguments = main.__code__.co_argcount > 0
         try:
             if argv[1:] and not takes_arguments:

@@ -9,10 +9,12 @@ import contextlib
 import errno
 import fcntl
 import glob
+import importlib
 import json
 import os
 import re
 import socket
+import sys
 
 import keras
 import numpy as np
@@ -35,7 +37,7 @@ def lock(workdir):
     path = os.path.join(workdir, ".lock")
     try:
         os.makedirs(workdir, exist_ok=True)
-        file = open(path, "a+")
+        file = open(path, "a+")  # noqa: SIM115, closed below
     except OSError as error:
         raise Error(f"cannot write to --workdir={workdir}: {error.strerror}.") from None
     with file:
@@ -152,9 +154,13 @@ def save(directory, step, metadata, keep):
 
 def _describe_model(model):
     try:
-        return keras.saving.serialize_keras_object(model)
+        description = keras.saving.serialize_keras_object(model)
     except NotImplementedError:  # a subclass with arguments of its own and no get_config()
         return None
+    if description["module"] == "__main__":  # the name by which another process finds it
+        spec = sys.modules["__main__"].__spec__
+        description["module"] = spec.name if spec else "__main__"
+    return description
 
 
 def _sync(path):
@@ -250,6 +256,7 @@ def load_model(workdir):
     tensors, metadata = loaded
     if metadata["model"] is None:
         raise Error(f"the model of {workdir} cannot be rebuilt: its class needs a get_config().")
+    importlib.import_module(metadata["model"]["module"])  # registers the class with Keras
     model = keras.saving.deserialize_keras_object(metadata["model"])
     for i, variable in enumerate(model.variables):
         variable.assign(tensors[f"eval_model/{i}"])

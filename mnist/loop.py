@@ -165,6 +165,7 @@ class _Run:
             self.progress.say(f"going on from step {start}")
         else:
             texts = {"flags": flags_text, "model": summarize_model(self.step.model), "dataset": self.dataset.name}
+            texts = {tag: f"```\n{text}\n```" for tag, text in texts.items()}  # Markdown: as typed
             self.summaries.describe(texts, train_step, self.batches.element_spec)
 
     def evaluation_due(self):

@@ -122,6 +122,6 @@ def _check_array(path, name, array):
         return array
     if array.ndim != 1 or array.dtype.kind not in "ui":
         raise Error(f"{path}: {name} is {array.dtype} {list(array.shape)}, expected integers [N].")
-    if len(array) and not (0 <= array.min() and array.max() <= 255):
+    if len(array) and (array.min() < 0 or array.max() > 255):
         raise Error(f"{path}: {name} holds labels from {array.min()} to {array.max()}, expected 0 to 9.")
     return array.astype(np.uint8)

@@ -104,8 +104,7 @@ def make_train_loop(step, *, jit_compile=False):
             images, labels = next(iterator)
             result = train_step(images, labels)
             scalars = [
-                array.write(done, tf.cast(result[name], tf.float32))
-                for array, name in zip(scalars, names, strict=True)
+                array.write(done, tf.cast(result[name], tf.float32)) for array, name in zip(scalars, names, strict=True)
             ]
             finite = tf.math.is_finite(result["loss"])
             done += 1

@@ -9,7 +9,7 @@ import time
 import keras
 from absl import flags
 
-from mnist import Error, data, plots, run
+from mnist import Error, data, run
 from mnist.evaluate import make_predict_logits
 from mnist.interrupt import Interrupt
 from mnist.loop import Interrupted, summarize_model, train_and_evaluate
@@ -74,9 +74,7 @@ flags.DEFINE_integer(
     "eval_batch_size", 500, "Images at a time in evaluation. 500 was the fastest on two cores.", lower_bound=1
 )
 flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. Default: one each epoch.", lower_bound=1)
-flags.DEFINE_integer(
-    "keep_checkpoints", 3, "Newest checkpoints to keep. 3 leave two to fall back on.", lower_bound=1
-)
+flags.DEFINE_integer("keep_checkpoints", 3, "Newest checkpoints to keep. 3 leave two to fall back on.", lower_bound=1)
 flags.DEFINE_bool("resume", True, "Go on from the newest checkpoint in --workdir; if false, refuse when there is one.")
 flags.DEFINE_enum(
     "precision", "float32", ["float32", "bfloat16"], "Of the layers' arithmetic; weights and logits stay float32."
@@ -112,15 +110,15 @@ def make_learning_rate(schedule, rate, total_steps, warmup=None):
     return cosine_decay(rate / 25, total_steps - warmup, warmup_target=rate, warmup_steps=warmup)
 
 
+def _project_flags():
+    """All flags but those that absl and TensorFlow define for themselves."""
+    groups = FLAGS.flags_by_module_dict().items()
+    return [flag for module, group in groups if not module.startswith(("absl.", "tensorflow.")) for flag in group]
+
+
 def _settings():
     """The research module's own flags: they change the numbers."""
-    groups = FLAGS.flags_by_module_dict()
-    return {
-        flag.name: flag.value
-        for module, group in groups.items()
-        for flag in group
-        if flag.name not in _OWN and not module.startswith("absl.")
-    }
+    return {flag.name: flag.value for flag in _project_flags() if flag.name not in _OWN}
 
 
 def _flags_text(dataset):
@@ -130,13 +128,12 @@ def _flags_text(dataset):
     values["data_dir"] = dataset.data_dir
     main = sys.modules["__main__"].__spec__
     lines = [f"# python -m {main.name if main else 'mnist.train'} --flagfile=<this file> --workdir=<another folder>"]
-    for module, group in FLAGS.flags_by_module_dict().items():
-        for flag in [] if module.startswith("absl.") else group:
-            value = values[flag.name]
-            if isinstance(value, bool):
-                lines.append(f"--{'' if value else 'no'}{flag.name}")
-            elif value is not None and flag.name != "workdir":
-                lines.append(f"--{flag.name}={value}")
+    for flag in _project_flags():
+        value = values[flag.name]
+        if isinstance(value, bool):
+            lines.append(f"--{'' if value else 'no'}{flag.name}")
+        elif value is not None and flag.name != "workdir":
+            lines.append(f"--{flag.name}={','.join(map(str, value)) if isinstance(value, list) else value}")
     return "\n".join(lines) + "\n"
 
 
@@ -191,6 +188,8 @@ def _main(make_step):
             print(f"{stop}. To go on: python -m mnist.train {command}", flush=True)
             return 128 + interrupt.signum
     if FLAGS.dry_run:
+        from mnist import plots  # matplotlib takes a second to import: only where it draws
+
         predictions = make_predict_logits(step.eval_model)(dataset.test.images).numpy().argmax(axis=1)
         history = [{"step": results["steps"], **results}]
         for path in plots.plot_run(history, dataset.test, predictions, os.path.join(workdir, "plots")):
