@@ -2,15 +2,16 @@
 
 import hashlib
 import os
+import tempfile
 import threading
 from typing import NamedTuple
+
+from mnist import Error, readers
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-
-from mnist import Error, readers
 
 NAMES = ("auto", "mnist", "fashion_mnist", "digits")
 NUM_CLASSES = 10
@@ -174,7 +175,12 @@ def _fetch(filename, url, folder, digest):
     socket's time-out. The thread of a stalled download dies with the process.
     """
     outcome = {}
-    target = os.path.join(keras.config.keras_home(), folder, filename)
+    # As Keras has it, which made this folder if it could.
+    home = os.path.expanduser(os.environ.get("KERAS_HOME", os.path.join("~", ".keras")))
+    if not os.access(home, os.W_OK):
+        home = os.path.join(tempfile.gettempdir(), ".keras")
+    folder = os.path.join(home, folder)
+    target = os.path.join(folder, filename)
 
     def fetch():
         try:

@@ -7,12 +7,13 @@ memory than the file's own size times a small factor, whatever the file's header
 import gzip
 import math
 import os
+import textwrap
 import zipfile
 import zlib
 
-import numpy as np
-
 from mnist import Error
+
+import numpy as np
 
 SIDE = 28
 # IDX: two zero bytes, 8 for unsigned bytes, the number of dimensions (http://yann.lecun.com/exdb/mnist).
@@ -87,39 +88,47 @@ def read_npz(path):
     Returns: a dict from those four names to uint8 arrays: images `[N, 28, 28, 1]`, labels `[N]`.
     """
     names = ("x_train", "y_train", "x_test", "y_test")
+    arrays = {}
     try:
+        limit = max(os.path.getsize(path) * _MAX_GROWTH, _FREE_BYTES)
         with zipfile.ZipFile(path) as archive:
             missing = [name for name in names if f"{name}.npy" not in archive.namelist()]
             if missing:
                 raise Error(f"{path} has no {missing[0]}: expected the arrays {', '.join(names)}.")
-            for name in names:
-                member = archive.getinfo(f"{name}.npy")
-                if member.file_size > max(member.compress_size * _MAX_GROWTH, _FREE_BYTES):
-                    raise Error(f"{path}: {name} would grow to {member.file_size:,} bytes; refused.")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in names}
+            members = [archive.getinfo(f"{name}.npy") for name in names]
+            if (total := sum(member.file_size for member in members)) > limit:
+                raise Error(f"{path} would grow to {total:,} bytes, too many for its size; refused.")
+            for name, member in zip(names, members, strict=True):
+                # zipfile unpacks deflate piece by piece; 4 KiB of bzip2 can become gigabytes at once.
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise Error(f"{path}: {name} is not packed as NumPy packs it. Use np.savez_compressed.")
+                with archive.open(member) as file:
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+                    if file.read(1):  # reading to the end also has zipfile check the CRC
+                        raise Error(f"{path}: {name} holds more bytes than its header claims.")
     except Error:
         raise
-    except FileNotFoundError:
-        raise Error(f"cannot read {path}: no such file.") from None
+    except OSError as error:
+        raise Error(f"cannot read {path}: {error.strerror or error}.") from None
     # NumPy and zipfile raise what they please on damaged input (SyntaxError and MemoryError among
     # them); whatever it is, the file is at fault.
     except Exception as error:
-        reason = "it holds pickled objects" if "allow_pickle" in str(error) else str(error)
-        raise Error(f"{path} is not a sound npz file of plain arrays: {reason}.") from None
+        reason = textwrap.shorten(str(error).partition("\n")[0], 200) or type(error).__name__
+        if "allow_pickle=False" in reason:
+            reason = "it holds pickled objects"
+        raise Error(f"{path} is not a sound npz file of plain arrays: {reason.rstrip('.')}.") from None
     return {name: _check_array(path, name, array) for name, array in arrays.items()}
 
 
 def _check_array(path, name, array):
     if name.startswith("x_"):
-        if array.ndim == 3:
-            array = array[..., np.newaxis]
-        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (SIDE, SIDE, 1):
+        images = array[..., np.newaxis] if array.ndim == 3 else array
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (SIDE, SIDE, 1):
             raise Error(
                 f"{path}: {name} is {array.dtype} {list(array.shape)}, "
                 f"expected uint8 [N, {SIDE}, {SIDE}] with values 0 to 255."
             )
-        return array
+        return np.ascontiguousarray(images)
     if array.ndim != 1 or array.dtype.kind not in "ui":
         raise Error(f"{path}: {name} is {array.dtype} {list(array.shape)}, expected integers [N].")
     if len(array) and (array.min() < 0 or array.max() > 255):
