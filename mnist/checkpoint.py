@@ -16,12 +16,12 @@ import re
 import socket
 import sys
 
+from mnist import Error
+
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-
-from mnist import Error
 
 _DATA = ".data-00000-of-00001"
 _INDEX = ".index"
@@ -62,6 +62,7 @@ def write_errors(what):
         yield
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+        reason = re.sub(r"\{\{.*?\}\} | \[Op:.*\]", "", reason)  # TensorFlow's names of its nodes
         raise Error(f"cannot {what}: {reason.splitlines()[0]}") from None
 
 

@@ -3,12 +3,12 @@
 The evaluation loss lives here, out of reach of what training does to its own loss and labels.
 """
 
+from mnist import checkpoint, data, run
+from mnist.step import scale_images
+
 import numpy as np
 import tensorflow as tf
 from absl import flags
-
-from mnist import checkpoint, data, run
-from mnist.step import scale_images
 
 
 def make_predict_logits(model, batch_size=500):

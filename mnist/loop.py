@@ -6,15 +6,15 @@ import os
 import sys
 import time
 
-import keras
-import numpy as np
-import tensorflow as tf
-
 from mnist import Error, checkpoint, data
 from mnist.evaluate import RunningMeans, compute_metrics, make_predict_logits
 from mnist.progress import Progress
 from mnist.step import make_train_loop
 from mnist.summaries import Summaries
+
+import keras
+import numpy as np
+import tensorflow as tf
 
 
 class Interrupted(Exception):
@@ -81,24 +81,27 @@ def train_and_evaluate(
 
 def _fingerprint(step, dataset, batch_size, jit_compile, settings):
     """All that the numbers of a run depend on, as plain JSON."""
-    optimizer = keras.saving.serialize_keras_object(step.optimizer)
     fingerprint = {
         "batch_size": batch_size,
         "dataset": dataset.digest(),
         "jit_compile": jit_compile,
-        "optimizer": {"class": optimizer["class_name"], **optimizer["config"]},
         "precision": step.model.dtype_policy.name,
         "seed": step.seed,
         "step": type(step).__name__,
         **(settings or {}),
     }
+    for name, value in vars(step).items():
+        if isinstance(value, keras.optimizers.Optimizer):
+            config = keras.saving.serialize_keras_object(value)["config"]
+            del config["name"]  # Keras counts up its optimizers: adam, adam_1, ...
+            fingerprint[name] = {"class": type(value).__name__, **config}
     return json.loads(json.dumps(fingerprint))
 
 
 def _differences(old, new, name=""):
     """Names what differs between two nested dicts, one string each."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
+        keys = dict.fromkeys([*new, *old])
         prefix = f"{name}." if name else ""
         return [d for key in keys for d in _differences(old.get(key), new.get(key), prefix + key)]
     return [] if old == new else [f"{name} was {old}, is {new}"]

@@ -2,13 +2,13 @@
 
 import os
 
+from mnist.checkpoint import write_errors
+
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.scalar import metadata as scalar_metadata
-
-from mnist.checkpoint import write_errors
 
 
 class Summaries:
@@ -32,6 +32,8 @@ class Summaries:
                 # tf.summary has no public call for the event that makes TensorBoard forget later steps.
                 tf.raw_ops.ImportEvent(writer=writer._resource, event=start.SerializeToString())
                 self._writers[name] = writer
+        # A graph keeps the writer that it was traced with: one graph for each run.
+        self._write_batches = tf.function(_write_batches, reduce_retracing=True)
 
     def describe(self, texts, train_step, batch_spec):
         """Writes texts (a dict from tag to Markdown) and the graph of `train_step`, at step 0."""
@@ -48,7 +50,7 @@ class Summaries:
           scalars: a dict from names to float32 tensors `[steps]`.
         """
         with self._writers["train"].as_default():
-            _write_batches(tf.constant(first_step, tf.int64), scalars)
+            self._write_batches(tf.constant(first_step, tf.int64), scalars)
 
     def write_scalars(self, name, step, scalars):
         """Writes a dict of scalars at one step; `name` is "train" or "validation"."""
@@ -74,7 +76,6 @@ class Summaries:
                 writer.close()
 
 
-@tf.function(reduce_retracing=True)
 def _write_batches(first_step, scalars):
     metadata = scalar_metadata.create_summary_metadata(display_name="", description="")
     for name, values in scalars.items():

@@ -6,15 +6,16 @@ import shlex
 import sys
 import time
 
-import keras
-from absl import flags
-
 from mnist import Error, data, run
 from mnist.evaluate import make_predict_logits
 from mnist.interrupt import Interrupt
 from mnist.loop import Interrupted, summarize_model, train_and_evaluate
 from mnist.model import CNN
 from mnist.step import TrainStep
+
+import keras
+import tensorflow as tf
+from absl import flags
 
 FLAGS = flags.FLAGS
 
@@ -79,6 +80,12 @@ flags.DEFINE_bool("resume", True, "Go on from the newest checkpoint in --workdir
 flags.DEFINE_enum(
     "precision", "float32", ["float32", "bfloat16"], "Of the layers' arithmetic; weights and logits stay float32."
 )
+flags.DEFINE_integer(
+    "intra_op_threads",
+    0,
+    "Threads that share one operation; the last bits of a result depend on it. Default 0: one for each core.",
+    lower_bound=0,
+)
 flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA. Off: it is slower on CPU.")
 flags.DEFINE_integer(
     "early_stopping_patience",
@@ -117,8 +124,15 @@ def _project_flags():
 
 
 def _settings():
-    """The research module's own flags: they change the numbers."""
-    return {flag.name: flag.value for flag in _project_flags() if flag.name not in _OWN}
+    """What changes the numbers and no object tells: the threads, and a research module's own flags."""
+    own = {flag.name: flag.value for flag in _project_flags() if flag.name not in _OWN}
+    return {"intra_op_threads": FLAGS.intra_op_threads or os.cpu_count(), **own}
+
+
+def _command():
+    """How this program was started: python -m MODULE, or python FILE."""
+    spec = sys.modules["__main__"].__spec__
+    return f"python -m {spec.name}" if spec else f"python {sys.argv[0]}"
 
 
 def _flags_text(dataset):
@@ -126,8 +140,7 @@ def _flags_text(dataset):
     values = FLAGS.flag_values_dict()
     values["dataset"] = dataset.name if dataset.name in data.NAMES else "auto"
     values["data_dir"] = dataset.data_dir
-    main = sys.modules["__main__"].__spec__
-    lines = [f"# python -m {main.name if main else 'mnist.train'} --flagfile=<this file> --workdir=<another folder>"]
+    lines = [f"# {_command()} --flagfile=<this file> --workdir=<another folder>"]
     for flag in _project_flags():
         value = values[flag.name]
         if isinstance(value, bool):
@@ -156,6 +169,7 @@ def _main(make_step):
     epochs, max_steps = (1, 10) if FLAGS.dry_run else (FLAGS.epochs, FLAGS.max_steps)
     total_steps = epochs * data.steps_per_epoch(num_examples, FLAGS.batch_size)
     total_steps = min(total_steps, max_steps or total_steps)
+    tf.config.threading.set_intra_op_parallelism_threads(FLAGS.intra_op_threads)
     keras.utils.set_random_seed(FLAGS.seed)
     model = CNN(dtype="mixed_bfloat16" if FLAGS.precision == "bfloat16" else "float32")
     rate = make_learning_rate(FLAGS.schedule, FLAGS.learning_rate, total_steps, FLAGS.warmup)
@@ -184,8 +198,9 @@ def _main(make_step):
                 interrupt=interrupt,
             )
         except Interrupted as stop:
-            command = shlex.join([a for a in sys.argv[1:] if not a.startswith("--workdir")] + [f"--workdir={workdir}"])
-            print(f"{stop}. To go on: python -m mnist.train {command}", flush=True)
+            others = [argument for argument in sys.argv[1:] if not argument.startswith("--workdir=")]
+            arguments = shlex.join([*others, f"--workdir={workdir}"])
+            print(f"{stop}. To go on: {_command()} {arguments}", flush=True)
             return 128 + interrupt.signum
     if FLAGS.dry_run:
         from mnist import plots  # matplotlib takes a second to import: only where it draws

@@ -25,5 +25,5 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   echo "installing into $root/.venv" >&2
   "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --editable "$root${extra:+[$extra]}"
-  printf '%s' "$want" > "$stamp"
+  printf '%s' "$want" | tee "$stamp" > "$root/.venv/installed" # an extra brings all the rest along
 fi

@@ -1,0 +1,149 @@
+"""What a real TensorBoard server shows of a run that was stopped and resumed."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from mnist import data, summaries
+from mnist.loop import Interrupted, train_and_evaluate
+from mnist.model import CNN
+from mnist.step import TrainStep
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+STEPS = 48
+
+
+class StopOnce:
+    signum = None
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory):
+    """A run killed twice: after a loop, and after summaries that no checkpoint covers."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    digits = data.load("digits")
+
+    def train(stop_at=None, lose_checkpoint=False):
+        keras.utils.set_random_seed(0)
+        step = TrainStep(CNN(), keras.optimizers.Adam(), seed=0)
+        interrupt = StopOnce()
+        if stop_at:
+
+            class Interrupt:
+                @property
+                def signum(self):
+                    return 15 if int(step.optimizer.iterations) >= stop_at else None
+
+            interrupt = Interrupt()
+        try:
+            train_and_evaluate(
+                step,
+                digits,
+                str(workdir),
+                epochs=2,
+                steps_per_loop=5,
+                interrupt=interrupt,
+                flags_text="--seed=0\n",
+            )
+        except Interrupted:
+            if lose_checkpoint:
+                for path in (workdir / "checkpoints").glob(f"ckpt-{int(step.optimizer.iterations)}.*"):
+                    path.unlink()
+
+    train(stop_at=10)
+    train(stop_at=29, lose_checkpoint=True)  # as after kill -9: event files ahead of checkpoints
+    train()
+    return str(workdir.parent)
+
+
+@pytest.fixture(scope="module", params=["true", "false"])
+def server(request, logdir):
+    """A TensorBoard server on a free port; `get(path, **query)` returns what it answers."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--port=0", "--bind_all"]
+    command = [part for part in command if part != "--bind_all"] + [f"--load_fast={request.param}"]
+    log = open(os.path.join(logdir, f"tensorboard-{request.param}.log"), "w+")  # noqa: SIM115
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        url, deadline = None, time.time() + 60
+        while not url and time.time() < deadline:
+            time.sleep(0.2)
+            log.seek(0)
+            url = next((w for w in log.read().split() if w.startswith("http://")), None)
+
+        def get(path, **query):
+            with urllib.request.urlopen(f"{url}data/{path}?{urllib.parse.urlencode(query)}".rstrip("?")) as answer:
+                return answer.read()
+
+        while time.time() < deadline:  # until the event files are read
+            try:
+                scalars = json.loads(get("plugin/scalars/scalars", run="run/train", tag="epoch_loss"))
+                if scalars[-1][1] == STEPS:
+                    break
+            except (urllib.error.HTTPError, IndexError):
+                pass
+            time.sleep(0.2)
+        yield get
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
+
+
+def test_every_scalar_has_each_step_once(server):
+    tags = json.loads(server("plugin/scalars/tags"))
+    shared = {"epoch_loss", "epoch_accuracy", "learning_rate", "images_per_second"}
+    assert tags["run/validation"].keys() == shared
+    assert tags["run/train"].keys() == shared | {"batch_loss", "batch_accuracy"}
+    for run, names in tags.items():
+        for tag in names:
+            points = json.loads(server("plugin/scalars/scalars", run=run, tag=tag))
+            steps = [step for _, step, _ in points]
+            assert steps == sorted(set(steps)), (run, tag, steps)
+            if tag.startswith("batch_"):
+                assert steps == list(range(1, STEPS + 1))
+            if tag.startswith("epoch_"):
+                assert steps == [24, 48]
+
+
+def test_images_texts_and_graph_are_there(server):
+    tags = json.loads(server("plugin/images/tags"))
+    assert tags["run/validation"].keys() == {"predictions", "confusion_matrix"}
+    for tag in tags["run/validation"]:
+        entries = json.loads(server("plugin/images/images", run="run/validation", tag=tag, sample=0))
+        assert [entry["step"] for entry in entries] == [24, 48]
+        image = server("plugin/images/individualImage?" + entries[-1]["query"])
+        assert min(Image.open(io.BytesIO(image)).size) > 300
+    assert set(json.loads(server("plugin/text/tags"))["run/train"]) == {"flags", "model", "dataset"}
+    model = json.loads(server("plugin/text/text", run="run/train", tag="model"))
+    assert "93,322" in model[0]["text"]
+    graph = server("plugin/graphs/graph", run="run/train").decode()
+    assert "SoftmaxCrossEntropyWithLogits" in graph
+    assert "conv1" in graph
+
+
+def test_drawn_labels_belong_to_their_images():
+    test = data.load("digits").test
+    predictions = test.labels.astype(int)
+    right = summaries.draw_predictions(test, predictions)
+    predictions[3] = (predictions[3] + 1) % 10
+    wrong = summaries.draw_predictions(test, predictions)
+    rows, columns = np.nonzero((right != wrong).any(axis=2))
+    assert rows.max() < 20  # the caption of the fourth cell in the first row
+    assert columns.min() >= 3 * 84
+    assert columns.max() < 4 * 84
+
+
+def test_confusions_are_counted_by_label_and_prediction():
+    matrix = summaries.count_confusions(np.array([0, 1, 1, 9], np.uint8), np.array([0, 1, 2, 9]))
+    assert matrix[1, 2] == matrix[0, 0] == matrix[1, 1] == matrix[9, 9] == 1
+    assert matrix.sum() == 4
