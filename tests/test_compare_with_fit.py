@@ -1,0 +1,33 @@
+"""The same bits as model.fit: weights, optimizer slots, the loss and accuracy of each epoch."""
+
+from mnist import data
+from scripts.compare_with_fit import compare, make_optimizers
+
+import pytest
+
+EPOCHS, BATCH_SIZE = 9, 64  # of 1,500 images: 216 steps, the last of each epoch with 28 images
+
+
+@pytest.mark.parametrize("name", make_optimizers(1))
+def test_bits_equal_model_fit(name):
+    train = data.load("digits").train
+    epochs = EPOCHS if name == "adam" else 2
+    rows = compare(make_optimizers(24 * epochs)[name], train, batch_size=BATCH_SIZE, epochs=epochs)
+    assert rows == [{"weights": 0, "slots": 0, "loss": 0, "accuracy": 0}] * epochs
+
+
+def test_the_comparison_sees_a_last_bit():
+    """Guards the guard: other data must not compare as equal."""
+    train = data.load("digits").train
+    images = train.images.copy()
+    images[7, 14, 14, 0] ^= 1
+    make = make_optimizers(24)["adam"]
+    from scripts import compare_with_fit as script
+
+    options = {"batch_size": BATCH_SIZE, "epochs": 1, "seed": 0}
+    snapshots = []
+    for examples in (train, train._replace(images=images)):
+        script.keras.utils.set_random_seed(0)
+        snapshots.append(script.train_with_loop(script.CNN(), make(), examples, **options)[0])
+    ours, theirs = snapshots
+    assert max(script._difference(a, b) for a, b in zip(ours["weights"], theirs["weights"], strict=True)) > 0
