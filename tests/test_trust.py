@@ -1,0 +1,225 @@
+"""Nothing is lost: real processes killed and stopped, real files damaged, a real disk that is full."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from mnist import Error, checkpoint, data
+from mnist.loop import train_and_evaluate
+from mnist.model import CNN
+from mnist.step import TrainStep
+from scripts.torture import differences, newest_step, torture
+
+import keras
+import pytest
+
+
+def train(workdir, **options):
+    keras.utils.set_random_seed(0)
+    step = TrainStep(CNN(), keras.optimizers.Adam(), seed=0)
+    digits = data.load("digits")
+    return train_and_evaluate(step, digits, str(workdir), **({"epochs": 3, "checkpoint_every": 20} | options))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    train(workdir)
+    return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A run whose checkpoints are of steps 40, 60 and 72, its last."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_kill_9_at_any_moment_loses_nothing(tmp_path):
+    arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=1"]
+    assert torture(str(tmp_path / "torture"), arguments, kills=3, seed=1) == []
+
+
+@pytest.fixture
+def running(tmp_path):
+    """A process that trains for long, past its first checkpoint."""
+    command = [
+        sys.executable,
+        "-m",
+        "mnist.train",
+        "--dataset=digits",
+        "--epochs=2000",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 60
+    while not newest_step(str(tmp_path / "run")) and time.time() < deadline:
+        time.sleep(0.05)
+    yield process, tmp_path / "run"
+    process.kill()
+    process.wait()
+
+
+def test_sigterm_saves_and_a_second_process_is_refused_before(running):
+    process, workdir = running
+    with pytest.raises(Error, match=f"in use by process {process.pid}"):
+        train(workdir)
+    saved = newest_step(str(workdir))
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "To go on: python -m mnist.train --dataset=digits --epochs=2000 --workdir=" in out
+    assert newest_step(str(workdir)) >= saved
+    assert f"stopped at step {newest_step(str(workdir))}" in out
+    assert "Traceback" not in out
+
+
+def test_ctrl_c_saves_and_exits_with_130(running):
+    process, workdir = running
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert f"stopped at step {newest_step(str(workdir))}" in out
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    """In a process of its own that is busy in one long call, as an inner loop is."""
+    code = (
+        "import os, signal, threading, time\n"
+        "from mnist.interrupt import Interrupt\n"
+        "def press():\n"
+        "    for _ in range(2):\n"
+        "        time.sleep(0.3)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "with Interrupt():\n"
+        "    threading.Thread(target=press).start()\n"
+        "    time.sleep(30)\n"
+    )
+    start = time.time()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert process.returncode == 130
+    assert time.time() - start < 25
+
+
+def damage_truncate(path):
+    with open(f"{path}.data-00000-of-00001", "r+b") as file:
+        file.truncate(1000)
+
+
+def damage_zero(path):
+    size = os.path.getsize(f"{path}.data-00000-of-00001")
+    with open(f"{path}.data-00000-of-00001", "wb") as file:
+        file.write(bytes(size))
+
+
+def damage_one_bit(path):
+    with open(f"{path}.data-00000-of-00001", "r+b") as file:
+        file.seek(200_000)
+        byte = file.read(1)[0]
+        file.seek(200_000)
+        file.write(bytes([byte ^ 4]))
+
+
+def damage_index_bit(path):
+    with open(f"{path}.index", "r+b") as file:
+        file.seek(300)
+        byte = file.read(1)[0]
+        file.seek(300)
+        file.write(bytes([byte ^ 4]))
+
+
+def damage_lose_index(path):
+    os.remove(f"{path}.index")
+
+
+def damage_lose_data(path):
+    os.remove(f"{path}.data-00000-of-00001")
+
+
+def damage_state_file(path):
+    """Loses the newest checkpoint whole: the state file points at nothing."""
+    damage_lose_index(path)
+    damage_lose_data(path)
+
+
+DAMAGES = [
+    damage_truncate,
+    damage_zero,
+    damage_one_bit,
+    damage_index_bit,
+    damage_lose_index,
+    damage_lose_data,
+    damage_state_file,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_made_good(finished, copy, damage, caplog):
+    damage(copy / "checkpoints" / "ckpt-72")
+    _, state = checkpoint.load_newest(str(copy / "checkpoints"))
+    assert state["step"] == 60
+    assert "ckpt-72 is damaged" in caplog.text
+    train(copy)
+    assert differences(str(finished), str(copy)) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b'model_checkpoint_path: "ckpt-999"\n'])
+def test_a_damaged_state_file_does_not_matter(finished, copy, content):
+    (copy / "checkpoints" / "checkpoint").write_bytes(content)
+    train(copy)
+    assert differences(str(finished), str(copy)) == []
+
+
+@pytest.mark.parametrize("damage", [damage_zero, damage_lose_index])
+def test_without_any_sound_checkpoint_the_run_refuses_to_start_over(copy, damage):
+    for step in (40, 60, 72):
+        damage(copy / "checkpoints" / f"ckpt-{step}")
+    before = (copy / "results.json").read_bytes()
+    with pytest.raises(Error, match="none of the 3 checkpoints"):
+        train(copy)
+    assert (copy / "results.json").read_bytes() == before
+
+
+def test_what_a_killed_save_leaves_does_not_count(finished, copy):
+    for end in (".data-00000-of-00001", ".index"):
+        shutil.copy(copy / "checkpoints" / f"ckpt-72{end}", copy / "checkpoints" / f"tmp{end}")
+    shutil.copy(
+        copy / "checkpoints" / "ckpt-72.data-00000-of-00001", copy / "checkpoints" / "ckpt-80.data-00000-of-00001"
+    )
+    train(copy)
+    assert differences(str(finished), str(copy)) == []
+
+
+@contextlib.contextmanager
+def mounted(path, *arguments):
+    path.mkdir(exist_ok=True)
+    if subprocess.run(["mount", *arguments, str(path)], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_with_space_it_goes_on(finished, tmp_path):
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=3600k", "tmpfs") as disk:
+        with pytest.raises(Error, match="No space left"):
+            train(disk / "run")
+        assert checkpoint.load_newest(str(disk / "run" / "checkpoints"))[1]["step"] == 40
+        assert not list((disk / "run" / "checkpoints").glob("tmp*"))
+        subprocess.run(["mount", "-o", "remount,size=30m", str(disk)], check=True)
+        train(disk / "run")
+        assert differences(str(finished), str(disk / "run")) == []
+
+
+def test_a_folder_that_becomes_read_only_stops_the_run(finished, tmp_path):
+    train(tmp_path / "run", max_steps=20)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    with mounted(checkpoints, "--bind", str(checkpoints)):
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(checkpoints)], check=True)
+        with pytest.raises(Error, match="Read-only file system"):
+            train(tmp_path / "run")
+    assert checkpoint.load_newest(str(checkpoints))[1]["step"] == 20
