@@ -6,17 +6,15 @@ the evaluated model, and one string of JSON, `metadata`.
 """
 
 import contextlib
-import errno
-import fcntl
 import glob
 import importlib
 import json
 import os
 import re
-import socket
 import sys
 
 from mnist import Error
+from mnist.files import sync, write_atomically, write_errors
 
 import keras
 import numpy as np
@@ -29,57 +27,6 @@ _INDEX = ".index"
 
 class NotFinite(Error):
     """A loss or a weight is NaN or infinite."""
-
-
-@contextlib.contextmanager
-def lock(workdir):
-    """Holds a folder for this process alone, made if need be. The lock dies with its owner."""
-    path = os.path.join(workdir, ".lock")
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115, closed below
-    except OSError as error:
-        raise Error(f"cannot write to --workdir={workdir}: {error.strerror}.") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            file.seek(0)
-            raise Error(f"{workdir} is in use by {file.read().strip() or 'another process'}.") from None
-        with write_errors(f"write to {workdir}"):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-        yield
-
-
-@contextlib.contextmanager
-def write_errors(what):
-    """Turns failures to write (disk full, read-only) into an `Error` that says what was tried."""
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
-        reason = re.sub(r"\{\{.*?\}\} | \[Op:.*\]", "", reason)  # TensorFlow's names of its nodes
-        raise Error(f"cannot {what}: {reason.splitlines()[0]}") from None
-
-
-def write_atomically(path, text):
-    """Writes a small text file that is there whole or not at all, whenever the power goes."""
-    with write_errors(f"write {path}"):
-        temporary = f"{path}.tmp"
-        try:
-            with open(temporary, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.remove(temporary)
-            raise
 
 
 def variables_of(step):
@@ -132,10 +79,10 @@ def save(directory, step, metadata, keep):
                 tensors=[*variables.values(), tf.constant(json.dumps(metadata))],
             )
             for end in (_DATA, _INDEX):
-                _sync(temporary + end)
+                sync(temporary + end)
             for end in (_DATA, _INDEX):
                 os.replace(temporary + end, path + end)
-            _sync(directory)
+            sync(directory)
         except Exception:
             for leftover in glob.glob(f"{temporary}*"):
                 with contextlib.suppress(OSError):
@@ -162,14 +109,6 @@ def _describe_model(model):
         spec = sys.modules["__main__"].__spec__
         description["module"] = spec.name if spec else "__main__"
     return description
-
-
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _list(directory):

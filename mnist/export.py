@@ -1,13 +1,13 @@
 """SavedModel for serving: python -m mnist.export --workdir=runs/NAME [--output=FOLDER]"""
 
 import os
-import shutil
-
-import tensorflow as tf
-from absl import flags
+import tempfile
 
 from mnist import Error, checkpoint, run
 from mnist.step import scale_images
+
+import tensorflow as tf
+from absl import flags
 
 
 class Served(tf.Module):
@@ -30,16 +30,16 @@ class Served(tf.Module):
 
 def export(model, output):
     """Writes a SavedModel with the signature `serving_default`; the folder is whole or not there."""
-    if os.path.exists(output):
+    if os.path.lexists(output):
         raise Error(f"--output={output} exists already: remove it, or name another folder.")
     served = Served(model)
-    temporary = f"{output}.tmp"
+    parent = os.path.dirname(os.path.abspath(output))  # abspath drops a slash at the end
     with checkpoint.write_errors(f"write {output}"):
-        try:
-            tf.saved_model.save(served, temporary, signatures={"serving_default": served.serve})
-            os.rename(temporary, output)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        os.makedirs(parent, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saved_model", dir=parent) as temporary:
+            whole = os.path.join(temporary, "saved_model")
+            tf.saved_model.save(served, whole, signatures={"serving_default": served.serve})
+            os.rename(whole, os.path.abspath(output))
 
 
 def main():

@@ -6,8 +6,10 @@ import os
 import sys
 import time
 
-from mnist import Error, checkpoint, data
+from mnist import Error, checkpoint, data, files
 from mnist.evaluate import RunningMeans, compute_metrics, make_predict_logits
+from mnist.fingerprint import differences, fingerprint_of
+from mnist.model import summarize_model
 from mnist.progress import Progress
 from mnist.step import make_train_loop
 from mnist.summaries import Summaries
@@ -54,12 +56,12 @@ def train_and_evaluate(
     Returns: the content of `results.json`, a flat dict.
     Raises: `mnist.Error`; `Interrupted` when everything is saved.
     """
-    fingerprint = _fingerprint(step, dataset, batch_size, jit_compile, settings)
-    with checkpoint.lock(workdir):
+    fingerprint = fingerprint_of(step, dataset, batch_size, jit_compile, settings)
+    with files.lock(workdir):
         run = _Run(step, dataset, workdir, batch_size, epochs, max_steps)
         run.checkpoint_every, run.keep_checkpoints = checkpoint_every, keep_checkpoints
         run.restore(fingerprint, resume)
-        checkpoint.write_atomically(os.path.join(workdir, "flags.txt"), flags_text)
+        files.write_atomically(os.path.join(workdir, "flags.txt"), flags_text)
         run.prepare(jit_compile, eval_batch_size, flags_text)
         while True:
             interrupted = bool(interrupt and interrupt.signum)
@@ -75,36 +77,8 @@ def train_and_evaluate(
         run.save()
         run.summaries.close()
         results = run.results(epochs)
-        checkpoint.write_atomically(os.path.join(workdir, "results.json"), json.dumps(results, indent=2) + "\n")
+        files.write_atomically(os.path.join(workdir, "results.json"), json.dumps(results, indent=2) + "\n")
         return results
-
-
-def _fingerprint(step, dataset, batch_size, jit_compile, settings):
-    """All that the numbers of a run depend on, as plain JSON."""
-    fingerprint = {
-        "batch_size": batch_size,
-        "dataset": dataset.digest(),
-        "jit_compile": jit_compile,
-        "precision": step.model.dtype_policy.name,
-        "seed": step.seed,
-        "step": type(step).__name__,
-        **(settings or {}),
-    }
-    for name, value in vars(step).items():
-        if isinstance(value, keras.optimizers.Optimizer):
-            config = keras.saving.serialize_keras_object(value)["config"]
-            del config["name"]  # Keras counts up its optimizers: adam, adam_1, ...
-            fingerprint[name] = {"class": type(value).__name__, **config}
-    return json.loads(json.dumps(fingerprint))
-
-
-def _differences(old, new, name=""):
-    """Names what differs between two nested dicts, one string each."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*new, *old])
-        prefix = f"{name}." if name else ""
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), prefix + key)]
-    return [] if old == new else [f"{name} was {old}, is {new}"]
 
 
 def _has_stalled(history, patience):
@@ -138,7 +112,7 @@ class _Run:
             if not resume:
                 raise Error(f"{self.workdir} holds a run already: leave out --noresume, or name another --workdir.")
             tensors, self.state = loaded
-            different = _differences(self.state["fingerprint"], fingerprint)
+            different = differences(self.state["fingerprint"], fingerprint)
             if different:
                 raise Error(
                     f"{self.workdir} holds a run with other settings: {'; '.join(different[:3])}. "
@@ -284,10 +258,3 @@ class _Run:
     def _not_finite(self, what):
         last = f"ckpt-{self.saved[0]} is the last good checkpoint" if self.saved[0] else "no checkpoint was saved yet"
         return Error(f"{what}; {last}. Try a lower --learning_rate in another --workdir.")
-
-
-def summarize_model(model):
-    """The table of `model.summary()`: layers, output shapes, parameters."""
-    lines = []
-    model.summary(print_fn=lambda line, **_: lines.append(line))
-    return "\n".join(lines)

@@ -40,3 +40,10 @@ class CNN(keras.Model):
         x = self.pool2(self.conv2(x))  # [B, 5, 5, 64]
         x = self.flatten(self.conv3(x))  # [B, 576]
         return self.logits(self.dense1(x))
+
+
+def summarize_model(model):
+    """The table of `model.summary()`: layers, output shapes, parameters."""
+    lines = []
+    model.summary(print_fn=lambda line, **_: lines.append(line))
+    return "\n".join(lines)

@@ -2,10 +2,10 @@
 
 import os
 
+from mnist.files import write_errors
+
 import matplotlib.figure
 from sklearn.metrics import ConfusionMatrixDisplay
-
-from mnist.checkpoint import write_errors
 
 
 def plot_run(history, examples, predictions, directory):

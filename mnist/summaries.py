@@ -2,7 +2,7 @@
 
 import os
 
-from mnist.checkpoint import write_errors
+from mnist.files import write_errors
 
 import numpy as np
 import tensorflow as tf

@@ -9,8 +9,8 @@ import time
 from mnist import Error, data, run
 from mnist.evaluate import make_predict_logits
 from mnist.interrupt import Interrupt
-from mnist.loop import Interrupted, summarize_model, train_and_evaluate
-from mnist.model import CNN
+from mnist.loop import Interrupted, train_and_evaluate
+from mnist.model import CNN, summarize_model
 from mnist.step import TrainStep
 
 import keras

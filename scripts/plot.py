@@ -2,10 +2,10 @@
 
 import os
 
-from absl import flags
-
 from mnist import checkpoint, data, plots, run
 from mnist.evaluate import make_predict_logits
+
+from absl import flags
 
 flags.DEFINE_string("workdir", None, "Folder of a run.", required=True)
 flags.DEFINE_string("output", None, "Folder for the three PNG files; default: <workdir>/plots.")

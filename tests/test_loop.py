@@ -3,7 +3,7 @@
 import json
 import os
 
-from mnist import Error, checkpoint, data
+from mnist import Error, checkpoint, data, files
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN
 from mnist.step import TrainStep
@@ -192,7 +192,7 @@ def test_weights_that_are_not_finite_are_not_saved(digits, tmp_path):
 
 
 def test_a_second_process_is_refused_by_name(digits, tmp_path):
-    with checkpoint.lock(str(tmp_path)), pytest.raises(Error, match=f"in use by process {os.getpid()}"):
+    with files.lock(str(tmp_path)), pytest.raises(Error, match=f"in use by process {os.getpid()}"):
         train(tmp_path, digits)
 
 
