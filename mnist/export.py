@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from mnist import Error, checkpoint, run
+from mnist import Error, checkpoint, files, run
 from mnist.step import scale_images
 
 import tensorflow as tf
@@ -34,7 +34,7 @@ def export(model, output):
         raise Error(f"--output={output} exists already: remove it, or name another folder.")
     served = Served(model)
     parent = os.path.dirname(os.path.abspath(output))  # abspath drops a slash at the end
-    with checkpoint.write_errors(f"write {output}"):
+    with files.write_errors(f"write {output}"):
         os.makedirs(parent, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saved_model", dir=parent) as temporary:
             whole = os.path.join(temporary, "saved_model")

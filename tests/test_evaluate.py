@@ -1,0 +1,99 @@
+"""Metrics: every example counts, the values are scikit-learn's and Keras' own."""
+
+from mnist.evaluate import RunningMeans, compute_metrics, make_predict_logits
+from mnist.model import CNN
+from mnist.step import scale_images
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, log_loss
+
+
+def random_images(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 28, 28, 1), np.uint8)
+
+
+def random_logits(count, seed=0):
+    random = np.random.default_rng(seed)
+    return random.normal(0, 3, (count, 10)).astype(np.float32), random.integers(0, 10, count, np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 7, 31, 32, 33, 64, 100])
+def test_every_image_gets_its_logits(count):
+    model, images = CNN(), random_images(count)
+    logits = make_predict_logits(model, batch_size=32)(images).numpy()
+    assert logits.shape == (count, 10)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, model(scale_images(images), training=False), rtol=1e-4, atol=1e-6)
+
+
+def test_accuracy_does_not_depend_on_the_batch_size():
+    model, images = CNN(), random_images(101)
+    labels = make_predict_logits(model, batch_size=101)(images).numpy().argmax(axis=1)
+    labels[::3] = (labels[::3] + 1) % 10
+    metrics = [compute_metrics(make_predict_logits(model, size)(images), labels) for size in (1, 10, 64, 101, 500)]
+    assert {m["accuracy"] for m in metrics} == {67 / 101}
+    np.testing.assert_allclose([m["loss"] for m in metrics], metrics[0]["loss"], rtol=1e-6)
+
+
+def test_predict_logits_follows_the_weights():
+    model, images = CNN(), random_images(3)
+    predict_logits = make_predict_logits(model)
+    before = predict_logits(images).numpy()
+    model.set_weights([2 * w for w in model.get_weights()])
+    np.testing.assert_allclose(predict_logits(images), model(scale_images(images)), rtol=1e-4, atol=1e-6)
+    assert not np.allclose(predict_logits(images), before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 997])
+def test_metrics_equal_sklearn_and_keras(count):
+    logits, labels = random_logits(count)
+    metrics = compute_metrics(logits, labels)
+    exact = np.float64(logits)
+    probabilities = np.exp(exact) / np.exp(exact).sum(axis=1, keepdims=True)
+    assert metrics["accuracy"] == accuracy_score(labels, logits.argmax(axis=1))
+    assert metrics["loss"] == pytest.approx(log_loss(labels, probabilities, labels=range(10)), rel=1e-12)
+    losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_loss_of_huge_logits_is_finite():
+    logits = np.float32([[1e30] + [0] * 9, [0, -1e30] + [0] * 8])
+    assert compute_metrics(logits, np.array([0, 2]))["loss"] == pytest.approx(np.log(9) / 2)
+    assert compute_metrics(logits, np.array([1, 1]))["loss"] == pytest.approx(1e30)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_running_means_have_the_bits_of_keras_mean(seed):
+    values, sizes = random_batches(seed)
+    ours = RunningMeans()
+    ours.add({"loss": values}, sizes)
+    assert ours.count == sizes.sum()
+    assert np.float32(ours.means()["loss"]) == keras_mean(values, sizes)
+
+
+@pytest.mark.parametrize("cut", [1, 500, 936])
+def test_running_means_can_be_split_and_resumed(cut):
+    values, sizes = random_batches(seed=9)
+    means = RunningMeans()
+    means.add({"loss": values[:cut], "accuracy": values[:cut] / 9}, sizes[:cut])
+    means = RunningMeans(means.totals, means.count)
+    means.add({"loss": values[cut:], "accuracy": values[cut:] / 9}, sizes[cut:])
+    assert np.float32(means.means()["loss"]) == keras_mean(values, sizes)
+    assert np.float32(means.means()["accuracy"]) == keras_mean(values / 9, sizes)
+
+
+def random_batches(seed, steps=938):
+    """Losses that fall, as in training, and batch sizes of which the last is short."""
+    random = np.random.default_rng(seed)
+    values = random.lognormal(-1, 1, steps) / np.sqrt(1 + np.arange(steps))
+    return values.astype(np.float32), np.array([64] * (steps - 1) + [32])
+
+
+def keras_mean(values, sizes):
+    """The float32 that `model.fit` would log: `keras.metrics.Mean` fed batch by batch."""
+    mean = keras.metrics.Mean()
+    for value, size in zip(values, sizes, strict=True):
+        mean.update_state(value, sample_weight=size)
+    return mean.result().numpy()

@@ -1,0 +1,92 @@
+"""The network: its size, its way to a file and back, its crop, its dtypes."""
+
+from mnist.model import CNN
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+
+def random_images(count=6, seed=0):
+    return np.random.default_rng(seed).random((count, 28, 28, 1), np.float32)
+
+
+def make_uncropped():
+    """The tutorial's network: Keras' own layers on all 28x28 pixels."""
+    return keras.Sequential(
+        [
+            keras.Input([28, 28, 1]),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(10),
+        ]
+    )
+
+
+def test_parameters():
+    assert CNN().count_params() == 93_322
+
+
+def test_summary_has_shapes():
+    lines = []
+    CNN().summary(print_fn=lambda line, **_: lines.append(line))
+    summary = "\n".join(lines)
+    assert "?" not in summary
+    assert "93,322" in summary
+    for shape in ("(None, 24, 24, 32)", "(None, 3, 3, 64)", "(None, 576)", "(None, 10)"):
+        assert shape in summary
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_saves_and_loads(tmp_path, dtype):
+    model = CNN(dtype=dtype)
+    model.save(tmp_path / "cnn.keras")
+    loaded = keras.saving.load_model(tmp_path / "cnn.keras")
+    images = random_images()
+    assert loaded.dtype_policy.name == dtype
+    np.testing.assert_array_equal(loaded(images), model(images))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_config_round_trip(dtype):
+    model = CNN(dtype=dtype, name="other")
+    copy = CNN.from_config(model.get_config())
+    assert copy.get_config() == model.get_config()
+    assert (copy.name, copy.dtype_policy.name) == ("other", dtype)
+    assert [v.shape for v in copy.variables] == [v.shape for v in model.variables]
+
+
+def test_bfloat16_keeps_logits_and_variables_in_float32():
+    model, exact = CNN(dtype="mixed_bfloat16"), CNN()
+    exact.set_weights(model.get_weights())
+    images = random_images()
+    logits = model(images)
+    assert logits.dtype == tf.float32
+    assert {v.dtype for v in model.variables} == {"float32"}
+    assert not np.array_equal(logits, exact(images))  # it did compute in bfloat16
+    np.testing.assert_allclose(logits, exact(images), atol=0.02)
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 64])
+def test_crop_keeps_every_bit(batch_size):
+    cropped, uncropped = CNN(), make_uncropped()
+    cropped.set_weights(uncropped.get_weights())
+    images = tf.constant(random_images(batch_size))
+    labels = tf.one_hot(tf.range(batch_size) % 10, 10)
+
+    def logits_and_gradients(model):
+        with tf.device("CPU"), tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
+        return [logits, *tape.gradient(loss, [v.value for v in model.trainable_variables])]
+
+    for ours, theirs in zip(logits_and_gradients(cropped), logits_and_gradients(uncropped), strict=True):
+        assert np.any(theirs)
+        np.testing.assert_array_equal(ours, theirs)
