@@ -194,11 +194,10 @@ class _Run:
     def evaluate(self):
         """Adds the metrics of the epoch so far, and of the validation set, to the history."""
         number, state, examples = self.step_number, self.state, self.dataset.validation
-        start = time.perf_counter()
-        logits = self.predict_logits(examples.images).numpy()
-        images_per_second = len(logits) / (time.perf_counter() - start)
         train = RunningMeans(state["totals"], state["count"]).means()
-        validation = compute_metrics(logits, examples.labels)
+        start = time.perf_counter()
+        validation, logits = self._compute_metrics(examples)
+        images_per_second = len(logits) / (time.perf_counter() - start)
         if not math.isfinite(validation["loss"]):
             raise self._not_finite(f"the validation loss is {validation['loss']} at step {number}")
         state["history"].append(
@@ -219,6 +218,11 @@ class _Run:
             f"validation loss {validation['loss']:.4f} accuracy {validation['accuracy']:.4f}"
         )
 
+    def _compute_metrics(self, examples):
+        logits = self.predict_logits(examples.images).numpy()
+        extra = self.step.extra_metrics(*examples)
+        return compute_metrics(logits, examples.labels) | extra, logits
+
     def save(self):
         """Saves a checkpoint if anything is new since the last."""
         now = (self.step_number, len(self.state["history"]))
@@ -236,9 +240,10 @@ class _Run:
         state, test = self.state, self.dataset.test
         last = {name: value for name, value in state["history"][-1].items() if name != "step"}
         if test is self.dataset.validation:
-            metrics = {name: last[f"validation_{name}"] for name in ("loss", "accuracy")}
+            prefix = "validation_"
+            metrics = {name.removeprefix(prefix): last[name] for name in last if name.startswith(prefix)}
         else:
-            metrics = compute_metrics(self.predict_logits(test.images).numpy(), test.labels)
+            metrics, _ = self._compute_metrics(test)
         return {
             "dataset": self.dataset.name,
             "parameters": self.step.model.count_params(),

@@ -33,9 +33,10 @@ class Progress:
         self._said = now
         epoch, in_epoch = divmod(step - 1, self._steps_per_epoch)
         left = (self._last_step - step) / steps_per_second
+        names = sorted(scalars, key=lambda name: (name != "loss", name))
         text = (
             f"epoch {epoch + 1}/{self._epochs} step {step}/{self._last_step} "
-            f"{' '.join(f'{name} {value:.4f}' for name, value in scalars.items())} "
+            f"{' '.join(f'{name} {scalars[name]:.4f}' for name in names)} "
             f"{images_per_second:,.0f} images/s {left // 60:.0f}:{left % 60:02.0f} left"
         )
         if self._terminal:

@@ -73,6 +73,14 @@ class TrainStep(tf.Module):
         """Updates the model's trainable variables and counts the step."""
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
+    def extra_metrics(self, images, labels):
+        """Metrics of an evaluation beside loss and accuracy, none unless a subclass has some.
+
+        Called outside of any graph with NumPy arrays of all examples, uint8 `[N, 28, 28, 1]` and `[N]`.
+        Each key becomes `epoch_<key>` in TensorBoard, `validation_<key>` and `test_<key>` in results.
+        """
+        return {}
+
     def __call__(self, images, labels):
         """One update from a batch of uint8 images `[B, 28, 28, 1]` and integer labels `[B]`.
 

@@ -1,0 +1,75 @@
+"""Adversarial training: each image is moved within epsilon to where the loss is higher.
+
+One attack step is FGSM (Goodfellow et al., arXiv:1412.6572), several are PGD (Madry et al.,
+arXiv:1706.06083, without the random start). Each evaluation adds the accuracy under the same attack.
+
+    python -m mnist.research.adversarial --epsilon=0.1 --attack_steps=1 --robust_epsilons=0.1,0.2 --epochs=5
+"""
+
+from mnist import train
+from mnist.step import TrainStep, scale_images
+
+import tensorflow as tf
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_float("epsilon", 0.1, "Largest change of a pixel in [0, 1] in training; 0: none.", lower_bound=0.0)
+flags.DEFINE_integer("attack_steps", 1, "Steps of the attack; 1: FGSM, more: PGD.", lower_bound=1)
+flags.DEFINE_list("robust_epsilons", ["0.1", "0.2"], "Largest changes to evaluate under, comma-separated.")
+
+
+class Adversarial(TrainStep):
+    """Trains on attacked images.
+
+    Args:
+      epsilon: bound of the change of a pixel in training, at least 0.
+      attack_steps: at least 1. robust_epsilons: bounds to evaluate under.
+    """
+
+    def __init__(self, model, optimizer, *, epsilon=0.1, attack_steps=1, robust_epsilons=(0.1, 0.2), **kwargs):
+        super().__init__(model, optimizer, **kwargs)
+        if min(epsilon, *robust_epsilons, attack_steps - 1) < 0:
+            raise ValueError(f"epsilon {epsilon}, {robust_epsilons}, attack_steps {attack_steps}: expected >= 0, >= 1")
+        self.epsilon, self.attack_steps, self.robust_epsilons = epsilon, attack_steps, robust_epsilons
+        self.is_robust = tf.function(self._is_robust)
+
+    def attack(self, model, images, labels, epsilon, training):
+        """Returns: float32 images `[B, 28, 28, 1]` within `epsilon` of those given, and within [0, 1]."""
+        size = epsilon if self.attack_steps == 1 else 2.5 * epsilon / self.attack_steps  # Madry et al., p. 13
+        attacked = images
+        for _ in range(self.attack_steps):
+            with tf.GradientTape() as tape:
+                tape.watch(attacked)
+                loss = tf.nn.softmax_cross_entropy_with_logits(labels, model(attacked, training=training))
+            moved = attacked + size * tf.sign(tape.gradient(loss, attacked))
+            attacked = tf.clip_by_value(tf.clip_by_value(moved, images - epsilon, images + epsilon), 0.0, 1.0)
+        return tf.stop_gradient(attacked)
+
+    def compute_gradients(self, images, labels):
+        return super().compute_gradients(self.attack(self.model, images, labels, self.epsilon, True), labels)
+
+    def _is_robust(self, images, labels, epsilon):
+        images = self.attack(self.eval_model, scale_images(images), tf.one_hot(labels, 10), epsilon, False)
+        return tf.argmax(self.eval_model(images, training=False), 1) == tf.cast(labels, tf.int64)
+
+    def extra_metrics(self, images, labels):
+        metrics = super().extra_metrics(images, labels)
+        for epsilon in self.robust_epsilons:
+            batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(500)
+            correct = sum(int(self.is_robust(*batch, tf.constant(epsilon)).numpy().sum()) for batch in batches)
+            metrics[f"robust_accuracy_{epsilon:g}"] = correct / len(labels)
+        return metrics
+
+
+if __name__ == "__main__":
+    train.launch(
+        lambda model, optimizer, **kwargs: Adversarial(
+            model,
+            optimizer,
+            epsilon=FLAGS.epsilon,
+            attack_steps=FLAGS.attack_steps,
+            robust_epsilons=tuple(map(float, FLAGS.robust_epsilons)),
+            **kwargs,
+        )
+    )

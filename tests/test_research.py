@@ -1,0 +1,190 @@
+"""One contract for every variant in mnist/research: neutral settings, falling loss, exact resume."""
+
+import importlib
+import inspect
+import pkgutil
+
+from mnist import checkpoint, data, research
+from mnist.loop import Interrupted, train_and_evaluate
+from mnist.model import CNN
+from mnist.research.ema import EMA
+from mnist.step import TrainStep, make_train_loop
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+# For each file: the setting that changes nothing, and settings out of range.
+NEUTRAL = {
+    "accumulate": ({"slices": 1}, [{"slices": 0}]),
+    "adversarial": ({"epsilon": 0.0}, [{"epsilon": -0.1}, {"attack_steps": 0}]),
+    "augment": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0}, [{"degrees": -1.0}, {"scaling": 1.0}]),
+    "ema": ({"decay": 0.0}, [{"decay": 1.0}, {"decay": -0.1}]),
+    "gradient_noise": ({}, [{"noise_decay": 1.0}]),
+    "label_smoothing": ({"alpha": 0.0}, [{"alpha": -0.1}, {"alpha": 1.1}]),
+    "mixup": ({"alpha": 0.0}, [{"alpha": -0.1}]),
+    "record": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0, "alpha": 0.0}, [{"decay": 1.0}]),
+    "sam": ({"rho": 0.0}, [{"rho": -0.1}]),
+}
+NAMES = [module.name for module in pkgutil.iter_modules(research.__path__)]
+STEPS = 26  # of 64, in an epoch of 24 whose last batch has 28 images
+
+
+def variant(name):
+    """The `TrainStep` that a file defines."""
+    module = importlib.import_module(f"mnist.research.{name}")
+    classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+    assert len(classes) == 1
+    return classes[0]
+
+
+def make_step(cls, dtype="float32", **options):
+    keras.utils.set_random_seed(0)
+    return cls(CNN(dtype=dtype), keras.optimizers.Adam(), seed=0, **options)
+
+
+def run(step, digits, chunks):
+    batches = iter(data.train_batches(digits.train, 64, seed=0))
+    _, loop = make_train_loop(step)
+    return [loop(batches, tf.constant(n)) for n in chunks]
+
+
+def weights_of(step):
+    return [v.numpy() for v in step.model.variables]
+
+
+def bits_of(step):
+    return {name: variable.numpy().tobytes() for name, variable in checkpoint.variables_of(step).items()}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def baseline(digits):
+    step = make_step(TrainStep)
+    run(step, digits, [STEPS])
+    return weights_of(step)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_neutral_setting_is_the_baseline_bit_for_bit(name, digits, baseline):
+    step = make_step(variant(name), **NEUTRAL[name][0])
+    run(step, digits, [STEPS])
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(weights_of(step), baseline, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_out_of_range_are_refused(name):
+    for options in NEUTRAL[name][1]:
+        with pytest.raises(ValueError, match="expected"):
+            make_step(variant(name), **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_falls_on_one_batch(name, digits):
+    step = make_step(variant(name))
+    batch = [part[:64] for part in digits.train]
+    train_step, _ = make_train_loop(step)
+    losses = [float(train_step(*map(tf.constant, batch))["loss"]) for _ in range(25)]
+    assert np.mean(losses[-3:]) < 0.8 * losses[0]
+
+
+class StopAfter:
+    """Asks a run to stop when it is asked for the n-th time."""
+
+    def __init__(self, n):
+        self.n = n
+
+    @property
+    def signum(self):
+        self.n -= 1
+        return 15 if self.n < 0 else None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_composed_with_ema_it_resumes_exactly_at_any_loop_length(name, dtype, digits, tmp_path):
+    cls = variant(name)
+    composed = cls if issubclass(cls, EMA) else type(f"{cls.__name__}Ema", (EMA, cls), {})
+    straight = make_step(composed, dtype)
+    train_and_evaluate(straight, digits, str(tmp_path / "straight"), epochs=1, max_steps=9, steps_per_loop=9)
+    with pytest.raises(Interrupted):
+        train_and_evaluate(
+            make_step(composed, dtype),
+            digits,
+            str(tmp_path / "stopped"),
+            epochs=1,
+            max_steps=9,
+            steps_per_loop=1,
+            interrupt=StopAfter(4),
+        )
+    resumed = make_step(composed, dtype)
+    train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), epochs=1, max_steps=9, steps_per_loop=1)
+    assert bits_of(resumed) == bits_of(straight)
+    assert {name.partition("/")[0] for name in bits_of(straight)} >= {"model", "average", "optimizer"}
+
+
+def test_slices_give_the_gradients_of_the_whole_batch(digits):
+    whole, sliced = make_step(TrainStep), make_step(variant("accumulate"), slices=3)
+    images, labels = whole.prepare_batch(digits.train.images[:64], digits.train.labels[:64])
+    expected, scalars = whole.compute_gradients(images, labels)
+    gradients, sliced_scalars = sliced.compute_gradients(images, labels)
+    for a, b in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)  # float32 sums in another order
+    assert float(sliced_scalars["loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-5)
+
+
+def test_the_average_is_evaluated_and_follows_the_weights(digits):
+    step = make_step(EMA, decay=0.9)
+    start = weights_of(step)
+    run(step, digits, [20])
+    assert step.eval_model is step.average
+    for average, first, last in zip(step.average.get_weights(), start, weights_of(step), strict=True):
+        assert np.linalg.norm(average - last) < np.linalg.norm(first - last)
+        assert not np.array_equal(average, last)
+
+
+def test_an_attack_stays_within_its_bounds_and_lowers_the_accuracy(digits):
+    step = make_step(variant("adversarial"), epsilon=0.0, attack_steps=3, robust_epsilons=(0.0, 0.3))
+    run(step, digits, [48])
+    images, labels = step.prepare_batch(digits.test.images, digits.test.labels)
+    attacked = step.attack(step.model, images, labels, 0.3, False).numpy()
+    assert np.abs(attacked - images).max() <= 0.3 + 1e-6
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    metrics = step.extra_metrics(*digits.test)
+    assert metrics["robust_accuracy_0.3"] < metrics["robust_accuracy_0"] - 0.2
+
+
+def test_augmented_images_differ_by_step_and_replay_exactly(digits):
+    step = make_step(variant("augment"))
+    first, again = (step.prepare_batch(*(part[:8] for part in digits.train))[0].numpy() for _ in range(2))
+    step.optimizer.iterations.assign_add(1)
+    later = step.prepare_batch(*(part[:8] for part in digits.train))[0].numpy()
+    assert first.tobytes() == again.tobytes()
+    assert not np.array_equal(first, later)
+    assert first.sum() == pytest.approx(later.sum(), rel=0.3)  # moved, not lost
+
+
+def test_the_noise_scale_of_many_like_batches_is_that_of_their_covariance():
+    """A linear model whose gradients have a known mean and covariance."""
+    rng = np.random.default_rng(0)
+    cls = variant("gradient_noise")
+
+    class Known(cls):
+        def compute_loss(self, images, labels):
+            weights = self.model.trainable_variables[-1].value  # [10]
+            vectors = tf.reshape(images, [-1, 784])[:, :10]
+            return tf.reduce_mean(tf.linalg.matvec(vectors, weights)), tf.zeros_like(labels)
+
+    step = make_step(Known, noise_decay=0.999)
+    mean, deviation = 0.1, 1.0
+    compute = tf.function(step.compute_gradients)
+    for _ in range(3000):
+        images = (mean + deviation * rng.standard_normal([64, 28, 28, 1])).astype(np.float32)
+        _, scalars = compute(images, np.zeros([64, 10], np.float32))
+    assert float(scalars["gradient_noise_scale"]) == pytest.approx(deviation**2 / mean**2, rel=0.15)  # 3,000 draws: 4 %
