@@ -1,0 +1,97 @@
+"""Is the difference between two settings real? python scripts/compare.py W/SETTING1 W/SETTING2
+
+Each folder is a setting of scripts/sweep.py, with a results.json in each seed=N, or a sweep of a single
+setting. Runs of the same seed are pairs. Prints both means with their standard deviations, the mean
+difference (second minus first) with its 95 % interval (Student's t), the p-values of the paired t-test
+and of Wilcoxon's signed-rank test, and the effect size: Cohen's d_z, the mean difference divided by
+the differences' standard deviation.
+"""
+
+import glob
+import json
+import os
+
+from mnist import Error, run
+
+import numpy as np
+import scipy.stats
+from absl import flags
+
+LEVEL = 0.05  # of both tests
+
+
+def read_values(folder, metric):
+    """Reads a setting's results. Returns: a dict from seeds to `metric` in percent."""
+    paths = []
+    for pattern in ("seed=*", "*/seed=*"):
+        paths = paths or glob.glob(os.path.join(glob.escape(folder), pattern, "results.json"))
+    settings = sorted({os.path.dirname(os.path.dirname(path)) for path in paths})
+    if len(settings) != 1:
+        found = f"has {len(settings)} settings, as {settings[0]}" if settings else "has no seed=N/results.json"
+        raise Error(f"{folder} {found if os.path.isdir(folder) else 'is not a folder'}: name that of one setting.")
+    values = {}
+    try:
+        for path in paths:
+            seed = int(os.path.basename(os.path.dirname(path)).removeprefix("seed="))
+            with open(path) as file:
+                values[seed] = 100 * float(json.load(file)[metric])
+    except (ValueError, KeyError, TypeError):
+        raise Error(f"{path} does not hold a run's {metric}: expected seed=N and what a run wrote.") from None
+    return values
+
+
+def compare(first, second):
+    """Compares two dicts from seeds to values in percent, paired by seed. Returns: a dict of numbers.
+
+    If all differences are equal, t-test and d_z are not defined and NaN.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if len(seeds) < 2:
+        raise Error(f"{len(seeds)} seeds in common, of {len(first)} and {len(second)}: expected at least 2.")
+    a, b = (np.array([values[seed] for seed in seeds]) for values in (first, second))
+    differences = np.round(b - a, 9)  # equal ones, that floats made unequal, are equal again
+    n, mean, std = len(seeds), differences.mean(), differences.std(ddof=1)
+    constant = np.ptp(differences) == 0
+    half = 0.0 if constant else scipy.stats.t.ppf(0.975, n - 1) * std / n**0.5
+    return {
+        "n": n,
+        "means": (a.mean(), b.mean()),
+        "stds": (a.std(ddof=1), b.std(ddof=1)),
+        "difference": mean,
+        "interval": (mean - half, mean + half),
+        "p_t": np.nan if constant else scipy.stats.ttest_rel(b, a).pvalue,
+        "p_wilcoxon": scipy.stats.wilcoxon(differences).pvalue if differences.any() else 1.0,
+        "d_z": np.nan if constant else mean / std,
+    }
+
+
+def describe(names, metric, result):
+    """The result of `compare` as text, the verdict in words at its end."""
+    n, low, high = result["n"], *result["interval"]
+    lines = [f"{metric.replace('_', ' ')} in percent, {n} seeds"]
+    width = max(map(len, [*names, "Wilcoxon p-value"])) + 2
+    for name, mean, std in zip(names, result["means"], result["stds"], strict=True):
+        lines.append(f"{name:<{width}}{mean:.3f} ± {std:.3f}")
+    lines.append(f"{'difference':<{width}}{result['difference']:+.3f}, 95 % interval {low:+.3f} .. {high:+.3f}")
+    for name, key in (("t-test p-value", "p_t"), ("Wilcoxon p-value", "p_wilcoxon"), ("Cohen's d_z", "d_z")):
+        lines.append(f"{name:<{width}}" + ("not defined" if np.isnan(result[key]) else f"{result[key]:.3g}"))
+    if 2 * 0.5**n > LEVEL:
+        lines[-2] += f" (at n = {n} never below {2 * 0.5**n:.2g})"
+    test, p = ("t-test", result["p_t"]) if not np.isnan(result["p_t"]) else ("Wilcoxon", result["p_wilcoxon"])
+    verdict = f"is{'' if p < LEVEL else ' not'} distinguishable from chance at n = {n} ({test}, p = {p:.3g})"
+    equal = "Every seed differs by the same. " if np.isnan(result["p_t"]) else ""
+    if equal and not result["difference"]:
+        return "\n".join([*lines, "", f"There is no difference: each of the {n} seeds gave the same."])
+    return "\n".join([*lines, "", f"{equal}The difference {verdict}."])
+
+
+def main(arguments):
+    if len(arguments) != 2:
+        raise Error(f"{len(arguments)} folders were named, expected two: python scripts/compare.py W1 W2")
+    metric = flags.FLAGS.metric
+    print(describe(arguments, metric, compare(*(read_values(folder, metric) for folder in arguments))))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("metric", "test_accuracy", ["test_accuracy", "validation_accuracy"], "What to compare.")
+    run(main)

@@ -1,0 +1,307 @@
+"""Sweeps of real runs, as TensorBoard and the tables show them, and the comparison of two settings."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+from mnist import Error
+from scripts import compare, sweep
+
+import numpy as np
+import pytest
+import scipy.stats
+
+SETTINGS = ("learning_rate=1e-3", "learning_rate=3e-3")
+ARGUMENTS = ["--dataset=digits", "--max_steps=5"]
+
+
+def do_sweep(workdir, grid="learning_rate=1e-3,3e-3", **options):
+    """Runs a sweep. Returns: its exit code and all that it said."""
+    said = []
+    options = {"seeds": 2, "jobs": 2, "arguments": ARGUMENTS, "say": said.append} | options
+    code = sweep.sweep(str(workdir), grid=grid, **options)
+    return code, "\n".join(said)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A sweep of two settings and two seeds, with what it said."""
+    workdir = tmp_path_factory.mktemp("finished") / "sweep"
+    code, said = do_sweep(workdir)
+    assert code == 0, said
+    return workdir, said
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return shutil.copytree(finished[0], tmp_path / "sweep")
+
+
+def read_results(workdir, setting):
+    paths = [workdir / setting / f"seed={seed}" / "results.json" for seed in range(2)]
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def test_each_run_has_its_flags_and_says_how_it_went(finished):
+    workdir, said = finished
+    lines = said.splitlines()
+    for setting in SETTINGS:
+        for seed, results in enumerate(read_results(workdir, setting)):
+            flags = (workdir / setting / f"seed={seed}" / "flags.txt").read_text().splitlines()
+            rate = float(setting.partition("=")[2])
+            assert {f"--seed={seed}", f"--learning_rate={rate}", "--max_steps=5", "--dataset=digits"} <= set(flags)
+            said_of_it = f"{setting} seed={seed}: test accuracy {100 * results['test_accuracy']:.2f} %, "
+            assert sum(said_of_it in line for line in lines) == 1
+    assert lines[3].startswith("[4/4] ")
+    assert lines[3].endswith("0:00 left")
+
+
+def test_the_tables_hold_what_numpy_and_scipy_say(finished):
+    workdir, said = finished
+    with open(workdir / "table.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["setting"] for row in rows] == list(SETTINGS)
+    text = (workdir / "table.txt").read_text()
+    assert text in said
+    for row in rows:
+        results = read_results(workdir, row["setting"])
+        values = np.array([100 * result["test_accuracy"] for result in results])
+        interval = scipy.stats.t.interval(0.95, 1, values.mean(), scipy.stats.sem(values))
+        seconds = np.median([result["train_seconds"] for result in results])
+        expected = [2, values.mean(), values.std(ddof=1), *interval, seconds]
+        np.testing.assert_allclose([float(value) for value in list(row.values())[1:]], expected)
+        assert f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" in text
+    with open(workdir / "runs.csv") as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 4
+    for run in runs:
+        results = read_results(workdir, run["setting"])[int(run["seed"])]
+        assert {key: run[key] for key in results} == {key: str(value) for key, value in results.items()}
+        assert run["setting"] == f"learning_rate={run['learning_rate']}"
+
+
+def test_tensorboard_shows_settings_seeds_and_metrics(finished):
+    workdir, _ = finished
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(workdir), "--port=0"]
+    with open(workdir.parent / "tensorboard.log", "w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            url, deadline = None, time.time() + 60
+            while not url and time.time() < deadline:
+                time.sleep(0.2)
+                log.seek(0)
+                url = next((word for word in log.read().split() if word.startswith("http://")), None)
+
+            def post(name, **request):
+                question = urllib.request.Request(
+                    f"{url}data/plugin/hparams/{name}",
+                    json.dumps(request).encode(),
+                    {"Content-Type": "application/json"},
+                )
+                with urllib.request.urlopen(question) as answer:
+                    return json.load(answer)
+
+            statuses = {"allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"]}
+            groups = []
+            while sum(len(group["sessions"]) for group in groups) < 4 and time.time() < deadline:
+                time.sleep(0.2)
+                groups = post("session_groups", startIndex=0, sliceSize=9, **statuses).get("sessionGroups", [])
+            experiment = post("experiment")
+        finally:
+            process.terminate()
+            process.wait()
+    types = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
+    assert types == {"module": "DATA_TYPE_STRING", "learning_rate": "DATA_TYPE_FLOAT64"}
+    assert {info["name"]["tag"] for info in experiment["metricInfos"]} == set(sweep.METRICS)
+    assert [group["name"] for group in groups] == [str(workdir / setting) for setting in SETTINGS]
+    for group, setting in zip(groups, SETTINGS, strict=True):
+        all_results = read_results(workdir, setting)
+        assert group["hparams"] == {"module": "mnist.train", "learning_rate": float(setting.partition("=")[2])}
+        for seed, session in enumerate(group["sessions"]):
+            assert session["name"] == f"{setting}/seed={seed}/hparams"
+            metrics = {value["name"]["tag"]: value["value"] for value in session["metricValues"]}
+            assert metrics == pytest.approx({metric: all_results[seed][metric] for metric in sweep.METRICS})
+        means = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+        mean = np.mean([results["test_accuracy"] for results in all_results])
+        assert means["test_accuracy"] == pytest.approx(mean)
+
+
+def test_only_what_is_missing_runs_again_and_a_failure_does_not_stop_the_rest(copy):
+    missing = copy / SETTINGS[1] / "seed=0" / "results.json"
+    before = json.loads(missing.read_text())
+    others = [path for path in copy.glob("*/*/results.json") if path != missing]
+    times = [path.stat().st_mtime_ns for path in others]
+    missing.unlink()
+    code, said = do_sweep(copy, grid="learning_rate=-1,1e-3,3e-3", seeds=1, jobs=1)
+    assert code == 1
+    lines = said.splitlines()
+    assert lines[0] == "1 of 3 runs are finished already"
+    assert "[2/3] learning_rate=-1 seed=0: FAILED with exit code 1: FATAL Flags parsing error: " in lines[1]
+    assert "-1.0 is not a number in the range" in lines[1]
+    assert lines[2].startswith(f"[3/3] {SETTINGS[1]} seed=0: test accuracy ")
+    assert "1 of 3 runs FAILED" in said
+    assert json.loads(missing.read_text())["test_accuracy"] == before["test_accuracy"]
+    assert [path.stat().st_mtime_ns for path in others] == times
+    with open(copy / "table.csv") as file:
+        assert [row["n"] for row in csv.DictReader(file)] == ["0", "1", "1"]
+
+
+def test_other_flags_make_a_finished_run_an_unfinished_one(copy):
+    code, _ = do_sweep(copy, jobs=0)
+    assert code == 0
+    assert len(list(copy.glob("*/*/results.json"))) == 4
+    code, _ = do_sweep(copy, jobs=0, arguments=["--dataset=digits", "--max_steps=6"])
+    assert code == 0
+    assert not list(copy.glob("*/*/results.json"))
+    for path in copy.glob("*/*/sweep.flags"):
+        lines = path.read_text().splitlines()
+        assert lines[0].startswith("# python -m mnist.train --flagfile=")
+        assert lines[1:] == ["--dataset=digits", "--max_steps=6", f"--{path.parts[-3]}", f"--{path.parts[-2]}"]
+
+
+def test_sigterm_stops_the_runs_which_save(tmp_path):
+    script = os.path.join(os.path.dirname(sweep.__file__), "sweep.py")
+    flags = [f"--workdir={tmp_path / 'sweep'}", "--seeds=1", "--", "--dataset=digits", "--epochs=2000"]
+    process = subprocess.Popen([sys.executable, script, *flags], stdout=subprocess.PIPE, text=True)
+    run = tmp_path / "sweep" / "default" / "seed=0"
+    deadline = time.time() + 60
+    while not list(run.glob("checkpoints/ckpt-*.index")) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"stopped; 0 of 1 runs are finished. To go on: python {script} --workdir=" in said
+    log = (run / "log.txt").read_text()
+    assert "stopped at step " in log
+    step = log.partition("stopped at step ")[2].partition(",")[0]
+    assert (run / "checkpoints" / f"ckpt-{step}.index").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grid": "rho"}, "expected NAME=VALUE"),
+        ({"grid": "rho=0.1,,0.2"}, "expected NAME=VALUE"),
+        ({"grid": "rho="}, "expected NAME=VALUE"),
+        ({"grid": "rho=1;"}, "expected NAME=VALUE"),
+        ({"grid": "--rho=1"}, "expected NAME=VALUE"),
+        ({"grid": "rho=1,1"}, "twice"),
+        ({"grid": "rho=1;rho=2"}, "twice"),
+        ({"grid": "seed=1,2"}, "the sweep sets"),
+        ({"seeds": 0}, "--seeds=0"),
+        ({"module": "mnist.no_such_module"}, "no such module"),
+        ({"module": "no_such_package.module"}, "no such module"),
+        ({"module": ""}, "no such module"),
+        ({"arguments": ["--epochs", "5"]}, "'5' is not of the form --name=value"),
+        ({"arguments": ["--seed=5"]}, "is set by the sweep"),
+        ({"arguments": ["--learning_rate=1"]}, "is set by the sweep"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(Error, match=message) as caught:
+        do_sweep(tmp_path / "sweep", **options)
+    assert len(str(caught.value).splitlines()) <= 2
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Error, match=r"cannot write to .*file"):
+        do_sweep(tmp_path / "file")
+
+
+def test_a_path_as_a_value_stays_one_folder():
+    runs = sweep.make_runs("W", sweep.parse_grid("data_dir=a/b,a_b; epochs=1"), 1)
+    assert [run.workdir for run in runs] == ["W/data_dir=a%2Fb,epochs=1/seed=0", "W/data_dir=a_b,epochs=1/seed=0"]
+    assert [run.setting["data_dir"] for run in runs] == ["a/b", "a_b"]
+
+
+@pytest.mark.parametrize(("jobs", "threads"), [(1, "4"), (2, "2"), (3, "1"), (9, "1")])
+def test_the_cores_are_shared_out(tmp_path, monkeypatch, jobs, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    (tmp_path / "show_threads.py").write_text(
+        "import os\nprint({k: v for k, v in os.environ.items() if 'THREADS' in k})"
+    )
+    monkeypatch.chdir(tmp_path)
+    sweep.start(sweep.Run("default", {}, 0, str(tmp_path)), "show_threads", jobs).wait()
+    shown = (tmp_path / "log.txt").read_text()
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        assert f"'{name}': '{threads}'" in shown
+
+
+def write_setting(folder, accuracies):
+    """Writes results.json files; `accuracies` is a dict from seeds to test accuracies."""
+    for seed, accuracy in accuracies.items():
+        (folder / f"seed={seed}").mkdir(parents=True)
+        (folder / f"seed={seed}" / "results.json").write_text(json.dumps({"test_accuracy": accuracy}))
+    return str(folder)
+
+
+def compare_settings(tmp_path, first, second):
+    """Returns the numbers and the text of a comparison."""
+    folders = [write_setting(tmp_path / "sweep" / name, values) for name, values in (("a=1", first), ("a=2", second))]
+    result = compare.compare(*(compare.read_values(folder, "test_accuracy") for folder in folders))
+    return result, compare.describe(folders, "test_accuracy", result)
+
+
+def test_comparison_equals_scipy_and_pairs_by_seed(tmp_path):
+    random = np.random.default_rng(0)
+    first = random.normal(0.99, 0.002, 12)
+    second = first + random.normal(0.001, 0.0005, 12)
+    result, text = compare_settings(
+        tmp_path, dict(enumerate(first)) | {77: 0.5}, dict(reversed(list(enumerate(second)))) | {88: 0.1}
+    )
+    test = scipy.stats.ttest_rel(100 * second, 100 * first)
+    assert result["n"] == 12
+    assert result["means"] == pytest.approx((100 * first.mean(), 100 * second.mean()))
+    assert result["stds"] == pytest.approx((100 * first.std(ddof=1), 100 * second.std(ddof=1)))
+    assert result["p_t"] == pytest.approx(test.pvalue, rel=1e-5)
+    assert result["interval"] == pytest.approx(tuple(test.confidence_interval()), rel=1e-5)
+    assert result["p_wilcoxon"] == pytest.approx(scipy.stats.wilcoxon(second - first).pvalue)
+    assert result["d_z"] == pytest.approx(test.statistic / 12**0.5, rel=1e-5)
+    assert "is distinguishable from chance at n = 12" in text.splitlines()[-1]
+
+
+def test_noise_is_called_noise(tmp_path):
+    _, text = compare_settings(tmp_path, {0: 0.98, 1: 0.99, 2: 0.985}, {0: 0.99, 1: 0.98, 2: 0.986})
+    assert "is not distinguishable from chance at n = 3" in text.splitlines()[-1]
+    assert "at n = 3 never below 0.25" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "shift", "verdict"),
+    [
+        (4, 0, "There is no difference: each of the 4 seeds gave the same."),
+        (4, 0.01, "The difference is not distinguishable from chance at n = 4 (Wilcoxon, p = 0.125)."),
+        (8, 0.01, "The difference is distinguishable from chance at n = 8 (Wilcoxon, p = 0.00781)."),
+    ],
+)
+def test_equal_differences(tmp_path, count, shift, verdict):
+    first = {seed: 0.9 + 0.007 * seed for seed in range(count)}
+    result, text = compare_settings(tmp_path, first, {seed: value + shift for seed, value in first.items()})
+    assert result["difference"] == pytest.approx(100 * shift)
+    assert result["interval"] == pytest.approx((100 * shift, 100 * shift))
+    assert "not defined" in text
+    assert "nan" not in text.replace(str(tmp_path), "")
+    assert verdict in text.splitlines()[-1]
+
+
+def test_comparison_names_mistakes(tmp_path):
+    with pytest.raises(Error, match="1 seeds in common, of 2 and 1"):
+        compare_settings(tmp_path, {0: 0.9, 1: 0.9}, {1: 0.9})
+    with pytest.raises(Error, match="is not a folder"):
+        compare.read_values(str(tmp_path / "nothing"), "test_accuracy")
+    with pytest.raises(Error, match="has 2 settings"):
+        compare.read_values(str(tmp_path / "sweep"), "test_accuracy")
+    with pytest.raises(Error, match="has no seed=N"):
+        compare.read_values(str(tmp_path / "sweep" / "a=1" / "seed=0"), "test_accuracy")
+    with pytest.raises(Error, match="does not hold a run's validation_accuracy"):
+        compare.read_values(str(tmp_path / "sweep" / "a=1"), "validation_accuracy")
+    shutil.rmtree(tmp_path / "sweep" / "a=2")
+    assert compare.read_values(str(tmp_path / "sweep"), "test_accuracy") == {0: 90, 1: 90}  # of a single setting
