@@ -169,7 +169,8 @@ def _main(make_step):
     epochs, max_steps = (1, 10) if FLAGS.dry_run else (FLAGS.epochs, FLAGS.max_steps)
     total_steps = epochs * data.steps_per_epoch(num_examples, FLAGS.batch_size)
     total_steps = min(total_steps, max_steps or total_steps)
-    tf.config.threading.set_intra_op_parallelism_threads(FLAGS.intra_op_threads)
+    if FLAGS.intra_op_threads:
+        tf.config.threading.set_intra_op_parallelism_threads(FLAGS.intra_op_threads)
     keras.utils.set_random_seed(FLAGS.seed)
     model = CNN(dtype="mixed_bfloat16" if FLAGS.precision == "bfloat16" else "float32")
     rate = make_learning_rate(FLAGS.schedule, FLAGS.learning_rate, total_steps, FLAGS.warmup)
