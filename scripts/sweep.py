@@ -66,6 +66,11 @@ class Run(typing.NamedTuple):
         return None
 
 
+def say(text):
+    """Prints at once, also into a file."""
+    print(text, flush=True)
+
+
 def parse_grid(text):
     """Parses `rho=0.02,0.05;learning_rate=1e-3`. Returns: a dict from flags to lists of values, strings."""
     grid = {}
@@ -224,7 +229,7 @@ def write_csv(path, rows):
     files.write_atomically(path, text.getvalue())
 
 
-def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=(), metric=METRICS[0], say=print):
+def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=(), metric=METRICS[0], say=say):
     """Does all runs that are not finished, writes and says the table. Arguments: as the flags.
 
     Returns: the exit code: 0, 1 if a run failed, 128 + its number if a signal came.

@@ -158,7 +158,9 @@ def test_other_flags_make_a_finished_run_an_unfinished_one(copy):
     assert len(list(copy.glob("*/*/results.json"))) == 4
     code, _ = do_sweep(copy, jobs=0, arguments=["--dataset=digits", "--max_steps=6"])
     assert code == 0
-    assert not list(copy.glob("*/*/results.json"))
+    assert len(list(copy.glob("*/*/results.json"))) == 4  # kept, and not counted
+    with open(copy / "table.csv") as file:
+        assert {row["n"] for row in csv.DictReader(file)} == {"0"}
     for path in copy.glob("*/*/sweep.flags"):
         lines = path.read_text().splitlines()
         assert lines[0].startswith("# python -m mnist.train --flagfile=")
