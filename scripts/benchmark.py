@@ -18,6 +18,7 @@ as Markdown:
   fit_numpy         model.fit on float64 arrays, as in tutorials; its progress bar is off
   fit_best          model.fit on tf.data in float32, gathered by index, 50 steps per execution
   loop_float32      this project's loop; loop_bfloat16, loop_xla: the same with one option
+  loop_split        mnist.research.accumulate --slices=2 --intra_op_threads=1; loop_split_bfloat16: in bfloat16
   torch_dataloader  PyTorch with a DataLoader, as in its tutorials
   torch_resident    PyTorch on tensors in memory, channels last; torch_bfloat16: the same, autocast
 
@@ -49,16 +50,21 @@ DATA_SIZES = (1, 4, 16)
 EPOCHS = (1, 5, 20)
 EVAL_BATCH_SIZES = (100, 500, 1000, 2500)  # 500 is the default
 
-flags.DEFINE_string("data_dir", None, "Folder with the data, as in mnist.train. Default: Keras' cache or a download.")
-flags.DEFINE_integer("repeats", 5, "Processes for each contender.", lower_bound=1)
-flags.DEFINE_integer("epochs", 2, "Epochs that are timed in each process, after one that is not.", lower_bound=1)
-flags.DEFINE_list("rows", None, "Contenders to run, comma-separated; ratios are to the first. Default: all.")
-flags.DEFINE_bool("table", True, "Time the contenders.")
-flags.DEFINE_bool("check", True, "Compare the weights of model.fit and of this loop, bit by bit.")
-flags.DEFINE_bool("scaling", False, "Measure the cost of an image by the size of the data and by epochs.")
-flags.DEFINE_integer("scaling_steps", 400, "Steps that are timed at each size of the data.", lower_bound=STEPS_PER_LOOP)
-flags.DEFINE_bool("overheads", False, "Measure what evaluation, summaries, progress and checkpoints cost.")
-flags.DEFINE_string("json", None, "File for all results.")
+
+def define_flags():
+    """For the parent alone: a contender may import mnist.train, which has flags of the same names."""
+    flags.DEFINE_string("data_dir", None, "Folder with the data, as of mnist.train.")
+    flags.DEFINE_integer("repeats", 5, "Processes for each contender.", lower_bound=1)
+    flags.DEFINE_integer("epochs", 2, "Epochs that are timed in each process, after one that is not.", lower_bound=1)
+    flags.DEFINE_list("rows", None, "Contenders to run, comma-separated; ratios are to the first. Default: all.")
+    flags.DEFINE_bool("table", True, "Time the contenders.")
+    flags.DEFINE_bool("check", True, "Compare the weights of model.fit and of this loop, bit by bit.")
+    flags.DEFINE_bool("scaling", False, "Measure the cost of an image by the size of the data and by epochs.")
+    flags.DEFINE_integer(
+        "scaling_steps", 400, "Steps that are timed at each size of the data.", lower_bound=STEPS_PER_LOOP
+    )
+    flags.DEFINE_bool("overheads", False, "Measure what evaluation, summaries, progress and checkpoints cost.")
+    flags.DEFINE_string("json", None, "File for all results.")
 
 
 def timed(function, *args):
@@ -161,14 +167,20 @@ def make_examples(arrays, part):
     return Examples(arrays[f"{part}_images"], arrays[f"{part}_labels"])
 
 
-def make_step(dtype="float32"):
+def make_step(dtype="float32", slices=1):
+    """Returns the plain step, or with `slices` of 2 the one that gives each half of a batch a core."""
     from mnist.model import CNN
+    from mnist.research.accumulate import Accumulate
     from mnist.step import TrainStep
 
     import keras
+    import tensorflow as tf
 
+    if slices > 1:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
     keras.utils.set_random_seed(0)
-    return TrainStep(CNN(dtype=dtype), keras.optimizers.Adam(1e-3))
+    model, optimizer = CNN(dtype=dtype), keras.optimizers.Adam(1e-3)
+    return Accumulate(model, optimizer, slices=slices) if slices > 1 else TrainStep(model, optimizer)
 
 
 def make_train(step, examples, *, jit_compile=False, start_step=0):
@@ -194,11 +206,11 @@ def count_steps(examples):
     return -(-len(examples.labels) // BATCH_SIZE)
 
 
-def loop(arrays, epochs, dtype="float32", jit_compile=False):
+def loop(arrays, epochs, dtype="float32", slices=1, jit_compile=False):
     from mnist.evaluate import compute_metrics, make_predict_logits
 
     examples, test = make_examples(arrays, "train"), make_examples(arrays, "test")
-    step = make_step(dtype)
+    step = make_step(dtype, slices)
     train = make_train(step, examples, jit_compile=jit_compile)
     train(1)
     first_step = since_spawn()
@@ -269,6 +281,8 @@ ROWS = {
     "fit_best": fit_best,
     "loop_float32": loop,
     "loop_bfloat16": functools.partial(loop, dtype="mixed_bfloat16"),
+    "loop_split": functools.partial(loop, slices=2),
+    "loop_split_bfloat16": functools.partial(loop, dtype="mixed_bfloat16", slices=2),
     "loop_xla": functools.partial(loop, jit_compile=True),
     "torch_dataloader": functools.partial(torch_loop, resident=False),
     "torch_resident": torch_loop,
@@ -505,4 +519,5 @@ if __name__ == "__main__":
     else:
         from mnist import run
 
+        define_flags()
         run(main)
