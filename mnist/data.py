@@ -81,7 +81,8 @@ def load(name="auto", data_dir=None, holdout=0):
         train, test = _load_folder(data_dir)
         if name == "auto":
             is_mnist = hashlib.sha256(train.images).hexdigest() == _MNIST_IMAGES_SHA256
-            name = "mnist" if is_mnist else os.path.basename(data_dir)
+            folder = os.path.basename(data_dir)
+            name = "mnist" if is_mnist else data_dir if folder in NAMES else folder
     elif name == "auto":
         try:
             name, (train, test) = "mnist", _load_download("mnist")

@@ -58,10 +58,10 @@ def train_and_evaluate(
     """
     fingerprint = fingerprint_of(step, dataset, batch_size, jit_compile, settings)
     with files.lock(workdir):
-        run = _Run(step, dataset, workdir, batch_size, epochs, max_steps)
-        run.checkpoint_every, run.keep_checkpoints = checkpoint_every, keep_checkpoints
+        run = _Run(step, dataset, workdir, batch_size, epochs, max_steps, checkpoint_every, keep_checkpoints)
         run.restore(fingerprint, resume)
-        files.write_atomically(os.path.join(workdir, "flags.txt"), flags_text)
+        if flags_text:
+            files.write_atomically(os.path.join(workdir, "flags.txt"), flags_text)
         run.prepare(jit_compile, eval_batch_size, flags_text)
         while True:
             interrupted = bool(interrupt and interrupt.signum)
@@ -94,8 +94,9 @@ class _Run:
     so far, the metrics of the epochs before, the seconds. It is JSON in every checkpoint.
     """
 
-    def __init__(self, step, dataset, workdir, batch_size, epochs, max_steps):
+    def __init__(self, step, dataset, workdir, batch_size, epochs, max_steps, checkpoint_every, keep_checkpoints):
         self.step, self.dataset, self.workdir, self.batch_size = step, dataset, workdir, batch_size
+        self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
         self.directory = os.path.join(workdir, "checkpoints")
         self.steps_per_epoch = data.steps_per_epoch(len(dataset.train.labels), batch_size)
         self.last_step = min(epochs * self.steps_per_epoch, max_steps or sys.maxsize)

@@ -10,7 +10,10 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-_MAX_PIXELS = 2**25  # an image is decoded whole, at 4 bytes a pixel, whatever a small file claims
+_MAX_PIXELS = 2**24  # an image is decoded whole, to half a GiB at the worst, whatever a small file claims
+# Pillow hands EPS files to Ghostscript, which runs them as programs.
+Image.init()
+_FORMATS = sorted(Image.OPEN.keys() - {"EPS"})
 _SIDE = 28
 _BOX = 20  # MNIST's digits fill a box of 20x20 within 28x28 (LeCun et al. 1998, p. 10)
 
@@ -25,7 +28,7 @@ def read_image(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's; what stops the reading is raised
-            with Image.open(path) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     raise Error(f"{path} has {image.width}x{image.height} pixels, at most {_MAX_PIXELS:,} are read.")
                 grey = _flatten(ImageOps.exif_transpose(image))  # [H, W], 0 to 255

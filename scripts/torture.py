@@ -71,7 +71,7 @@ def _equal(a, b):
     return a is not None and b is not None and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-def torture(workdir, arguments, *, kills, seed, module="mnist.train", say=print):
+def torture(workdir, arguments, *, kills, seed, module="mnist.train"):
     """Trains undisturbed and killed. Returns: names of what differs between the two, none if all is well."""
     undisturbed, killed = os.path.join(workdir, "undisturbed"), os.path.join(workdir, "killed")
     os.makedirs(workdir, exist_ok=True)
@@ -79,14 +79,14 @@ def torture(workdir, arguments, *, kills, seed, module="mnist.train", say=print)
     if start(module, undisturbed, arguments).wait():
         raise Error(f"the undisturbed run failed: see {undisturbed}.log.")
     duration = time.monotonic() - began
-    say(f"undisturbed: step {newest_step(undisturbed)} after {duration:.0f} s")
-    say(f"{'kill':>5} {'moment':<10}{'seconds':>8}{'step saved':>12}")
+    print(f"undisturbed: step {newest_step(undisturbed)} after {duration:.0f} s", flush=True)
+    print(f"{'kill':>5} {'moment':<10}{'seconds':>8}{'step saved':>12}", flush=True)
     draw = random.Random(seed)
     rounds = 1
     for kill in range(1, kills + 1):
         moment = MOMENTS[kill % len(MOMENTS)]
         # A start-up takes some seconds; a life that ends before the first save makes no progress.
-        seconds = draw.uniform(0, 4 if moment == "start-up" else max(10, duration / 3))
+        seconds = draw.uniform(0, 4 if moment == "start-up" else max(10, 0.6 * duration))
         process = start(module, killed, arguments)
         if not kill_at(process, killed, moment, seconds):
             if process.returncode:
@@ -97,10 +97,10 @@ def torture(workdir, arguments, *, kills, seed, module="mnist.train", say=print)
             shutil.rmtree(killed)  # finished before all kills were spent: once more from the start
             rounds += 1
             moment = "finished"
-        say(f"{kill:5d} {moment:<10}{seconds:8.1f}{newest_step(killed):12d}")
+        print(f"{kill:5d} {moment:<10}{seconds:8.1f}{newest_step(killed):12d}", flush=True)
     if start(module, killed, arguments).wait():
         raise Error(f"the last run failed: see {killed}.log.")
-    say(f"finished: step {newest_step(killed)}, {rounds} run(s)")
+    print(f"finished: step {newest_step(killed)}, {rounds} run(s)", flush=True)
     return differences(undisturbed, killed)
 
 
