@@ -65,7 +65,7 @@ def train_and_evaluate(
         run.prepare(jit_compile, eval_batch_size, flags_text)
         while True:
             interrupted = bool(interrupt and interrupt.signum)
-            if run.evaluation_due() and not interrupted:
+            if run.evaluation_due():  # also when interrupted: no checkpoint is ever written twice
                 run.evaluate()
             if run.save_due() or interrupted:
                 run.save()

@@ -1,5 +1,6 @@
 """What TensorBoard shows, and when. Summaries observe: nothing here changes the training."""
 
+import contextlib
 import os
 
 from mnist.files import write_errors
@@ -35,9 +36,14 @@ class Summaries:
         # A graph keeps the writer that it was traced with: one graph for each run.
         self._write_batches = tf.function(_write_batches, reduce_retracing=True)
 
+    @contextlib.contextmanager
+    def _writing(self, name, step=None):
+        with write_errors("write event files"), self._writers[name].as_default(step=step):
+            yield
+
     def describe(self, texts, train_step, batch_spec):
         """Writes texts (a dict from tag to Markdown) and the graph of `train_step`, at step 0."""
-        with self._writers["train"].as_default(step=0):
+        with self._writing("train", 0):
             for tag, text in texts.items():
                 tf.summary.text(tag, text)
             tf.summary.graph(train_step.get_concrete_function(*batch_spec).graph)
@@ -49,18 +55,18 @@ class Summaries:
           first_step: the step of the first element.
           scalars: a dict from names to float32 tensors `[steps]`.
         """
-        with self._writers["train"].as_default():
+        with self._writing("train"):
             self._write_batches(tf.constant(first_step, tf.int64), scalars)
 
     def write_scalars(self, name, step, scalars):
         """Writes a dict of scalars at one step; `name` is "train" or "validation"."""
-        with self._writers[name].as_default(step=step):
+        with self._writing(name, step):
             for tag, value in scalars.items():
                 tf.summary.scalar(tag, value)
 
     def write_predictions(self, step, examples, predictions):
         """Writes the first 25 validation images with label and prediction, and the confusion matrix."""
-        with self._writers["validation"].as_default(step=step):
+        with self._writing("validation", step):
             tf.summary.image("predictions", draw_predictions(examples, predictions)[np.newaxis])
             matrix = count_confusions(examples.labels, predictions)
             tf.summary.image("confusion_matrix", draw_confusions(matrix)[np.newaxis])
