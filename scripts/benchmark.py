@@ -22,7 +22,7 @@ as Markdown:
   torch_dataloader  PyTorch with a DataLoader, as in its tutorials
   torch_resident    PyTorch on tensors in memory, channels last; torch_bfloat16: the same, autocast
 
-Measured: (to be filled in)
+What it printed last is in the README.
 """
 
 import contextlib
