@@ -31,3 +31,15 @@ def write_idx_folder(path, train=60, test=20):
 @pytest.fixture
 def idx_folder(tmp_path):
     return write_idx_folder(tmp_path / "tiny")
+
+
+class StopAfter:
+    """Asks a run to stop when it is asked for the n-th time."""
+
+    def __init__(self, n):
+        self.n = n
+
+    @property
+    def signum(self):
+        self.n -= 1
+        return 15 if self.n < 0 else None

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import StopAfter
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +33,6 @@ def state_of(step):
 
 def without_times(results):
     return {k: v for k, v in results.items() if k not in ("train_seconds", "images_per_second")}
-
-
-class StopAfter:
-    """Asks a run to stop when it is asked for the n-th time."""
-
-    def __init__(self, n):
-        self.n = n
-
-    @property
-    def signum(self):
-        self.n -= 1
-        return 15 if self.n < 0 else None
 
 
 @pytest.fixture(scope="module")

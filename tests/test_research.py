@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import StopAfter
 
 # For each file: the setting that changes nothing, and settings out of range.
 NEUTRAL = {
@@ -91,18 +92,6 @@ def test_the_loss_falls_on_one_batch(name, digits):
     train_step, _ = make_train_loop(step)
     losses = [float(train_step(*map(tf.constant, batch))["loss"]) for _ in range(25)]
     assert np.mean(losses[-3:]) < 0.8 * losses[0]
-
-
-class StopAfter:
-    """Asks a run to stop when it is asked for the n-th time."""
-
-    def __init__(self, n):
-        self.n = n
-
-    @property
-    def signum(self):
-        self.n -= 1
-        return 15 if self.n < 0 else None
 
 
 # float32 is what the other tests run in.
