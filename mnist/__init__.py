@@ -68,5 +68,8 @@ def run(main):
             return main(argv[1:]) if takes_arguments else main()
         except Error as error:
             sys.exit(f"error: {error}")
+        except BrokenPipeError:  # whoever read the output has left, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
 
     app.run(guarded)
