@@ -216,6 +216,13 @@ def steps_per_epoch(num_examples, batch_size):
     return -(-num_examples // batch_size)
 
 
+def _as_tensor(array):
+    """A tensor on the memory of a NumPy array if it can be, so that a large data set is held once."""
+    if array.ctypes.data % readers.ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable:
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return tf.constant(array)
+
+
 def train_batches(examples, batch_size, *, seed, start_step=0):
     """The batches of all epochs, from `start_step` on, without end.
 
@@ -229,7 +236,7 @@ def train_batches(examples, batch_size, *, seed, start_step=0):
     if not 0 < batch_size <= num_examples:
         raise Error(f"--batch_size={batch_size} does not fit {num_examples:,} training images.")
     num_steps = steps_per_epoch(num_examples, batch_size)
-    images, labels = tf.constant(examples.images), tf.constant(examples.labels)
+    images, labels = (_as_tensor(array) for array in examples)
 
     def epoch_batches(epoch):
         order = epoch_order(num_examples, seed, epoch)

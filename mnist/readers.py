@@ -25,6 +25,17 @@ _MAX_GROWTH = 64
 _FREE_BYTES = 64 * 2**20
 
 
+# TensorFlow uses an array in place, without a copy, if it begins at a multiple of this many bytes.
+ALIGNMENT = 64
+
+
+def empty_aligned(length):
+    """uint8 `[length]`, not set to anything, that begins at a multiple of `ALIGNMENT`."""
+    buffer = np.empty(length + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + length]
+
+
 def read_idx_images(path):
     """Reads uint8 images `[N, 28, 28, 1]` from an IDX file, gzipped if its name ends in `.gz`."""
     return _read_idx(path, _IMAGES_MAGIC, "images")[..., np.newaxis]
@@ -50,7 +61,7 @@ def _read_idx(path, magic, what):
                     f"{path}: its header claims {shape[0]:,} {what}, more than a file of {size:,} "
                     "bytes holds. Is it truncated or damaged?"
                 )
-            array = np.empty(length, np.uint8)
+            array = empty_aligned(length)
             filled = 0
             while filled < length and (count := file.readinto(memoryview(array)[filled:])):
                 filled += count

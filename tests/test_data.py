@@ -1,6 +1,7 @@
 """Where images come from, and in which order they flow."""
 
 import functools
+import gc
 import gzip
 import hashlib
 import http.server
@@ -13,7 +14,7 @@ import tempfile
 import threading
 
 import mnist
-from mnist import data
+from mnist import data, readers
 
 import numpy as np
 import pytest
@@ -383,3 +384,34 @@ def test_digest_tells_content_not_name(idx_folder, tmp_path):
 def test_digest_tells_the_holdout(idx_folder):
     digests = {data.load("mnist", str(idx_folder), holdout).digest() for holdout in (0, 10, 20)}
     assert len(digests) == 3
+
+
+# Memory
+
+
+def test_images_of_idx_files_are_held_once_and_as_long_as_needed(idx_folder):
+    images = data.load("mnist", str(idx_folder)).train.images
+    expected = images.copy()
+    tensor = data._as_tensor(images)
+    assert np.shares_memory(np.frombuffer(memoryview(tensor), np.uint8), images)
+    del images
+    gc.collect()
+    np.testing.assert_array_equal(tensor, expected)
+
+
+@pytest.mark.parametrize("spoil", ["unaligned", "read-only", "strided"])
+def test_any_array_gives_the_same_batches(spoil):
+    images, labels = random_examples(60)
+    images = images[..., np.newaxis]
+    expected = next(iter(data.train_batches(data.Examples(images, labels), 20, seed=0)))[0].numpy()
+    if spoil == "unaligned":
+        other = readers.empty_aligned(images.size + 1)[1:].reshape(images.shape)
+        other[:] = images
+    elif spoil == "read-only":
+        other = readers.empty_aligned(images.size).reshape(images.shape)
+        other[:] = images
+        other.flags.writeable = False
+    else:
+        other = np.repeat(images, 2, axis=0)[::2]
+    batch = next(iter(data.train_batches(data.Examples(other, labels), 20, seed=0)))[0]
+    np.testing.assert_array_equal(batch, expected)
