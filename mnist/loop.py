@@ -5,6 +5,7 @@ import os
 
 from mnist import files
 from mnist.fingerprint import fingerprint_of
+from mnist.profiler import Profiler
 from mnist.session import Session
 
 import numpy as np
@@ -29,6 +30,7 @@ def train_and_evaluate(
     resume=True,
     early_stopping_patience=0,
     jit_compile=False,
+    profile=None,
     settings=None,
     flags_text="",
     interrupt=None,
@@ -39,6 +41,7 @@ def train_and_evaluate(
       step: a `TrainStep`.
       dataset: a `data.Dataset`.
       workdir: folder of the run, made if need be.
+      profile: a pair of steps, the first and the last to profile, counted from 1.
       settings: a dict of further settings that change the numbers; a resume with others is refused.
       flags_text: the content of `flags.txt`.
       interrupt: an `Interrupt`, looked at between inner loops.
@@ -48,8 +51,10 @@ def train_and_evaluate(
     Raises: `mnist.Error`; `Interrupted` when everything is saved.
     """
     fingerprint = fingerprint_of(step, dataset, batch_size, jit_compile, settings)
-    with files.lock(workdir):
-        run = Session(step, dataset, workdir, batch_size, epochs, max_steps, checkpoint_every, keep_checkpoints)
+    with files.lock(workdir), Profiler(workdir, profile) as profiler:
+        run = Session(
+            step, dataset, workdir, profiler, batch_size, epochs, max_steps, checkpoint_every, keep_checkpoints
+        )
         run.restore(fingerprint, resume)
         if flags_text:
             files.write_atomically(os.path.join(workdir, "flags.txt"), flags_text)

@@ -25,8 +25,11 @@ class Session:
     so far, the metrics of the epochs before, the seconds. It is JSON in every checkpoint.
     """
 
-    def __init__(self, step, dataset, workdir, batch_size, epochs, max_steps, checkpoint_every, keep_checkpoints):
+    def __init__(
+        self, step, dataset, workdir, profiler, batch_size, epochs, max_steps, checkpoint_every, keep_checkpoints
+    ):
         self.step, self.dataset, self.workdir, self.batch_size = step, dataset, workdir, batch_size
+        self.profiler = profiler
         self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
         self.directory = os.path.join(workdir, "checkpoints")
         self.steps_per_epoch = data.steps_per_epoch(len(dataset.train.labels), batch_size)
@@ -91,15 +94,17 @@ class Session:
     def steps_to_next_event(self):
         number = self.step_number
         periods = [self.steps_per_epoch] + ([self.checkpoint_every] if self.checkpoint_every else [])
-        return min([self.last_step - number] + [period - number % period for period in periods])
+        steps = [self.last_step - number, self.profiler.steps_to_edge(number)]
+        return min(steps + [period - number % period for period in periods])
 
     def train_steps(self, num_steps):
         """Trains `num_steps` in one call into the graph; raises at the first non-finite loss."""
         first = self.step_number + 1
-        start = time.perf_counter()
-        scalars = self.train_loop(self.batches, tf.constant(num_steps))
-        scalars = {name: values.numpy() for name, values in scalars.items()}
-        seconds = time.perf_counter() - start
+        with self.profiler.loop(self.step_number, num_steps):
+            start = time.perf_counter()
+            scalars = self.train_loop(self.batches, tf.constant(num_steps))
+            scalars = {name: values.numpy() for name, values in scalars.items()}
+            seconds = time.perf_counter() - start
         done = int(np.isfinite(scalars["loss"]).sum())  # the loop ends after one that is not
         self.summaries.write_batches(first, {name: values[:done] for name, values in scalars.items()})
         if done < num_steps:

@@ -1,0 +1,52 @@
+"""A TensorFlow profile of some steps of a run, for the Profile tab of TensorBoard."""
+
+import contextlib
+import os
+import sys
+
+from mnist.files import write_errors
+
+import tensorflow as tf
+
+
+class Profiler:
+    """While entered, profiles the steps from `first` to `last`, counted from 1, both included.
+
+    A run that goes on from a step between them profiles the rest; one that ends there keeps what it has.
+
+    Args:
+      workdir: the run's folder. The profile goes to `<workdir>/train/plugins/profile`.
+      steps: `(first, last)`, or None for no profile.
+    """
+
+    def __init__(self, workdir, steps=None):
+        self._logdir = os.path.join(workdir, "train")
+        self._first, self._last = steps or (sys.maxsize, 0)
+        self._running = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._stop()
+
+    def steps_to_edge(self, step_number):
+        """Steps after which the profile begins or ends, for an inner loop to end there."""
+        return min(edge - step_number for edge in (self._first - 1, self._last, sys.maxsize) if edge > step_number)
+
+    @contextlib.contextmanager
+    def loop(self, step_number, num_steps):
+        """Around an inner loop of `num_steps` after `step_number`."""
+        if not self._running and self._first <= step_number + 1 <= self._last:
+            tf.profiler.experimental.start(self._logdir)
+            self._running = True
+        with tf.profiler.experimental.Trace("train_loop", step_num=step_number + 1, _r=1):
+            yield
+        if step_number + num_steps >= self._last:
+            self._stop()
+
+    def _stop(self):
+        if self._running:
+            self._running = False
+            with write_errors(f"write a profile to {self._logdir}"):
+                tf.profiler.experimental.stop()
