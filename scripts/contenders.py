@@ -1,0 +1,368 @@
+"""What scripts/benchmark.py runs, each in a process of its own: python scripts/contenders.py NAME FOLDER OPTIONS
+
+FOLDER holds a data set as `write_idx` writes it, OPTIONS are keyword arguments as JSON. Prints a line of JSON.
+"""
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+# A contender's start-up is timed: TensorFlow, PyTorch and mnist are imported where they are used.
+
+BATCH_SIZE = 64
+STEPS_PER_LOOP = 100
+CORES = 2
+EVAL_BATCH_SIZES = (100, 500, 1000, 2500)  # 500 is the default
+
+
+def timed(function, *args):
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - start
+
+
+def since_spawn():
+    """Seconds since the parent started this process."""
+    return time.time() - float(os.environ["BENCHMARK_SPAWNED"])
+
+
+def peak_mib():
+    """The most memory that this process has held, in MiB."""
+    with contextlib.suppress(OSError), open("/proc/self/status") as status:
+        # Not ru_maxrss: on Linux it begins with what the parent held.
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def make_result(first_step, seconds, accuracy):
+    """What a contender returns, at the end of training; `accuracy` is called when all is measured."""
+    return {"first_step": first_step, "seconds": seconds, "peak_mib": peak_mib(), "accuracy": float(accuracy())}
+
+
+# ---- the data, four IDX files in a folder
+
+
+def write_idx(folder, dataset, times=1):
+    """Writes a data set as IDX files, the training set `times` over."""
+    for part, examples, repeats in (("train", dataset.train, times), ("t10k", dataset.test, 1)):
+        for kind, array in (("images-idx3", examples.images[..., 0]), ("labels-idx1", examples.labels)):
+            shape = np.array([len(array) * repeats, *array.shape[1:]], ">u4")
+            with open(os.path.join(folder, f"{part}-{kind}-ubyte"), "wb") as file:
+                file.write(bytes([0, 0, 8, array.ndim]) + shape.tobytes())
+                for _ in range(repeats):
+                    array.tofile(file)
+
+
+def read_idx(folder, part):
+    """Reads what `write_idx` wrote, for contenders that do without mnist. Returns: images, labels."""
+    images = np.fromfile(os.path.join(folder, f"{part}-images-idx3-ubyte"), np.uint8, offset=16)
+    return images.reshape(-1, 28, 28, 1), np.fromfile(
+        os.path.join(folder, f"{part}-labels-idx1-ubyte"), np.uint8, offset=8
+    )
+
+
+# ---- model.fit
+
+
+def make_sequential(**kwargs):
+    """The network of TensorFlow's CNN tutorial as one writes it with Keras; `kwargs` go to compile()."""
+    import keras
+    from keras import layers
+
+    model = keras.Sequential(
+        [
+            keras.Input([28, 28, 1]),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"], **kwargs)
+    return model
+
+
+def fit(model, epochs, folder, *args, **kwargs):
+    """Calls model.fit(*args) for one epoch and then those that count."""
+    import keras
+
+    first_step, starts, ends = [], [], []
+    clock = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: first_step or first_step.append(since_spawn()),
+        on_epoch_begin=lambda epoch, logs: starts.append(time.perf_counter()),
+        on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter()),
+    )
+    model.fit(*args, epochs=1 + epochs, callbacks=[clock], verbose=0, **kwargs)
+    seconds = [end - start for start, end in zip(starts, ends, strict=True)]
+
+    def accuracy():
+        images, labels = read_idx(folder, "t10k")
+        return model.evaluate(images / 255.0, keras.utils.to_categorical(labels, 10), verbose=0)[1]
+
+    return make_result(first_step[0], seconds[1:], accuracy)
+
+
+def fit_numpy(folder, epochs):
+    import keras
+
+    images, labels = read_idx(folder, "train")
+    images, labels = images / 255.0, keras.utils.to_categorical(labels, 10)
+    return fit(make_sequential(), epochs, folder, images, labels, batch_size=BATCH_SIZE)
+
+
+def fit_best(folder, epochs):
+    import keras
+    import tensorflow as tf
+
+    images, labels = read_idx(folder, "train")
+    images = tf.constant(images.astype(np.float32) / 255)
+    labels = tf.constant(keras.utils.to_categorical(labels, 10), tf.float32)
+
+    def gather_batch(indices):
+        return tf.gather(images, indices), tf.gather(labels, indices)
+
+    indices = tf.data.Dataset.range(len(labels)).shuffle(len(labels)).batch(BATCH_SIZE)
+    batches = indices.map(gather_batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return fit(make_sequential(steps_per_execution=50, jit_compile=False), epochs, folder, batches)
+
+
+# ---- this project's loop
+
+
+def make_step(dtype="float32", slices=1):
+    """Returns the plain step, or with `slices` of 2 the one that gives each half of a batch a core."""
+    from mnist.model import CNN
+    from mnist.research.accumulate import Accumulate
+    from mnist.step import TrainStep
+
+    import keras
+    import tensorflow as tf
+
+    if slices > 1:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+    keras.utils.set_random_seed(0)
+    model, optimizer = CNN(dtype=dtype), keras.optimizers.Adam(1e-3)
+    return Accumulate(model, optimizer, slices=slices) if slices > 1 else TrainStep(model, optimizer)
+
+
+def make_train(step, examples, *, jit_compile=False, start_step=0):
+    """Returns `train(num_steps)`, which runs inner loops and fetches their scalars, as mnist.loop does."""
+    from mnist import data
+    from mnist.step import make_train_loop
+
+    import tensorflow as tf
+
+    batches = iter(data.train_batches(examples, BATCH_SIZE, seed=0, start_step=start_step))
+    _, train_loop = make_train_loop(step, jit_compile=jit_compile)
+
+    def train(num_steps):
+        for done in range(0, num_steps, STEPS_PER_LOOP):
+            scalars = train_loop(batches, tf.constant(min(STEPS_PER_LOOP, num_steps - done)))
+            for values in scalars.values():
+                values.numpy()
+
+    return train
+
+
+def count_steps(examples):
+    return -(-len(examples.labels) // BATCH_SIZE)
+
+
+def loop(folder, epochs, dtype="float32", slices=1, jit_compile=False):
+    from mnist import data
+    from mnist.evaluate import compute_metrics, make_predict_logits
+
+    _, _, examples, _, test = data.load("mnist", folder)
+    step = make_step(dtype, slices)
+    train = make_train(step, examples, jit_compile=jit_compile)
+    train(1)
+    first_step = since_spawn()
+    train(count_steps(examples) - 1)
+    seconds = [timed(train, count_steps(examples)) for _ in range(epochs)]
+    predict_logits = make_predict_logits(step.model)
+    return make_result(
+        first_step, seconds, lambda: compute_metrics(predict_logits(test.images), test.labels)["accuracy"]
+    )
+
+
+# ---- PyTorch
+
+
+def torch_loop(folder, epochs, resident=True, bfloat16=False):
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(CORES)
+    torch.manual_seed(0)
+    layout = torch.channels_last if resident else torch.contiguous_format
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(576, 64), nn.ReLU(), nn.Linear(64, 10)),
+    ).to(memory_format=layout)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    cross_entropy = nn.CrossEntropyLoss()
+
+    def make_tensors(part):
+        images, labels = (torch.from_numpy(array) for array in read_idx(folder, part))
+        images = images.permute(0, 3, 1, 2).float() / 255
+        return images.contiguous(memory_format=layout), labels.long()
+
+    images, labels = make_tensors("train")
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images, labels), batch_size=BATCH_SIZE, shuffle=True
+    )
+
+    def epoch_batches():
+        if not resident:
+            return loader
+        return ((images[indices], labels[indices]) for indices in torch.randperm(len(labels)).split(BATCH_SIZE))
+
+    def train(batches):
+        for batch_images, batch_labels in batches:
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = cross_entropy(model(batch_images), batch_labels)
+            loss.backward()
+            optimizer.step()
+
+    train(itertools.islice(epoch_batches(), 1))
+    first_step = since_spawn()
+    train(itertools.islice(epoch_batches(), 1, None))
+    seconds = [timed(lambda: train(epoch_batches())) for _ in range(epochs)]
+
+    def accuracy():
+        with torch.inference_mode():
+            test_images, test_labels = make_tensors("t10k")
+            return (model(test_images).argmax(1) == test_labels).float().mean()
+
+    return make_result(first_step, seconds, accuracy)
+
+
+ROWS = {
+    "fit_numpy": fit_numpy,
+    "fit_best": fit_best,
+    "loop_float32": loop,
+    "loop_bfloat16": functools.partial(loop, dtype="mixed_bfloat16"),
+    "loop_split": functools.partial(loop, slices=2),
+    "loop_split_bfloat16": functools.partial(loop, dtype="mixed_bfloat16", slices=2),
+    "loop_xla": functools.partial(loop, jit_compile=True),
+    "torch_dataloader": functools.partial(torch_loop, resident=False),
+    "torch_resident": torch_loop,
+    "torch_bfloat16": functools.partial(torch_loop, bfloat16=True),
+}
+
+
+# ---- what else a process of its own measures
+
+
+def check(folder, steps=200):
+    """Trains both from the same weights on the same batches, across the short last batch of an epoch."""
+    from mnist import data
+
+    import keras
+
+    examples = data.load("mnist", folder).train
+    start_step = max(count_steps(examples) - steps // 2, 0)
+    step, model = make_step(), make_sequential(jit_compile=False)
+    model.set_weights(step.model.get_weights())
+    batches = data.train_batches(examples, BATCH_SIZE, seed=0, start_step=start_step).take(steps)
+    batches = [(x / 255.0, keras.utils.to_categorical(y, 10)) for x, y in batches.as_numpy_iterator()]
+    # fit() makes float32 of these images, as it does of whole arrays.
+    methods = {"__len__": lambda _: steps, "__getitem__": lambda _, i: batches[i]}
+    model.fit(type("Batches", (keras.utils.PyDataset,), methods)(), shuffle=False, verbose=0)
+    make_train(step, examples, start_step=start_step)(steps)
+    pairs = list(zip(model.get_weights(), step.model.get_weights(), strict=True))
+    difference = max(float(np.abs(a - b).max()) for a, b in pairs)
+    equal = all(np.array_equal(a, b) for a, b in pairs)
+    return {"steps": steps, "weights": sum(a.size for a, _ in pairs), "equal": equal, "difference": difference}
+
+
+def scale(folder, steps):
+    """The cost of an image, an epoch's shuffle included, and the memory."""
+    from mnist import data
+
+    examples = data.load("mnist", folder).train
+    num_examples = len(examples.labels)
+    train = make_train(make_step(), examples)
+    train(STEPS_PER_LOOP)
+    loops = [timed(train, STEPS_PER_LOOP) for _ in range(steps // STEPS_PER_LOOP)]
+    # Once an epoch, so that a few steps would show all of it or nothing.
+    orders = [timed(lambda epoch: data.epoch_order(num_examples, 0, epoch).numpy(), epoch) for epoch in range(6)]
+    order_seconds = statistics.median(orders[1:])
+    image_seconds = statistics.median(loops) / STEPS_PER_LOOP * count_steps(examples) / num_examples
+    return {
+        "images": num_examples,
+        "image_seconds": image_seconds + order_seconds / num_examples,
+        "order_seconds": order_seconds,
+        "data_mib": sum(array.nbytes for array in examples) / 2**20,
+        "peak_mib": peak_mib(),
+    }
+
+
+def overheads(folder, repeats):
+    """Times what train_and_evaluate does beside training, epochs of the bare loop, and evaluations in turn."""
+    from mnist import data
+    from mnist.evaluate import compute_metrics, make_predict_logits
+    from mnist.loop import train_and_evaluate
+
+    import keras
+
+    dataset = data.load("mnist", folder)
+    test, num_steps = dataset.test, count_steps(dataset.train)
+    step = make_step()
+    train = make_train(step, dataset.train)
+    train(num_steps)
+
+    def beside(epochs, max_steps=None):
+        """Seconds of a run that are not training: start-up, evaluation, summaries, progress, checkpoints."""
+        with tempfile.TemporaryDirectory() as workdir:
+            start = time.perf_counter()
+            results = train_and_evaluate(make_step(), dataset, workdir, epochs=epochs, max_steps=max_steps)
+            return time.perf_counter() - start - results["train_seconds"]
+
+    beside(1, max_steps=10)  # what happens once in a process
+    # From one epoch to three: start-up, and all that is traced only once, cancels out.
+    per_epoch = [(beside(3) - beside(1)) / 2 for _ in range(repeats)]
+    bare = [timed(train, num_steps) for _ in range(repeats)]
+
+    def ours(batch_size):
+        predict_logits = make_predict_logits(step.model, batch_size)
+        return lambda: compute_metrics(predict_logits(test.images), test.labels)
+
+    images, labels = test.images.astype(np.float32) / 255, keras.utils.to_categorical(test.labels, 10)
+    evaluate = functools.partial(make_sequential().evaluate, images, labels, verbose=0)
+    contenders = {
+        "model.evaluate 32": evaluate,
+        "model.evaluate 500": functools.partial(evaluate, batch_size=500),
+        **{f"make_predict_logits {size}": ours(size) for size in EVAL_BATCH_SIZES},
+    }
+    seconds = {name: [] for name in contenders}
+    for _ in range(1 + repeats):
+        for name, contender in contenders.items():
+            seconds[name].append(timed(contender))
+    return {"bare": bare, "beside": per_epoch, "evaluation": {name: values[1:] for name, values in seconds.items()}}
+
+
+CONTENDERS = ROWS | {"check": check, "scale": scale, "overheads": overheads}
+
+
+if __name__ == "__main__":
+    name, folder, options = sys.argv[1:]
+    print(json.dumps(CONTENDERS[name](folder, **json.loads(options))))
