@@ -19,7 +19,7 @@ from mnist.files import sync, write_atomically, write_errors
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging
+from absl import flags, logging
 
 _DATA = ".data-00000-of-00001"
 _INDEX = ".index"
@@ -105,9 +105,10 @@ def _describe_model(model):
         description = keras.saving.serialize_keras_object(model)
     except NotImplementedError:  # a subclass with arguments of its own and no get_config()
         return None
-    if description["module"] == "__main__":  # the name by which another process finds it
+    if type(model).__module__ == "__main__":  # the name by which another process finds it
         spec = sys.modules["__main__"].__spec__
-        description["module"] = spec.name if spec else "__main__"
+        script = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+        description["module"] = spec.name if spec else script
     return description
 
 
@@ -183,6 +184,24 @@ def assign(step, tensors):
         variable.assign(tensors[name])
 
 
+def _register_class(module):
+    """Imports the module of a model's class, so that Keras knows the class.
+
+    The module may bring flags of `mnist.train`, which must not take the place of this command's own.
+    """
+    own = {name: flags.FLAGS[name] for name in flags.FLAGS}
+    for flag in own.values():
+        flag.allow_override = True
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise Error(
+            f"the model's class is in {module}, which cannot be imported ({error}): start in its folder."
+        ) from None
+    for name, flag in own.items():
+        flags.FLAGS[name] = flag
+
+
 def load_model(workdir):
     """Rebuilds the evaluated model of a run from its newest checkpoint.
 
@@ -196,7 +215,7 @@ def load_model(workdir):
     tensors, metadata = loaded
     if metadata["model"] is None:
         raise Error(f"the model of {workdir} cannot be rebuilt: its class needs a get_config().")
-    importlib.import_module(metadata["model"]["module"])  # registers the class with Keras
+    _register_class(metadata["model"]["module"])
     model = keras.saving.deserialize_keras_object(metadata["model"])
     for i, variable in enumerate(model.variables):
         variable.assign(tensors[f"eval_model/{i}"])

@@ -2,13 +2,22 @@
 
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
+from mnist import checkpoint, data, train
+from mnist.loop import train_and_evaluate
+from mnist.model import CNN
+from mnist.step import TrainStep
+
+import keras
 import pytest
+from absl.testing import flagsaver
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+EXAMPLES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", README, re.DOTALL))
 
 
 def test_every_file_and_module_that_is_named_exists():
@@ -20,7 +29,7 @@ def test_every_file_and_module_that_is_named_exists():
 
 
 def test_the_example_step_runs_when_pasted(tmp_path):
-    example = re.search(r"```python\n# my_idea\.py\n(.*?)```", README, re.DOTALL)[1]
+    example = EXAMPLES["my_idea"]
     assert len(example.splitlines()) <= 15
     (tmp_path / "my_idea.py").write_text(example)
     command = [sys.executable, "my_idea.py", "--dataset=digits", "--max_steps=5", "--workdir=run"]
@@ -29,6 +38,90 @@ def test_the_example_step_runs_when_pasted(tmp_path):
     assert "# python my_idea.py" in (tmp_path / "run" / "flags.txt").read_text()
     events = b"".join(path.read_bytes() for path in (tmp_path / "run" / "train").iterdir())
     assert b"batch_gradient_norm" in events
+
+
+@pytest.fixture
+def paste(tmp_path, monkeypatch):
+    """Runs an example of the README as `python NAME.py`, in this process and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments):
+        (tmp_path / f"{name}.py").write_text(EXAMPLES[name])
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--dataset=digits", *arguments])
+        with flagsaver.flagsaver():
+            train.FLAGS.unparse_flags()
+            with pytest.raises(SystemExit) as exit:
+                runpy.run_path(f"{name}.py", run_name="__main__")
+        assert exit.value.code == 0
+
+    yield run
+    train.FLAGS.mark_as_parsed()
+
+
+def test_examples_are_complete():
+    assert EXAMPLES.keys() == {"my_idea", "momentum", "other_model", "two_optimizers", "distill", "notebook"}
+
+
+@pytest.mark.parametrize("name", ["momentum", "other_model", "two_optimizers", "distill"])
+def test_an_example_trains_and_resumes_exactly(name, paste, tmp_path):
+    if name == "distill":
+        train_and_evaluate(TrainStep(CNN(), keras.optimizers.Adam()), data.load("digits"), "runs/first", epochs=1)
+    paste(name, "--workdir=straight", "--max_steps=30", "--noresume")
+    paste(name, "--workdir=stopped", "--max_steps=13")
+    paste(name, "--workdir=stopped", "--max_steps=30")
+    straight, resumed = (checkpoint.load_newest(f"{w}/checkpoints")[0] for w in ("straight", "stopped"))
+    assert straight.keys() == resumed.keys()
+    assert all(straight[key].tobytes() == resumed[key].tobytes() for key in straight)
+    parts = {key.partition("/")[0] for key in straight} - {"eval_model"}
+    own = {"two_optimizers": {"dense_optimizer"}, "distill": {"teacher"}}
+    assert parts == {"model", "optimizer"} | own.get(name, set())
+    losses = [entry["train_loss"] for entry in checkpoint.load_newest("straight/checkpoints")[1]["history"]]
+    assert losses[-1] < losses[0]
+
+
+def test_the_notebook_example_runs_without_flags(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(EXAMPLES["notebook"], "notebook.py", "exec"), {})
+    assert float(capsys.readouterr().out.splitlines()[-1]) > 0.6
+
+
+def test_a_model_of_ones_own_is_found_by_other_commands(tmp_path):
+    """A subclass in the user's file, which brings the flags of mnist.train along."""
+    (tmp_path / "my_model.py").write_text(OWN_MODEL)
+    arguments = ["--dataset=digits", "--max_steps=3", "--workdir=run"]
+    subprocess.run([sys.executable, "my_model.py", *arguments], cwd=tmp_path, check=True, capture_output=True)
+    command = [sys.executable, "-m", "mnist.evaluate", "--workdir=run", "--eval_batch_size=100"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("step 3, 297 test images"), done.stderr
+    command[-2:] = [f"--workdir={tmp_path}/run"]
+    elsewhere = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert elsewhere.returncode == 1
+    assert elsewhere.stderr.startswith("error: the model's class is in my_model, which cannot be imported")
+    assert len(elsewhere.stderr.splitlines()) == 1
+
+
+OWN_MODEL = """
+import keras
+
+from mnist import train
+from mnist.step import TrainStep
+
+
+@keras.saving.register_keras_serializable()
+class Linear(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.flatten, self.logits = keras.layers.Flatten(), keras.layers.Dense(10)
+        self.logits.build([None, 784])
+        self.built = True
+
+    def call(self, images, training=False):
+        return self.logits(self.flatten(images))
+
+
+if __name__ == "__main__":
+    train.launch(lambda model, optimizer, **kwargs: TrainStep(Linear(), optimizer, **kwargs))
+"""
 
 
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="scripts/test.sh makes .venv; run it once")

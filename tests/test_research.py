@@ -26,6 +26,7 @@ NEUTRAL = {
     "label_smoothing": ({"alpha": 0.0}, [{"alpha": -0.1}, {"alpha": 1.1}]),
     "mixup": ({"alpha": 0.0}, [{"alpha": -0.1}]),
     "record": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0, "alpha": 0.0}, [{"decay": 1.0}]),
+    "speedrun": ({"slices": 1, "alpha": 0.0}, [{"slices": 0}, {"alpha": 2.0}]),
     "sam": ({"rho": 0.0}, [{"rho": -0.1}]),
 }
 NAMES = [module.name for module in pkgutil.iter_modules(research.__path__)]
@@ -36,8 +37,9 @@ def variant(name):
     """The `TrainStep` that a file defines."""
     module = importlib.import_module(f"mnist.research.{name}")
     classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
-    assert len(classes) == 1
-    return classes[0]
+    steps = [c for c in classes if issubclass(c, TrainStep)]
+    assert len(steps) == 1
+    return steps[0]
 
 
 def make_step(cls, dtype="float32", **options):

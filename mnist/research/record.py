@@ -1,32 +1,47 @@
-"""The best recipe: mild augmentation, smoothed labels, averaged weights.
+"""The best recipe: mild augmentation, smoothed labels, averaged weights, the middle of the image.
 
-python -m mnist.research.record --schedule=one_cycle --learning_rate=4e-3 --epochs=5
+RESULTS
+
+    python -m mnist.research.record --flagfile=scripts/recipes/5_epochs.flags
 """
 
 from mnist import train
+from mnist.model import CNN
 from mnist.research.augment import Augment
 from mnist.research.ema import EMA
 from mnist.research.label_smoothing import LabelSmoothing
 
+import keras
 from absl import flags
 
 FLAGS = flags.FLAGS  # --decay, --degrees, --pixels, --scaling and --smoothing come with the imports
+
+
+@keras.saving.register_keras_serializable(package="mnist")
+class CentredCNN(CNN):
+    """The CNN on rows and columns 1 to 26 instead of 0 to 25, which cut through 12 % of MNIST's digits."""
+
+    def call(self, images, training=False):
+        return super().call(images[:, 1:, 1:], training)
 
 
 class Record(EMA, Augment, LabelSmoothing):
     """Smoothed labels of augmented images; the average is evaluated."""
 
 
-if __name__ == "__main__":
-    train.launch(
-        lambda model, optimizer, **kwargs: Record(
-            model,
-            optimizer,
-            decay=FLAGS.decay,
-            degrees=FLAGS.degrees,
-            pixels=FLAGS.pixels,
-            scaling=FLAGS.scaling,
-            alpha=FLAGS.smoothing,
-            **kwargs,
-        )
+def make_step(model, optimizer, **kwargs):
+    keras.utils.set_random_seed(kwargs["seed"])  # the weights that `model` began with
+    return Record(
+        CentredCNN(dtype=model.dtype_policy),
+        optimizer,
+        decay=FLAGS.decay,
+        degrees=FLAGS.degrees,
+        pixels=FLAGS.pixels,
+        scaling=FLAGS.scaling,
+        alpha=FLAGS.smoothing,
+        **kwargs,
     )
+
+
+if __name__ == "__main__":
+    train.launch(make_step)

@@ -1,0 +1,27 @@
+"""The shortest way to 99 %: one cycle of the rate in less than an epoch, smoothed labels, a core for each half
+of the batch.
+
+Smith and Topin, "Super-Convergence" (arXiv:1708.07120). RESULTS
+
+    python -m mnist.research.speedrun --flagfile=scripts/recipes/speedrun.flags
+"""
+
+from mnist import train
+from mnist.research.accumulate import Accumulate
+from mnist.research.label_smoothing import LabelSmoothing
+
+from absl import flags
+
+FLAGS = flags.FLAGS  # --slices and --smoothing come with the imports
+
+
+class Speedrun(Accumulate, LabelSmoothing):
+    """Smoothed labels, in slices."""
+
+
+if __name__ == "__main__":
+    train.launch(
+        lambda model, optimizer, **kwargs: Speedrun(
+            model, optimizer, slices=FLAGS.slices, alpha=FLAGS.smoothing, **kwargs
+        )
+    )
