@@ -167,10 +167,11 @@ def fit_epochs(folder, epochs, seed):
 # ---- this project's loop
 
 
-def make_step(dtype="float32", slices=1):
-    """Returns the plain step, or with `slices` of 2 the one that gives each half of a batch a core."""
+def make_step(dtype="float32", slices=1, augment=False):
+    """Returns the plain step, one that gives each slice of a batch a core, or one that augments."""
     from mnist.model import CNN
     from mnist.research.accumulate import Accumulate
+    from mnist.research.augment import Augment
     from mnist.step import TrainStep
 
     import keras
@@ -180,7 +181,9 @@ def make_step(dtype="float32", slices=1):
         tf.config.threading.set_intra_op_parallelism_threads(1)
     keras.utils.set_random_seed(0)
     model, optimizer = CNN(dtype=dtype), keras.optimizers.Adam(1e-3)
-    return Accumulate(model, optimizer, slices=slices) if slices > 1 else TrainStep(model, optimizer)
+    if slices > 1:
+        return Accumulate(model, optimizer, slices=slices)
+    return (Augment if augment else TrainStep)(model, optimizer)
 
 
 def make_train(step, examples, *, jit_compile=False, start_step=0):
@@ -206,12 +209,12 @@ def count_steps(examples):
     return -(-len(examples.labels) // BATCH_SIZE)
 
 
-def loop(folder, epochs, dtype="float32", slices=1, jit_compile=False):
+def loop(folder, epochs, jit_compile=False, **options):
     from mnist import data
     from mnist.evaluate import compute_metrics, make_predict_logits
 
     _, _, examples, _, test = data.load("mnist", folder)
-    step = make_step(dtype, slices)
+    step = make_step(**options)
     train = make_train(step, examples, jit_compile=jit_compile)
     train(1)
     first_step = since_spawn()
@@ -285,6 +288,7 @@ ROWS = {
     "loop_bfloat16": functools.partial(loop, dtype="mixed_bfloat16"),
     "loop_split": functools.partial(loop, slices=2),
     "loop_split_bfloat16": functools.partial(loop, dtype="mixed_bfloat16", slices=2),
+    "loop_augment": functools.partial(loop, augment=True),
     "loop_xla": functools.partial(loop, jit_compile=True),
     "torch_dataloader": functools.partial(torch_loop, resident=False),
     "torch_resident": torch_loop,

@@ -20,12 +20,7 @@ flags.DEFINE_list("robust_epsilons", ["0.1", "0.2"], "Largest changes to evaluat
 
 
 class Adversarial(TrainStep):
-    """Trains on attacked images.
-
-    Args:
-      epsilon: bound of the change of a pixel in training, at least 0.
-      attack_steps: at least 1. robust_epsilons: bounds to evaluate under.
-    """
+    """Trains on images that are moved by at most `epsilon` a pixel in `attack_steps`; evaluates `robust_epsilons`."""
 
     def __init__(self, model, optimizer, *, epsilon=0.1, attack_steps=1, robust_epsilons=(0.1, 0.2), **kwargs):
         super().__init__(model, optimizer, **kwargs)
@@ -54,22 +49,18 @@ class Adversarial(TrainStep):
         return tf.argmax(self.eval_model(images, training=False), 1) == tf.cast(labels, tf.int64)
 
     def extra_metrics(self, images, labels):
+        batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(500)
         metrics = super().extra_metrics(images, labels)
         for epsilon in self.robust_epsilons:
-            batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(500)
             correct = sum(int(self.is_robust(*batch, tf.constant(epsilon)).numpy().sum()) for batch in batches)
             metrics[f"robust_accuracy_{epsilon:g}"] = correct / len(labels)
         return metrics
 
 
+def make_step(model, optimizer, **kwargs):
+    kwargs |= {"epsilon": FLAGS.epsilon, "attack_steps": FLAGS.attack_steps}
+    return Adversarial(model, optimizer, robust_epsilons=tuple(map(float, FLAGS.robust_epsilons)), **kwargs)
+
+
 if __name__ == "__main__":
-    train.launch(
-        lambda model, optimizer, **kwargs: Adversarial(
-            model,
-            optimizer,
-            epsilon=FLAGS.epsilon,
-            attack_steps=FLAGS.attack_steps,
-            robust_epsilons=tuple(map(float, FLAGS.robust_epsilons)),
-            **kwargs,
-        )
-    )
+    train.launch(make_step)

@@ -30,7 +30,6 @@ class Record(EMA, Augment, LabelSmoothing):
 
 
 def make_step(model, optimizer, **kwargs):
-    keras.utils.set_random_seed(kwargs["seed"])  # the weights that `model` began with
     return Record(
         CentredCNN(dtype=model.dtype_policy),
         optimizer,
