@@ -228,7 +228,8 @@ def train_batches(examples, batch_size, *, seed, start_step=0):
 
     tf.data over indices: each batch is one slice of the epoch's order and one gather, so that
     starting at any step costs nothing and no state of the pipeline needs to be saved. The last
-    batch of an epoch is short if `batch_size` does not divide the number of examples.
+    batch of an epoch is short if `batch_size` does not divide the number of examples. Images as they
+    come from IDX files are read in place: whoever changes them changes the batches.
 
     Returns: a `tf.data.Dataset` of `(uint8 images [B, 28, 28, 1], uint8 labels [B])`.
     """
