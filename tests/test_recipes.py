@@ -14,9 +14,7 @@ RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.flags"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs_by_the_command_in_its_first_line(path, tmp_path):
-    command = re.fullmatch(
-        r"# python (-m mnist[.\w]+ --flagfile=scripts/recipes/(.*))", path.open().readline()[:-1]
-    )
+    command = re.fullmatch(r"# python (-m mnist[.\w]+ --flagfile=scripts/recipes/(.*))", path.open().readline()[:-1])
     assert command[2] == path.name
     arguments = [*command[1].split(), "--dataset=digits", "--epochs=20", "--dry_run", f"--workdir={tmp_path}"]
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
