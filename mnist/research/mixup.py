@@ -3,7 +3,10 @@
 Zhang et al., "mixup: Beyond Empirical Risk Minimization" (arXiv:1710.09412). As in the authors' code one
 share is drawn for a batch; the partner is the batch in reverse, which is as random as the order is.
 
-    python -m mnist.research.mixup --alpha=0.2 --epochs=5
+    python -m mnist.research.mixup --alpha=0.2 --flagfile=scripts/recipes/variants.flags
+
+Two epochs, seeds 0 to 2, test accuracy: 99.04 ± 0.06 %.
+The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train

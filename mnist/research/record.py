@@ -1,8 +1,9 @@
 """The best recipe: mild augmentation, smoothed labels, averaged weights, the middle of the image.
 
-RESULTS
+    python -m mnist.research.record --flagfile=scripts/recipes/40_epochs.flags
 
-    python -m mnist.research.record --flagfile=scripts/recipes/5_epochs.flags
+Test accuracy, seeds 0 to 9: 99.62 ± 0.04 %. With 5_epochs.flags 99.56 ± 0.04 %, with 1_epoch.flags, which
+neither augments nor averages, 99.30 ± 0.06 %.
 """
 
 from mnist import train
