@@ -1,7 +1,7 @@
 """The shortest way to 99 %: one cycle of the rate in less than an epoch, smoothed labels, a core for each half
 of the batch.
 
-Smith and Topin, "Super-Convergence" (arXiv:1708.07120). RESULTS
+Smith and Topin, "Super-Convergence" (arXiv:1708.07120).
 
     python -m mnist.research.speedrun --flagfile=scripts/recipes/speedrun.flags
 """
