@@ -250,4 +250,7 @@ def train_batches(examples, batch_size, *, seed, start_step=0):
         return tf.data.Dataset.range(first_step, num_steps).map(gather_batch)
 
     epochs = tf.data.Dataset.range(start_step // num_steps, tf.int64.max)
-    return epochs.flat_map(epoch_batches).prefetch(8)
+    options = tf.data.Options()
+    # The default rewrites find nothing to improve here, and copy all images into the graph that they look at.
+    options.experimental_optimization.apply_default_optimizations = False
+    return epochs.flat_map(epoch_batches).prefetch(8).with_options(options)

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import io
 import itertools
+import os
 import pathlib
 import shutil
 import socket
@@ -397,6 +398,22 @@ def test_images_of_idx_files_are_held_once_and_as_long_as_needed(idx_folder):
     del images
     gc.collect()
     np.testing.assert_array_equal(tensor, expected)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read as Linux tells it")
+def test_a_pipeline_takes_no_copy_of_the_images():
+    count = 200_000  # 150 MiB
+    images = readers.empty_aligned(count * 784).reshape(count, 28, 28, 1)
+    images[:] = 1
+
+    def resident():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
+
+    before = resident()
+    batches = iter(data.train_batches(data.Examples(images, images[:, 0, 0, 0].copy()), 64, seed=0))
+    next(batches)
+    assert resident() - before < images.nbytes / 2
 
 
 @pytest.mark.parametrize("spoil", ["unaligned", "read-only", "strided"])
