@@ -7,8 +7,8 @@ Two recipes, in turn, seed by seed, each run in a process of its own on two core
 
 The length of a run is fixed beforehand and the same for all seeds; what counts is the accuracy at its
 end. The speedrun's length is in its flags. The tutorial's rate is constant, so that a shorter run is the
-beginning of a longer one: it is given the shortest whole number of epochs whose mean reaches the target,
-picked on the test set, in its favour. Only training is timed, for both: no start-up, tracing or evaluation.
+beginning of a longer one: it is given the fewest epochs whose mean reaches the target, picked on the test
+set, in its favour, or --fit_epochs if none does. Only training is timed, for both: no start-up, tracing or evaluation.
 """
 
 import json
@@ -66,14 +66,14 @@ def main():
             ours.append(run_recipe(folder, seed))
             accuracies = " ".join(f"{accuracy:.4f}" for accuracy in fits[-1]["accuracies"])
             print(f"seed {seed}: fit {accuracies}; speedrun {ours[-1]['test_accuracy']:.4f}", file=sys.stderr)
-    epochs = shortest(fits, flag.target)
-    if not epochs:
-        raise Error(f"fit does not reach {flag.target} in {flag.fit_epochs} epochs: raise --fit_epochs.")
+    enough = shortest(fits, flag.target)
+    epochs = enough or flag.fit_epochs
+    length = f"{epochs} epochs" + ("" if enough else ", too few")
     seconds = [sum(r["seconds"][:epochs]) for r in fits]
     base = statistics.median(seconds)
     print(f"{dataset.name}, target {flag.target:.2%}, {flag.seeds} seeds\n")
     print("| recipe | length | test accuracy | training, s | times as fast |\n|---|---|---|---|---|")
-    print(format_row("fit", f"{epochs} epochs", [r["accuracies"][epochs - 1] for r in fits], seconds, base))
+    print(format_row("fit", length, [r["accuracies"][epochs - 1] for r in fits], seconds, base))
     accuracies = [r["test_accuracy"] for r in ours]
     print(format_row("speedrun", f"{ours[0]['steps']} steps", accuracies, [r["train_seconds"] for r in ours], base))
     reached = statistics.fmean(accuracies) >= flag.target
@@ -86,5 +86,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "Folder with the data, as of mnist.train.")
     flags.DEFINE_float("target", 0.99, "Mean test accuracy to reach, a share.", lower_bound=0.0, upper_bound=1.0)
     flags.DEFINE_integer("seeds", 10, "Runs of each recipe: seeds 0, 1, 2...", lower_bound=2)
-    flags.DEFINE_integer("fit_epochs", 5, "The most epochs that the tutorial's recipe is given.", lower_bound=1)
+    flags.DEFINE_integer("fit_epochs", 8, "The most epochs that the tutorial's recipe is given.", lower_bound=1)
     run(main)
