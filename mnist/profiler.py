@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import time
 
 from mnist.files import write_errors
 
@@ -48,5 +49,8 @@ class Profiler:
     def _stop(self):
         if self._running:
             self._running = False
+            # TensorFlow names a profile by the second, and overwrites one of the same second.
+            while os.path.exists(os.path.join(self._logdir, "plugins", "profile", time.strftime("%Y_%m_%d_%H_%M_%S"))):
+                time.sleep(0.1)
             with write_errors(f"write a profile to {self._logdir}"):
                 tf.profiler.experimental.stop()

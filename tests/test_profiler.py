@@ -3,6 +3,7 @@
 from mnist import checkpoint, data
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN
+from mnist.profiler import Profiler
 from mnist.step import TrainStep
 
 import keras
@@ -42,3 +43,10 @@ def test_a_stopped_run_keeps_its_profile_and_profiles_the_rest_later(tmp_path):
     assert count_steps(tmp_path) == [14]
     train(tmp_path, profile=(5, 20))
     assert sum(count_steps(tmp_path)) == 16
+
+
+def test_profiles_of_one_second_are_all_kept(tmp_path):
+    for _ in range(3):
+        with Profiler(str(tmp_path), (1, 1)) as profiler, profiler.loop(0, 1):
+            pass
+    assert len(list(tmp_path.glob("train/plugins/profile/*/*.xplane.pb"))) == 3
