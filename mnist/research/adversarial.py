@@ -34,14 +34,15 @@ class Adversarial(TrainStep):
 
     def attack(self, model, images, labels, epsilon, training):
         """Returns: float32 images `[B, 28, 28, 1]` within `epsilon` of those given, and within [0, 1]."""
-        size = epsilon if self.attack_steps == 1 else 2.5 * epsilon / self.attack_steps  # Madry et al., p. 13
+        lowest, highest = tf.maximum(images - epsilon, 0.0), tf.minimum(images + epsilon, 1.0)
         attacked = images
         for _ in range(self.attack_steps):
             with tf.GradientTape() as tape:
                 tape.watch(attacked)
                 loss = tf.nn.softmax_cross_entropy_with_logits(labels, model(attacked, training=training))
-            moved = attacked + size * tf.sign(tape.gradient(loss, attacked))
-            attacked = tf.clip_by_value(tf.clip_by_value(moved, images - epsilon, images + epsilon), 0.0, 1.0)
+            # The size of a step is that of Madry et al., p. 13; a single step is cut to epsilon.
+            moved = attacked + 2.5 * epsilon / self.attack_steps * tf.sign(tape.gradient(loss, attacked))
+            attacked = tf.clip_by_value(moved, lowest, highest)
         return tf.stop_gradient(attacked)
 
     def compute_gradients(self, images, labels):
