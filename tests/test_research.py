@@ -161,8 +161,8 @@ def test_augmented_images_differ_by_step_and_replay_exactly(digits):
     assert first.sum() == pytest.approx(later.sum(), rel=0.3)  # moved, not lost
 
 
-def test_the_noise_scale_of_many_like_batches_is_that_of_their_covariance():
-    """A linear model whose gradients have a known mean and covariance."""
+def measure_noise_scale(*, mean, deviation, steps, noise_decay):
+    """The scales of a linear model whose gradients have a known mean and covariance; the last batch has one image."""
     rng = np.random.default_rng(0)
     cls = variant("gradient_noise")
 
@@ -172,10 +172,21 @@ def test_the_noise_scale_of_many_like_batches_is_that_of_their_covariance():
             vectors = tf.reshape(images, [-1, 784])[:, :10]
             return tf.reduce_mean(tf.linalg.matvec(vectors, weights)), tf.zeros_like(labels)
 
-    step = make_step(Known, noise_decay=0.999)
-    mean, deviation = 0.1, 1.0
-    compute = tf.function(step.compute_gradients)
-    for _ in range(3000):
-        images = (mean + deviation * rng.standard_normal([64, 28, 28, 1])).astype(np.float32)
-        _, scalars = compute(images, np.zeros([64, 10], np.float32))
-    assert float(scalars["gradient_noise_scale"]) == pytest.approx(deviation**2 / mean**2, rel=0.15)  # 3,000 draws: 4 %
+    step = make_step(Known, noise_decay=noise_decay)
+    compute = tf.function(step.compute_gradients, reduce_retracing=True)
+    scales = []
+    for size in [64] * steps + [1]:
+        images = (mean + deviation * rng.standard_normal([size, 28, 28, 1])).astype(np.float32)
+        scales.append(float(compute(images, np.zeros([size, 10], np.float32))[1]["gradient_noise_scale"]))
+    return scales
+
+
+def test_the_noise_scale_of_many_like_batches_is_that_of_their_covariance():
+    scales = measure_noise_scale(mean=0.1, deviation=1.0, steps=3000, noise_decay=0.999)
+    assert scales[-1] == pytest.approx(1 / 0.1**2, rel=0.15)  # 3,000 draws: 4 %
+
+
+def test_a_noise_scale_beyond_what_the_averages_tell_ends_there():
+    scales = measure_noise_scale(mean=0.0, deviation=1.0, steps=300, noise_decay=0.9)
+    assert min(scales[50:]) > 0
+    assert max(scales[50:]) == pytest.approx(64 * 19)  # the images that averages of this decay weigh
