@@ -103,8 +103,8 @@ def save(directory, step, metadata, keep):
 def _describe_model(model):
     try:
         description = keras.saving.serialize_keras_object(model)
-    except NotImplementedError:  # a subclass with arguments of its own and no get_config()
-        return None
+    except NotImplementedError:  # Keras' answer for a class with arguments of its own and no get_config()
+        return None  # it trains and resumes all the same; load_model() says what it lacks
     if type(model).__module__ == "__main__":  # the name by which another process finds it
         spec = sys.modules["__main__"].__spec__
         script = os.path.splitext(os.path.basename(sys.argv[0]))[0]
