@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
+from absl.testing import flagsaver
 from conftest import StopAfter
 
 # For each file: the setting that changes nothing, and settings out of range.
@@ -149,6 +151,13 @@ def test_an_attack_stays_within_its_bounds_and_lowers_the_accuracy(digits):
     assert attacked.max() <= 1
     metrics = step.extra_metrics(*digits.test)
     assert metrics["robust_accuracy_0.3"] < metrics["robust_accuracy_0"] - 0.2
+
+
+@pytest.mark.parametrize("texts", [["0.1", "foo"], ["-0.1"], ["nan"]])
+def test_robust_epsilons_that_are_no_sizes_are_refused_as_a_flag(texts):
+    importlib.import_module("mnist.research.adversarial")
+    with flagsaver.flagsaver(), pytest.raises(flags.IllegalFlagValueError, match="numbers of at least 0"):
+        flags.FLAGS.robust_epsilons = texts
 
 
 def test_augmented_images_differ_by_step_and_replay_exactly(digits):

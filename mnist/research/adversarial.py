@@ -9,6 +9,8 @@ Two epochs, seeds 0 to 2, test accuracy: 99.19 ± 0.04 %;
 under the attack with 0.1: 97.08 ± 0.19 %, with 0.2: 91.44 ± 0.72 %. The plain step gives 99.26 ± 0.08 %.
 """
 
+import contextlib
+
 from mnist import train
 from mnist.step import TrainStep, scale_images
 
@@ -20,6 +22,13 @@ FLAGS = flags.FLAGS
 flags.DEFINE_float("epsilon", 0.1, "Largest change of a pixel in [0, 1] in training; 0: none.", lower_bound=0.0)
 flags.DEFINE_integer("attack_steps", 1, "Steps of the attack; 1: FGSM, more: PGD.", lower_bound=1)
 flags.DEFINE_list("robust_epsilons", ["0.1", "0.2"], "Largest changes to evaluate under, comma-separated.")
+
+
+@flags.validator("robust_epsilons", "expected numbers of at least 0, separated by commas")
+def _are_sizes(texts):
+    with contextlib.suppress(ValueError):
+        return all(float(text) >= 0 for text in texts)
+    return False
 
 
 class Adversarial(TrainStep):
