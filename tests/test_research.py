@@ -121,11 +121,14 @@ def test_composed_with_ema_it_resumes_exactly_at_any_loop_length(name, dtype, di
     assert {name.partition("/")[0] for name in bits_of(straight)} >= {"model", "average", "optimizer"}
 
 
-def test_slices_give_the_gradients_of_the_whole_batch(digits):
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_slices_give_the_gradients_of_the_whole_batch(size, digits):
     whole, sliced = make_step(TrainStep), make_step(variant("accumulate"), slices=3)
-    images, labels = whole.prepare_batch(digits.train.images[:64], digits.train.labels[:64])
-    expected, scalars = whole.compute_gradients(images, labels)
-    gradients, sliced_scalars = sliced.compute_gradients(images, labels)
+    batch = whole.prepare_batch(digits.train.images[:size], digits.train.labels[:size])
+    expected, scalars = whole.compute_gradients(*batch)
+    # In a graph whose sizes are not known, as in training.
+    specs = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in batch]
+    gradients, sliced_scalars = tf.function(sliced.compute_gradients, input_signature=specs)(*batch)
     for a, b in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)  # float32 sums in another order
     assert float(sliced_scalars["loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-5)

@@ -22,11 +22,21 @@ FLAGS = flags.FLAGS
 flags.DEFINE_integer("slices", 2, "Parts of a batch; 1: the batch as it is.", lower_bound=1)
 
 
+def slice_bounds(batch_size, slices):
+    """Parts of a batch, in order: `slices` triples of where one begins, where it ends and its size.
+
+    With fewer images than slices some have size 0; these hold one image all the same, to be left
+    out: pooling in TensorFlow fails on none.
+    """
+    ends = [batch_size * i // slices for i in range(slices + 1)]
+    return [(begin, tf.maximum(end, begin + 1), end - begin) for begin, end in itertools.pairwise(ends)]
+
+
 class Accumulate(TrainStep):
     """Averages the gradients of slices, weighted by their sizes.
 
     Args:
-      slices: number of slices. A batch of fewer images leaves some of them empty.
+      slices: number of slices.
     """
 
     def __init__(self, model, optimizer, *, slices=2, **kwargs):
@@ -37,13 +47,11 @@ class Accumulate(TrainStep):
 
     def compute_gradients(self, images, labels):
         batch_size = tf.shape(images)[0]
-        ends = [batch_size * i // self.slices for i in range(self.slices + 1)]
         parts = []
-        for begin, end in itertools.pairwise(ends):
-            share = tf.cast(end - begin, tf.float32) / tf.cast(batch_size, tf.float32)
+        for begin, end, size in slice_bounds(batch_size, self.slices):
+            share = tf.cast(size, tf.float32) / tf.cast(batch_size, tf.float32)
             part = super().compute_gradients(images[begin:end], labels[begin:end])
-            # The mean over an empty slice is NaN; its share of 0 drops it.
-            parts.append(tf.nest.map_structure(lambda x, share=share: tf.math.multiply_no_nan(x, share), part))
+            parts.append(tf.nest.map_structure(lambda x, share=share: x * share, part))
         return tf.nest.map_structure(lambda *xs: tf.add_n(xs), *parts)
 
 
