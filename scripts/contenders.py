@@ -5,6 +5,7 @@ FOLDER holds a data set as `write_idx` writes it, OPTIONS are keyword arguments 
 
 import contextlib
 import functools
+import importlib
 import itertools
 import json
 import os
@@ -167,23 +168,21 @@ def fit_epochs(folder, epochs, seed):
 # ---- this project's loop
 
 
-def make_step(dtype="float32", slices=1, augment=False):
-    """Returns the plain step, one that gives each slice of a batch a core, or one that augments."""
+def make_step(dtype="float32", variant=None, **settings):
+    """Returns the plain step, or that of mnist/research/<variant>.py; slices of a batch each get a core."""
     from mnist.model import CNN
-    from mnist.research.accumulate import Accumulate
-    from mnist.research.augment import Augment
     from mnist.step import TrainStep
 
     import keras
     import tensorflow as tf
 
-    if slices > 1:
+    if "slices" in settings:
         tf.config.threading.set_intra_op_parallelism_threads(1)
     keras.utils.set_random_seed(0)
-    model, optimizer = CNN(dtype=dtype), keras.optimizers.Adam(1e-3)
-    if slices > 1:
-        return Accumulate(model, optimizer, slices=slices)
-    return (Augment if augment else TrainStep)(model, optimizer)
+    cls = TrainStep
+    if variant:
+        cls = getattr(importlib.import_module(f"mnist.research.{variant}"), variant.capitalize())
+    return cls(CNN(dtype=dtype), keras.optimizers.Adam(1e-3), **settings)
 
 
 def make_train(step, examples, *, jit_compile=False, start_step=0):
@@ -286,9 +285,11 @@ ROWS = {
     "fit_best": fit_best,
     "loop_float32": loop,
     "loop_bfloat16": functools.partial(loop, dtype="mixed_bfloat16"),
-    "loop_split": functools.partial(loop, slices=2),
-    "loop_split_bfloat16": functools.partial(loop, dtype="mixed_bfloat16", slices=2),
-    "loop_augment": functools.partial(loop, augment=True),
+    "loop_split": functools.partial(loop, variant="accumulate", slices=2),
+    "loop_split_bfloat16": functools.partial(loop, variant="accumulate", slices=2, dtype="mixed_bfloat16"),
+    "loop_winograd": functools.partial(loop, variant="winograd", slices=2),
+    "loop_winograd_bfloat16": functools.partial(loop, variant="winograd", slices=2, dtype="mixed_bfloat16"),
+    "loop_augment": functools.partial(loop, variant="augment"),
     "loop_xla": functools.partial(loop, jit_compile=True),
     "torch_dataloader": functools.partial(torch_loop, resident=False),
     "torch_resident": torch_loop,

@@ -30,6 +30,7 @@ NEUTRAL = {
     "record": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0, "alpha": 0.0}, [{"decay": 1.0}]),
     "speedrun": ({"slices": 1, "alpha": 0.0}, [{"slices": 0}, {"alpha": 2.0}]),
     "sam": ({"rho": 0.0}, [{"rho": -0.1}]),
+    "winograd": (None, [{"slices": 0}]),  # other sums whatever the setting
 }
 NAMES = [module.name for module in pkgutil.iter_modules(research.__path__)]
 STEPS = 26  # of 64, in an epoch of 24 whose last batch has 28 images
@@ -75,7 +76,7 @@ def baseline(digits):
     return weights_of(step)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if NEUTRAL[name][0] is not None])
 def test_the_neutral_setting_is_the_baseline_bit_for_bit(name, digits, baseline):
     step = make_step(variant(name), **NEUTRAL[name][0])
     run(step, digits, [STEPS])
@@ -122,16 +123,27 @@ def test_composed_with_ema_it_resumes_exactly_at_any_loop_length(name, dtype, di
 
 
 @pytest.mark.parametrize("size", [1, 2, 64])
-def test_slices_give_the_gradients_of_the_whole_batch(size, digits):
-    whole, sliced = make_step(TrainStep), make_step(variant("accumulate"), slices=3)
+@pytest.mark.parametrize("name", ["accumulate", "winograd"])
+def test_slices_give_the_gradients_of_the_whole_batch(name, size, digits):
+    whole, sliced = make_step(TrainStep), make_step(variant(name), slices=3)
+    for step in (whole, sliced):  # biases of zero would leave to round-off what ReLU makes of the black margins
+        step.model.set_weights([w + 0.1 * (w.ndim == 1) for w in step.model.get_weights()])
     batch = whole.prepare_batch(digits.train.images[:size], digits.train.labels[:size])
     expected, scalars = whole.compute_gradients(*batch)
     # In a graph whose sizes are not known, as in training.
     specs = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in batch]
     gradients, sliced_scalars = tf.function(sliced.compute_gradients, input_signature=specs)(*batch)
     for a, b in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)  # float32 sums in another order
+        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)  # float32 sums in another order
     assert float(sliced_scalars["loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-5)
+    assert float(sliced_scalars["accuracy"]) == float(scalars["accuracy"])
+
+
+def test_winograd_refuses_a_model_whose_layers_it_does_not_know():
+    cls = variant("record")
+    model = importlib.import_module(cls.__module__).CentredCNN()
+    with pytest.raises(ValueError, match=r"CentredCNN, expected a mnist\.model\.CNN"):
+        variant("winograd")(model, keras.optimizers.Adam())
 
 
 def test_the_average_is_evaluated_and_follows_the_weights(digits):
