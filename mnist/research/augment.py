@@ -6,7 +6,7 @@ settings are the defaults: strong ones underfit a network of this size.
     python -m mnist.research.augment --degrees=8 --pixels=1.5 --scaling=0.08 --flagfile=scripts/recipes/variants.flags
 
 Two epochs, seeds 0 to 2, test accuracy: 99.30 ± 0.04 %.
-The plain step gives 99.26 ± 0.08 %. A step on two cores takes 12 % longer
+The plain step gives 99.26 ± 0.08 %. A step on two cores takes 12 % longer, in noisier hours up to 25 %
 (`scripts/benchmark.py`, `loop_augment`).
 """
 
