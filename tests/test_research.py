@@ -140,8 +140,7 @@ def test_slices_give_the_gradients_of_the_whole_batch(name, size, digits):
 
 
 def test_winograd_refuses_a_model_whose_layers_it_does_not_know():
-    cls = variant("record")
-    model = importlib.import_module(cls.__module__).CentredCNN()
+    model = importlib.import_module("mnist.research.record").CentredCNN()
     with pytest.raises(ValueError, match=r"CentredCNN, expected a mnist\.model\.CNN"):
         variant("winograd")(model, keras.optimizers.Adam())
 
