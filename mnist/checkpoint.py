@@ -30,27 +30,32 @@ class NotFinite(Error):
 
 
 def variables_of(step):
-    """All variables that a step holds: its own, and those of its models, layers and optimizers.
+    """All variables that a step holds: its own, and those of its models, layers, metrics and optimizers.
 
-    Named by attribute and position: Keras' own paths count up with every model of a process.
+    Those in lists, tuples and dicts count, however deep. Named by attribute and position: Keras' own paths
+    count up with every model of a process.
 
     Returns: a dict from names as `model/3` to `tf.Variable`s.
     """
     variables = {}
     for attribute, value in vars(step).items():
-        values = value if isinstance(value, (list, tuple)) else [value]
-        found = []
-        for value in values:
-            if isinstance(value, (keras.Layer, keras.optimizers.Optimizer)):
-                found += [v.value for v in value.variables]
-            elif isinstance(value, tf.Module):
-                found += value.variables
-            elif isinstance(value, keras.Variable):
-                found.append(value.value)
-            elif isinstance(value, tf.Variable):
-                found.append(value)
+        if attribute.startswith("_self_"):  # what tf.Module notes of the others
+            continue
+        found = [v for part in tf.nest.flatten(value) for v in _variables_in(part)]
         variables.update({f"{attribute}/{i}": variable for i, variable in enumerate(found)})
     return variables
+
+
+def _variables_in(part):
+    if isinstance(part, tf.Variable):
+        return [part]
+    if isinstance(part, keras.Variable):
+        return [part.value]
+    if isinstance(part, (tf.random.Generator, keras.random.SeedGenerator)):
+        return _variables_in(part.state)
+    if isinstance(part, (keras.Layer, keras.Metric, keras.optimizers.Optimizer, tf.Module)):
+        return [v for variable in part.variables for v in _variables_in(variable)]
+    return []
 
 
 def save(directory, step, metadata, keep):

@@ -1,0 +1,39 @@
+"""What a checkpoint holds, and which ones stay."""
+
+from mnist import checkpoint
+from mnist.model import CNN
+from mnist.step import TrainStep
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+METADATA = {"step": 1}
+
+
+class Holder(TrainStep):
+    """State of every kind, as deep as it goes."""
+
+    def __init__(self, model, optimizer, value, **kwargs):
+        super().__init__(model, optimizer, **kwargs)
+        self.by_name = {"b": tf.Variable(value), "a": [tf.Variable(value), (keras.Variable(value),)]}
+        self.metric = keras.metrics.Mean()
+        self.metric.update_state(value)
+        self.generator = tf.random.Generator.from_seed(int(value))
+        self.seeds = keras.random.SeedGenerator(int(value))
+        self.inner = [{"layer": keras.layers.Normalization(mean=value, variance=1.0)}, tf.Module()]
+        self.inner[1].state = tf.Variable(value)
+        self.name_of_nothing = "no state"
+
+    def values(self):
+        state = [*self.by_name["a"][:1], self.by_name["a"][1][0].value, self.by_name["b"], self.inner[1].state]
+        state += [v.value for v in self.metric.variables] + [self.generator.state, self.seeds.state.value]
+        return [v.numpy() for v in state]
+
+
+def test_state_in_dicts_metrics_and_generators_is_saved(tmp_path):
+    old, new = (Holder(CNN(), keras.optimizers.Adam(), value) for value in (3.0, 4.0))
+    assert not any(np.array_equal(a, b) for a, b in zip(old.values()[:4], new.values()[:4], strict=True))
+    checkpoint.save(str(tmp_path), old, METADATA, keep=1)
+    checkpoint.assign(new, checkpoint.load_newest(str(tmp_path))[0])
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(old.values(), new.values(), strict=True))
