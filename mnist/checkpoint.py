@@ -89,11 +89,11 @@ def save(directory, step, metadata, keep):
                 os.replace(temporary + end, path + end)
             sync(directory)
         except Exception:
-            for leftover in glob.glob(f"{temporary}*"):
+            for leftover in glob.glob(f"{glob.escape(temporary)}*"):
                 with contextlib.suppress(OSError):
                     os.remove(leftover)
             raise
-        paths = _list(directory)
+        paths = [path for path in _list(directory) if os.path.exists(path + _INDEX)]  # not what was lost or set aside
         for old in paths[keep:]:
             for end in (_INDEX, _DATA):
                 with contextlib.suppress(FileNotFoundError):

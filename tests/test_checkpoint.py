@@ -1,6 +1,7 @@
 """What a checkpoint holds, and which ones stay."""
 
-from mnist import checkpoint
+from mnist import checkpoint, data
+from mnist.loop import train_and_evaluate
 from mnist.model import CNN
 from mnist.step import TrainStep
 
@@ -37,3 +38,21 @@ def test_state_in_dicts_metrics_and_generators_is_saved(tmp_path):
     checkpoint.save(str(tmp_path), old, METADATA, keep=1)
     checkpoint.assign(new, checkpoint.load_newest(str(tmp_path))[0])
     assert all(a.tobytes() == b.tobytes() for a, b in zip(old.values(), new.values(), strict=True))
+
+
+def test_a_checkpoint_set_aside_takes_no_place_of_those_that_are_kept(tmp_path):
+    digits = data.load("digits")
+
+    def train(max_steps, keep):
+        keras.utils.set_random_seed(0)
+        step = TrainStep(CNN(), keras.optimizers.Adam())
+        options = {"checkpoint_every": 2, "keep_checkpoints": keep, "batch_size": 8, "epochs": 1}
+        train_and_evaluate(step, digits, str(tmp_path), max_steps=max_steps, **options)
+
+    train(6, keep=3)
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "ckpt-6.data-00000-of-00001").write_bytes(b"damaged")
+    train(5, keep=1)  # goes on from 4
+    assert sorted(path.name for path in checkpoints.glob("*.index")) == ["ckpt-5.index", "damaged-ckpt-6.index"]
+    assert tf.train.latest_checkpoint(str(checkpoints)) == str(checkpoints / "ckpt-5")
+    assert checkpoint.load_newest(str(checkpoints))[1]["step"] == 5
