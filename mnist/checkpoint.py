@@ -110,11 +110,22 @@ def _describe_model(model):
         description = keras.saving.serialize_keras_object(model)
     except NotImplementedError:  # Keras' answer for a class with arguments of its own and no get_config()
         return None  # it trains and resumes all the same; load_model() says what it lacks
-    if type(model).__module__ == "__main__":  # the name by which another process finds it
-        spec = sys.modules["__main__"].__spec__
-        script = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-        description["module"] = spec.name if spec else script
+    spec = sys.modules["__main__"].__spec__
+    script = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    for part in _parts(description):
+        if part.get("module", "") in (None, "__main__"):  # Keras has None for __main__; another process needs a name
+            part["module"] = spec.name if spec else script
     return description
+
+
+def _parts(description):
+    """All dicts in what Keras serialized: of the model, its layers, whatever they hold."""
+    if isinstance(description, dict):
+        yield description
+        description = list(description.values())
+    if isinstance(description, (list, tuple)):
+        for part in description:
+            yield from _parts(part)
 
 
 def _list(directory):
@@ -189,22 +200,29 @@ def assign(step, tensors):
         variable.assign(tensors[name])
 
 
-def _register_class(module):
-    """Imports the module of a model's class, so that Keras knows the class.
+def _import_classes(description):
+    """Imports the modules of a model's classes and functions but for Keras' own. Returns: a dict from their names.
 
-    The module may bring flags of `mnist.train`, which must not take the place of this command's own.
+    A module may bring flags of `mnist.train`, which must not take the place of this command's own.
     """
     own = {name: flags.FLAGS[name] for name in flags.FLAGS}
     for flag in own.values():
         flag.allow_override = True
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise Error(
-            f"the model's class is in {module}, which cannot be imported ({error}): start in its folder."
-        ) from None
+    classes = {}
+    for part in _parts(description):
+        module, name = part.get("module"), part.get("class_name")
+        if not name or not module or module.partition(".")[0] in ("keras", "builtins"):
+            continue
+        try:
+            name = part["config"] if name == "function" else name
+            classes[name] = getattr(importlib.import_module(module), name, None)
+        except ImportError as error:
+            raise Error(
+                f"the model's class is in {module}, which cannot be imported ({error}): start in its folder."
+            ) from None
     for name, flag in own.items():
         flags.FLAGS[name] = flag
+    return {name: value for name, value in classes.items() if value}
 
 
 def load_model(workdir):
@@ -220,8 +238,14 @@ def load_model(workdir):
     tensors, metadata = loaded
     if metadata["model"] is None:
         raise Error(f"the model of {workdir} cannot be rebuilt: its class needs a get_config().")
-    _register_class(metadata["model"]["module"])
-    model = keras.saving.deserialize_keras_object(metadata["model"])
-    for i, variable in enumerate(model.variables):
-        variable.assign(tensors[f"eval_model/{i}"])
+    classes = _import_classes(metadata["model"])
+    try:
+        model = keras.saving.deserialize_keras_object(metadata["model"], custom_objects=classes)
+    except TypeError as error:
+        raise Error(f"the model of {workdir} cannot be rebuilt: {' '.join(str(error).split())[:200]}") from None
+    saved = [tensors[f"eval_model/{i}"] for i in range(sum(name.startswith("eval_model/") for name in tensors))]
+    if [array.shape for array in saved] != [tuple(variable.shape) for variable in model.variables]:
+        raise Error(f"the model of {workdir} cannot be rebuilt: what its get_config() tells has other variables.")
+    for variable, array in zip(model.variables, saved, strict=True):
+        variable.assign(array)
     return model, metadata

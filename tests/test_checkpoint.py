@@ -1,15 +1,34 @@
 """What a checkpoint holds, and which ones stay."""
 
-from mnist import checkpoint, data
+from mnist import Error, checkpoint, data
 from mnist.loop import train_and_evaluate
 from mnist.model import CNN
 from mnist.step import TrainStep
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 METADATA = {"step": 1}
+
+
+class Linear(keras.Model):
+    """A model whose configuration forgets `units`."""
+
+    def __init__(self, units=5, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.logits = keras.layers.Dense(units), keras.layers.Dense(10)
+
+    def build(self, input_shape):
+        self.hidden.build([None, 784])
+        self.logits.build([None, self.hidden.units])
+
+    def call(self, images, training=False):
+        return self.logits(self.hidden(tf.reshape(images, [-1, 784])))
+
+    def get_config(self):
+        return {}
 
 
 class Holder(TrainStep):
@@ -56,3 +75,12 @@ def test_a_checkpoint_set_aside_takes_no_place_of_those_that_are_kept(tmp_path):
     assert sorted(path.name for path in checkpoints.glob("*.index")) == ["ckpt-5.index", "damaged-ckpt-6.index"]
     assert tf.train.latest_checkpoint(str(checkpoints)) == str(checkpoints / "ckpt-5")
     assert checkpoint.load_newest(str(checkpoints))[1]["step"] == 5
+
+
+def test_a_model_whose_configuration_lies_is_not_evaluated_with_what_it_has(tmp_path):
+    model = Linear(units=7)
+    model.build(None)
+    step = TrainStep(model, keras.optimizers.Adam())
+    checkpoint.save(str(tmp_path / "checkpoints"), step, METADATA, keep=1)
+    with pytest.raises(Error, match="cannot be rebuilt: what its get_config"):
+        checkpoint.load_model(str(tmp_path))

@@ -86,7 +86,7 @@ def test_the_notebook_example_runs_without_flags(tmp_path, monkeypatch, capsys):
 
 
 def test_a_model_of_ones_own_is_found_by_other_commands(tmp_path):
-    """A subclass in the user's file, which brings the flags of mnist.train along."""
+    """A part of it is a class in the user's file, not registered, which brings the flags of mnist.train along."""
     (tmp_path / "my_model.py").write_text(OWN_MODEL)
     arguments = ["--dataset=digits", "--max_steps=3", "--workdir=run"]
     subprocess.run([sys.executable, "my_model.py", *arguments], cwd=tmp_path, check=True, capture_output=True)
@@ -107,20 +107,24 @@ from mnist import train
 from mnist.step import TrainStep
 
 
-@keras.saving.register_keras_serializable()
 class Linear(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.flatten, self.logits = keras.layers.Flatten(), keras.layers.Dense(10)
+
+    def build(self, input_shape):
         self.logits.build([None, 784])
-        self.built = True
 
     def call(self, images, training=False):
         return self.logits(self.flatten(images))
 
 
+def make_step(model, optimizer, **kwargs):
+    return TrainStep(keras.Sequential([keras.Input([28, 28, 1]), Linear()]), optimizer, **kwargs)
+
+
 if __name__ == "__main__":
-    train.launch(lambda model, optimizer, **kwargs: TrainStep(Linear(), optimizer, **kwargs))
+    train.launch(make_step)
 """
 
 
