@@ -60,17 +60,20 @@ class Session:
                     "raise --epochs or --max_steps."
                 )
             checkpoint.set_aside_newer(self.directory, self.step_number)
+        elif updates := int(self.step.optimizer.iterations):
+            raise Error(f"the step has made {updates} updates, a new run begins with none: build another one.")
         self.state |= {"fingerprint": fingerprint, "dataset": self.dataset.name, "data_dir": self.dataset.data_dir}
         self.saved = (self.step_number, len(self.state["history"]))
 
     def prepare(self, jit_compile, eval_batch_size, flags_text):
-        """Builds pipeline, loops and event files; traces and compiles, so that no clock counts it."""
+        """Builds pipeline, loops and event files; traces all, so that no clock counts it."""
         start = self.step_number
         train = self.dataset.train
         self.batches = iter(data.train_batches(train, self.batch_size, seed=self.step.seed, start_step=start))
         train_step, self.train_loop = make_train_loop(self.step, jit_compile=jit_compile)
         self.train_loop(self.batches, tf.constant(0))
         self.predict_logits = make_predict_logits(self.step.eval_model, eval_batch_size)
+        self.predict_logits(train.images[:1])
         self.summaries = Summaries(self.workdir, start)
         self.progress = Progress(self.last_step, self.steps_per_epoch)
         if start:
@@ -132,9 +135,7 @@ class Session:
         """Adds the metrics of the epoch so far, and of the validation set, to the history."""
         number, state, examples = self.step_number, self.state, self.dataset.validation
         train = RunningMeans(state["totals"], state["count"]).means()
-        start = time.perf_counter()
-        validation, logits = self._compute_metrics(examples)
-        images_per_second = len(logits) / (time.perf_counter() - start)
+        validation, predicted, images_per_second = self._compute_metrics(examples)
         if not math.isfinite(validation["loss"]):
             raise self._not_finite(f"the validation loss is {validation['loss']} at step {number}")
         state["history"].append(
@@ -147,7 +148,7 @@ class Session:
         self.summaries.write_scalars("train", number, {f"epoch_{k}": v for k, v in train.items()})
         rates = {"learning_rate": self._learning_rate(), "images_per_second": images_per_second}
         self.summaries.write_scalars("validation", number, {f"epoch_{k}": v for k, v in validation.items()} | rates)
-        self.summaries.write_predictions(number, examples, logits.argmax(axis=1))
+        self.summaries.write_predictions(number, examples, predicted)
         self.summaries.flush()
         self.progress.say(
             f"epoch {math.ceil(number / self.steps_per_epoch)} step {number} "
@@ -156,9 +157,12 @@ class Session:
         )
 
     def _compute_metrics(self, examples):
+        """Returns: a dict of metrics, predicted labels, images per second but for the step's own metrics."""
+        start = time.perf_counter()
         logits = self.predict_logits(examples.images).numpy()
-        extra = self.step.extra_metrics(*examples)
-        return compute_metrics(logits, examples.labels) | extra, logits
+        metrics = compute_metrics(logits, examples.labels)
+        images_per_second = len(logits) / (time.perf_counter() - start)
+        return metrics | self.step.extra_metrics(*examples), logits.argmax(axis=1), images_per_second
 
     def save(self):
         """Saves a checkpoint if anything is new since the last."""
@@ -180,7 +184,7 @@ class Session:
             prefix = "validation_"
             metrics = {name.removeprefix(prefix): last[name] for name in last if name.startswith(prefix)}
         else:
-            metrics, _ = self._compute_metrics(test)
+            metrics, _, _ = self._compute_metrics(test)
         return {
             "dataset": self.dataset.name,
             "parameters": self.step.model.count_params(),
