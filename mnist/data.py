@@ -55,7 +55,8 @@ class Dataset(NamedTuple):
     def digest(self):
         """SHA-256 of all that a run sees, as hex: tells data sets apart by content, not by name."""
         sha256 = hashlib.sha256()
-        for examples in (self.train, self.validation):
+        parts = [self.train, self.validation] + ([] if self.test is self.validation else [self.test])
+        for examples in parts:
             for array in examples:
                 sha256.update(np.ascontiguousarray(array))
         return sha256.hexdigest()

@@ -1,18 +1,31 @@
 """What the numbers of a run depend on: a resume with anything else is refused."""
 
 import json
+import os
 
 import keras
+import tensorflow as tf
+
+
+def num_threads():
+    """Threads that share one operation, as TensorFlow counts them; the last bits of a result depend on it."""
+    variable = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    asked = tf.config.threading.get_intra_op_parallelism_threads()
+    return asked or (int(variable) if variable.isdecimal() else 0) or cores
 
 
 def fingerprint_of(step, dataset, batch_size, jit_compile, settings):
     """All that the numbers of a run depend on, as plain JSON."""
+    simple = (bool, int, float, str, tuple)
+    attributes = {k: v for k, v in vars(step).items() if isinstance(v, simple) and not k.startswith("_")}
     fingerprint = {
+        **attributes,
         "batch_size": batch_size,
         "dataset": dataset.digest(),
+        "intra_op_threads": num_threads(),
         "jit_compile": jit_compile,
         "precision": step.model.dtype_policy.name,
-        "seed": step.seed,
         "step": type(step).__name__,
         **(settings or {}),
     }

@@ -9,6 +9,7 @@ import time
 
 from mnist import Error, data, run
 from mnist.evaluate import make_predict_logits
+from mnist.fingerprint import num_threads
 from mnist.interrupt import Interrupt
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN, summarize_model
@@ -94,7 +95,8 @@ flags.DEFINE_enum(
 flags.DEFINE_integer(
     "intra_op_threads",
     0,
-    "Threads that share one operation; the last bits of a result depend on it. Default 0: one for each core.",
+    "Threads that share one operation; the last bits of a result depend on it. Default 0: one for each core, or as "
+    "TF_NUM_INTRAOP_THREADS says.",
     lower_bound=0,
 )
 flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA. Off: it is slower on CPU.")
@@ -155,9 +157,8 @@ def _project_flags():
 
 
 def _settings():
-    """What changes the numbers and no object tells: the threads, and a research module's own flags."""
-    own = {flag.name: flag.value for flag in _project_flags() if flag.name not in _OWN}
-    return {"intra_op_threads": FLAGS.intra_op_threads or os.cpu_count(), **own}
+    """A research module's own flags, which may change the numbers."""
+    return {flag.name: flag.value for flag in _project_flags() if flag.name not in _OWN}
 
 
 def _command():
@@ -171,6 +172,7 @@ def _flags_text(dataset):
     values = FLAGS.flag_values_dict()
     values["dataset"] = dataset.name if dataset.name in data.NAMES else "auto"
     values["data_dir"] = dataset.data_dir
+    values["intra_op_threads"] = num_threads()
     lines = [f"# {_command()} --flagfile=<this file> --workdir=<another folder>"]
     for flag in _project_flags():
         value = values[flag.name]
@@ -202,7 +204,7 @@ def _main(make_step):
     # A dry run follows the schedule of the whole run, and leaves it early.
     epochs, max_steps = (1, 10) if FLAGS.dry_run else (FLAGS.epochs, FLAGS.max_steps)
     profile = _parse_profile(FLAGS.profile, min(total_steps, 10) if FLAGS.dry_run else total_steps)
-    if FLAGS.intra_op_threads:
+    if FLAGS.intra_op_threads not in (0, num_threads()):
         tf.config.threading.set_intra_op_parallelism_threads(FLAGS.intra_op_threads)
     keras.utils.set_random_seed(FLAGS.seed)
     model = CNN(dtype="mixed_bfloat16" if FLAGS.precision == "bfloat16" else "float32")

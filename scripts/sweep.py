@@ -11,8 +11,8 @@ In TensorBoard's HParams tab a setting is a session group, its seeds are the ses
 To choose a setting, leave the test set alone: `--metric=validation_accuracy -- --holdout=10000`.
 
 The cores are shared out over the jobs. The last bits of a result depend on the number of threads, and
-so on --jobs. Any scheduler can do the runs: --jobs=0 writes their flags and gathers the results that
-are there. With Slurm, for 40 runs:
+so on --jobs; a run that was stopped refuses to go on with another number. Any scheduler can do the runs:
+--jobs=0 writes their flags and gathers the results that are there. With Slurm, for 40 runs:
 
     sbatch --array=1-40 --wrap 'f=$(find W -name sweep.flags | sort | sed -n ${SLURM_ARRAY_TASK_ID}p);
         python -m MODULE --flagfile="$f" --workdir="${f%/*}"'

@@ -1,5 +1,6 @@
 """Whole runs in this process: what is written, what is resumed, what is refused."""
 
+import functools
 import json
 import os
 
@@ -128,9 +129,34 @@ def test_other_data_and_other_precision_are_refused(undisturbed, digits):
     images[0, 0, 0, 0] ^= 1
     with pytest.raises(Error, match="dataset was"):
         train(workdir, digits._replace(train=digits.train._replace(images=images)))
+    held = digits._replace(test=digits.test._replace(labels=digits.test.labels[::-1]))
+    with pytest.raises(Error, match="dataset was"):
+        train(workdir, held)
     step = TrainStep(CNN(dtype="mixed_bfloat16"), keras.optimizers.Adam())
     with pytest.raises(Error, match="precision was float32, is mixed_bfloat16"):
         train_and_evaluate(step, digits, str(workdir), epochs=2)
+
+
+def test_another_number_of_threads_is_refused_however_it_is_set(undisturbed, digits, monkeypatch):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
+    with pytest.raises(Error, match=r"intra_op_threads was \d, is 7"):
+        train(undisturbed[0], digits)
+
+
+def test_another_hyperparameter_of_the_step_is_refused(digits, tmp_path):
+    class Scaled(TrainStep):
+        def __init__(self, *args, scales, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.scales = scales
+
+    train(tmp_path, digits, cls=functools.partial(Scaled, scales=(1.0, 2.0)), max_steps=2)
+    with pytest.raises(Error, match=r"scales was \[1.0, 2.0\], is \[1.0, 3.0\]"):
+        train(tmp_path, digits, cls=functools.partial(Scaled, scales=(1.0, 3.0)), max_steps=2)
+
+
+def test_a_new_run_refuses_a_step_that_has_trained_already(undisturbed, digits, tmp_path):
+    with pytest.raises(Error, match="the step has made 48 updates"):
+        train_and_evaluate(undisturbed[1], digits, str(tmp_path), epochs=1)
 
 
 def test_a_hold_out_validates_and_the_test_set_is_read_at_the_end(digits, tmp_path):
