@@ -32,12 +32,12 @@ class Progress:
             return
         self._said = now
         epoch, in_epoch = divmod(step - 1, self._steps_per_epoch)
-        left = (self._last_step - step) / steps_per_second
+        minutes, seconds = divmod(round((self._last_step - step) / steps_per_second), 60)
         names = sorted(scalars, key=lambda name: (name != "loss", name))
         text = (
             f"epoch {epoch + 1}/{self._epochs} step {step}/{self._last_step} "
             f"{' '.join(f'{name} {scalars[name]:.4f}' for name in names)} "
-            f"{images_per_second:,.0f} images/s {left // 60:.0f}:{left % 60:02.0f} left"
+            f"{images_per_second:,.0f} images/s {minutes}:{seconds:02} left"
         )
         if self._terminal:
             done = 20 * (in_epoch + 1) // self._steps_per_epoch
