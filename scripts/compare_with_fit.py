@@ -108,7 +108,7 @@ def compare(make_optimizer, examples, *, batch_size, epochs, seed=0):
 
 
 def _difference(a, b):
-    if a.shape != b.shape or a.dtype != b.dtype or not np.isfinite(a.astype(np.float64)).all():
+    if a.shape != b.shape or a.dtype != b.dtype or not all(np.isfinite(x.astype(np.float64)).all() for x in (a, b)):
         return np.inf
     return 0.0 if a.tobytes() == b.tobytes() else max(float(np.abs(a - b).max()), np.finfo(np.float64).tiny)
 

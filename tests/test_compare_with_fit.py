@@ -1,8 +1,9 @@
 """The same bits as model.fit: weights, optimizer slots, the loss and accuracy of each epoch."""
 
 from mnist import data
-from scripts.compare_with_fit import compare, make_optimizers
+from scripts.compare_with_fit import _difference, compare, make_optimizers
 
+import numpy as np
 import pytest
 
 EPOCHS, BATCH_SIZE = 9, 64  # of 1,500 images: 216 steps, the last of each epoch with 28 images
@@ -14,6 +15,11 @@ def test_bits_equal_model_fit(name):
     epochs = EPOCHS if name == "adam" else 2
     rows = compare(make_optimizers(24 * epochs)[name], train, batch_size=BATCH_SIZE, epochs=epochs)
     assert rows == [{"weights": 0, "slots": 0, "loss": 0, "accuracy": 0}] * epochs
+
+
+@pytest.mark.parametrize("values", [(0.0, np.nan), (np.nan, 0.0), (np.nan, np.nan), (0.0, -0.0)])
+def test_the_comparison_sees_nan_on_either_side_and_the_sign_of_zero(values):
+    assert _difference(*(np.float32([value]) for value in values)) > 0
 
 
 def test_the_comparison_sees_a_last_bit():
