@@ -17,19 +17,19 @@ def num_threads():
 
 def fingerprint_of(step, dataset, batch_size, jit_compile, settings):
     """All that the numbers of a run depend on, as plain JSON."""
-    simple = (bool, int, float, str, tuple)
-    attributes = {k: v for k, v in vars(step).items() if isinstance(v, simple) and not k.startswith("_")}
+    public = {name: value for name, value in vars(step).items() if not name.startswith("_")}
+    hyperparameters = {name: value for name, value in public.items() if isinstance(value, (bool, int, float, str))}
     fingerprint = {
-        **attributes,
+        **(settings or {}),
+        **hyperparameters,  # the seed among them
         "batch_size": batch_size,
         "dataset": dataset.digest(),
         "intra_op_threads": num_threads(),
         "jit_compile": jit_compile,
         "precision": step.model.dtype_policy.name,
         "step": type(step).__name__,
-        **(settings or {}),
     }
-    for name, value in vars(step).items():
+    for name, value in public.items():
         if isinstance(value, keras.optimizers.Optimizer):
             config = keras.saving.serialize_keras_object(value)["config"]
             del config["name"]  # Keras counts up its optimizers: adam, adam_1, ...

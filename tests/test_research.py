@@ -3,6 +3,8 @@
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 
 from mnist import checkpoint, data, research
 from mnist.loop import Interrupted, train_and_evaluate
@@ -122,6 +124,53 @@ def test_composed_with_ema_it_resumes_exactly_at_any_loop_length(name, dtype, di
     assert {name.partition("/")[0] for name in bits_of(straight)} >= {"model", "average", "optimizer"}
 
 
+def test_smoothed_labels_are_the_mix_of_one_hot_and_uniform(digits):
+    _, labels = make_step(variant("label_smoothing"), alpha=0.1).prepare_batch(*(part[:64] for part in digits.train))
+    expected = np.full([64, 10], 0.01)
+    expected[np.arange(64), digits.train.labels[:64]] = 0.91
+    np.testing.assert_allclose(labels, expected, rtol=1e-6)
+
+
+def test_mixup_blends_images_and_labels_with_one_share(digits):
+    plain, step = make_step(TrainStep), make_step(variant("mixup"), alpha=1.0)
+    batch = [part[:64] for part in digits.train]
+    whole, mixed = plain.prepare_batch(*batch), step.prepare_batch(*batch)
+    share = float(tf.reduce_max(mixed[1][np.argmax(batch[1] != batch[1][::-1])]))
+    assert 0.5 < share < 1
+    for x, blend in zip(whole, mixed, strict=True):
+        np.testing.assert_allclose(blend, share * x + (1 - share) * x[::-1], atol=1e-6)
+
+
+def test_sam_takes_the_gradient_where_the_paper_says(digits):
+    plain, step = make_step(TrainStep), make_step(variant("sam"), rho=0.5)
+    batch = plain.prepare_batch(*(part[:64] for part in digits.train))
+    gradients, _ = plain.compute_gradients(*batch)
+    norm = np.sqrt(sum(float(tf.reduce_sum(g**2)) for g in gradients))
+    plain.model.set_weights([w + 0.5 * g / norm for w, g in zip(weights_of(plain), gradients, strict=True)])
+    expected, _ = plain.compute_gradients(*batch)
+    before = weights_of(step)
+    for a, b in zip(step.compute_gradients(*batch)[0], expected, strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)  # ReLU near 0
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(weights_of(step), before, strict=True))
+
+
+def test_adversarial_training_sees_the_attacked_images(digits):
+    plain, step = make_step(TrainStep), make_step(variant("adversarial"), epsilon=0.2)
+    images, labels = plain.prepare_batch(*(part[:64] for part in digits.train))
+    expected, scalars = plain.compute_gradients(step.attack(step.model, images, labels, 0.2, True), labels)
+    gradients, attacked_scalars = step.compute_gradients(images, labels)
+    assert all(np.array_equal(a, b) for a, b in zip(gradients, expected, strict=True))
+    assert float(attacked_scalars["loss"]) == float(scalars["loss"]) > float(plain.compute_loss(images, labels)[0])
+
+
+def test_the_noise_scale_bears_a_batch_of_one_image(digits):
+    step = make_step(variant("gradient_noise"))
+    compute = tf.function(step.compute_gradients, reduce_retracing=True)
+    for size in (64, 32, 1):  # 1 after others: its size is not known in the graph
+        scalars = compute(*step.prepare_batch(*(part[:size] for part in digits.train)))[1]
+    assert np.isfinite(float(scalars["gradient_noise_scale"]))
+
+
 @pytest.mark.parametrize("size", [1, 2, 64])
 @pytest.mark.parametrize("name", ["accumulate", "winograd"])
 def test_slices_give_the_gradients_of_the_whole_batch(name, size, digits):
@@ -213,3 +262,52 @@ def test_a_noise_scale_beyond_what_the_averages_tell_ends_there():
     scales = measure_noise_scale(mean=0.0, deviation=1.0, steps=300, noise_decay=0.9)
     assert min(scales[50:]) > 0
     assert max(scales[50:]) == pytest.approx(64 * 19)  # the images that averages of this decay weigh
+
+
+# For each file: flags other than the defaults, and the attributes of the step that they set.
+FLAGS = {
+    "accumulate": ("--slices=3", {"slices": 3}),
+    "adversarial": (
+        "--epsilon=0.3 --attack_steps=2 --robust_epsilons=0.4,0.5",
+        {"epsilon": 0.3, "attack_steps": 2, "robust_epsilons": ["0.4", "0.5"]},
+    ),
+    "augment": ("--degrees=3 --pixels=0.5 --scaling=0.02", {"degrees": 3.0, "pixels": 0.5, "scaling": 0.02}),
+    "ema": ("--decay=0.5", {"decay": 0.5}),
+    "gradient_noise": ("--noise_decay=0.5", {"noise_decay": 0.5}),
+    "label_smoothing": ("--smoothing=0.3", {"alpha": 0.3}),
+    "mixup": ("--alpha=0.3", {"alpha": 0.3}),
+    "record": (
+        "--decay=0.5 --degrees=3 --pixels=0.5 --scaling=0.02 --smoothing=0.3",
+        {"decay": 0.5, "degrees": 3.0, "pixels": 0.5, "scaling": 0.02, "alpha": 0.3},
+    ),
+    "sam": ("--rho=0.3", {"rho": 0.3}),
+    "speedrun": ("--slices=3 --smoothing=0.3", {"slices": 3, "alpha": 0.3}),
+    "winograd": ("--slices=3", {"slices": 3}),
+}
+
+# Each as its command would run it, but in forks of a process that has imported TensorFlow once.
+LAUNCH = """
+import os, runpy, sys
+import mnist.train
+for line in sys.stdin:
+    module, *arguments = line.split()
+    child = os.fork()
+    if not child:
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        sys.exit(f"{module} ended with {code}")
+"""
+
+
+def test_every_command_runs_and_its_flags_reach_the_step(tmp_path):
+    assert FLAGS.keys() == set(NAMES)
+    common = "--dataset=digits --max_steps=1"
+    lines = [f"mnist.research.{name} {FLAGS[name][0]} {common} --workdir={tmp_path}/{name}\n" for name in NAMES]
+    command = [sys.executable, "-c", LAUNCH]
+    done = subprocess.run(command, input="".join(lines), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in NAMES:
+        fingerprint = checkpoint.load_newest(str(tmp_path / name / "checkpoints"))[1]["fingerprint"]
+        assert {key: fingerprint[key] for key in FLAGS[name][1]} == FLAGS[name][1]

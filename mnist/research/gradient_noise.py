@@ -37,14 +37,14 @@ class GradientNoise(TrainStep):
 
     def compute_gradients(self, images, labels):
         gradients, scalars = super().compute_gradients(images, labels)
-        half = tf.shape(images)[0] // 2
+        half = tf.maximum(tf.shape(images)[0] // 2, 1)  # pooling fails on no image
         small, _ = super().compute_gradients(images[:half], labels[:half])
         sizes = [tf.cast(n, tf.float32) for n in (half, tf.shape(images)[0])]
         norms = [tf.linalg.global_norm(g) ** 2 for g in (small, gradients)]
         signal = (sizes[1] * norms[1] - sizes[0] * norms[0]) / (sizes[1] - sizes[0])  # estimates |G|^2
         noise = (norms[0] - norms[1]) / (1 / sizes[0] - 1 / sizes[1])  # estimates tr(covariance)
         for average, value in ((self.signal, signal), (self.noise, noise)):
-            value = tf.where(tf.math.is_finite(value), value, average)  # a batch of one image has no half
+            value = tf.where(tf.math.is_finite(value), value, average)  # a batch of one image tells nothing
             average.assign(self.noise_decay * average + (1 - self.noise_decay) * value)
         largest = sizes[1] * (1 + self.noise_decay) / (1 - self.noise_decay)  # the images that the averages weigh
         noise, signal = self.noise.read_value(), self.signal.read_value()
