@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv and installs the project with the extras named, unless that was done already.
-# Sourced by the other scripts; usable alone: scripts/setup.sh [extra]
+# Called by the other scripts; usable alone: scripts/setup.sh [extra]
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 extra="${1:-}"

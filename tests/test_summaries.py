@@ -69,8 +69,7 @@ def logdir(tmp_path_factory):
 @pytest.fixture(scope="module", params=["true", "false"])
 def server(request, logdir):
     """A TensorBoard server on a free port; `get(path, **query)` returns what it answers."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--port=0", "--bind_all"]
-    command = [part for part in command if part != "--bind_all"] + [f"--load_fast={request.param}"]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--port=0", f"--load_fast={request.param}"]
     log = open(os.path.join(logdir, f"tensorboard-{request.param}.log"), "w+")  # noqa: SIM115
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -1,7 +1,7 @@
 """Averaged weights: an exponential moving average is evaluated and exported, training goes on as it is.
 
-Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992); the warm-up of the
-decay is that of `tf.train.ExponentialMovingAverage`.
+Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992); the decay
+warms up much as that of `tf.train.ExponentialMovingAverage` does, n / (n + 10) after n steps.
 
     python -m mnist.research.ema --decay=0.998 --flagfile=scripts/recipes/variants.flags
 
