@@ -17,8 +17,11 @@ def num_threads():
 
 def fingerprint_of(step, dataset, batch_size, jit_compile, settings):
     """All that the numbers of a run depend on, as plain JSON."""
-    public = {name: value for name, value in vars(step).items() if not name.startswith("_")}
-    hyperparameters = {name: value for name, value in public.items() if isinstance(value, (bool, int, float, str))}
+    hyperparameters = {
+        name: value
+        for name, value in vars(step).items()
+        if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
+    }
     fingerprint = {
         **(settings or {}),
         **hyperparameters,  # the seed among them
@@ -29,7 +32,7 @@ def fingerprint_of(step, dataset, batch_size, jit_compile, settings):
         "precision": step.model.dtype_policy.name,
         "step": type(step).__name__,
     }
-    for name, value in public.items():
+    for name, value in vars(step).items():
         if isinstance(value, keras.optimizers.Optimizer):
             config = keras.saving.serialize_keras_object(value)["config"]
             del config["name"]  # Keras counts up its optimizers: adam, adam_1, ...

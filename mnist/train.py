@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 
@@ -72,7 +73,7 @@ flags.DEFINE_float(
 flags.DEFINE_integer(
     "seed",
     0,
-    "Of the initial weights, the order of the data and the draws within the step.",
+    "Seed of the initial weights, the order of the data and the draws within the step.",
     lower_bound=0,
     upper_bound=2**31 - 1,
 )
@@ -90,7 +91,7 @@ flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. Defau
 flags.DEFINE_integer("keep_checkpoints", 3, "Newest checkpoints to keep. 3 leave two to fall back on.", lower_bound=1)
 flags.DEFINE_bool("resume", True, "Go on from the newest checkpoint in --workdir; if false, refuse when there is one.")
 flags.DEFINE_enum(
-    "precision", "float32", ["float32", "bfloat16"], "Of the layers' arithmetic; weights and logits stay float32."
+    "precision", "float32", ["float32", "bfloat16"], "Type of the layers' arithmetic; weights and logits stay float32."
 )
 flags.DEFINE_integer(
     "intra_op_threads",
@@ -238,7 +239,9 @@ def _main(make_step):
         except Interrupted as stop:
             others = [argument for argument in sys.argv[1:] if not argument.startswith("--workdir=")]
             arguments = shlex.join([*others, f"--workdir={workdir}"])
-            print(f"{stop}. To go on: {_command()} {arguments}", flush=True)
+            # After scripts/train.sh the caller's `python` is another one.
+            python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
+            print(f"{stop}. To go on: {python} {_command().removeprefix('python ')} {arguments}", flush=True)
             return 128 + interrupt.signum
     if FLAGS.dry_run:
         from mnist import plots  # matplotlib takes a second to import: only where it draws

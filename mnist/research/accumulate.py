@@ -25,8 +25,8 @@ flags.DEFINE_integer("slices", 2, "Parts of a batch; 1: the batch as it is.", lo
 def slice_bounds(batch_size, slices):
     """Parts of a batch, in order: `slices` triples of where one begins, where it ends and its size.
 
-    With fewer images than slices some have size 0; these hold one image all the same, to be left
-    out: pooling in TensorFlow fails on none.
+    With fewer images than slices some have size 0. Such a slice still holds one image, to be left out:
+    pooling in TensorFlow fails on an empty batch.
     """
     ends = [batch_size * i // slices for i in range(slices + 1)]
     return [(begin, tf.maximum(end, begin + 1), end - begin) for begin, end in itertools.pairwise(ends)]

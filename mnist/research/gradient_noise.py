@@ -18,7 +18,9 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_float("noise_decay", 0.99, "Of the averages of both estimates.", lower_bound=0.0, upper_bound=0.999999)
+flags.DEFINE_float(
+    "noise_decay", 0.99, "Decay of the averages of both estimates, a step.", lower_bound=0.0, upper_bound=0.999999
+)
 
 
 class GradientNoise(TrainStep):

@@ -17,7 +17,9 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_float("alpha", 0.2, "Of the Beta(alpha, alpha) that shares are drawn from; 0: none.", lower_bound=0.0)
+flags.DEFINE_float(
+    "alpha", 0.2, "Parameter of the Beta(alpha, alpha) that shares are drawn from; 0: none.", lower_bound=0.0
+)
 
 
 class Mixup(TrainStep):
