@@ -37,25 +37,32 @@ def variables_of(step):
 
     Returns: a dict from names as `model/3` to `tf.Variable`s.
     """
-    variables = {}
-    for attribute, value in vars(step).items():
-        if attribute.startswith("_self_"):  # what tf.Module notes of the others
-            continue
-        found = [v for part in tf.nest.flatten(value) for v in _variables_in(part)]
-        variables.update({f"{attribute}/{i}": variable for i, variable in enumerate(found)})
-    return variables
+    return {
+        f"{attribute}/{i}": variable
+        for attribute, value in _attributes(step)
+        for i, variable in enumerate(_variables_in(value, {id(step)}))
+    }
 
 
-def _variables_in(part):
-    if isinstance(part, tf.Variable):
-        return [part]
-    if isinstance(part, keras.Variable):
-        return [part.value]
-    if isinstance(part, (tf.random.Generator, keras.random.SeedGenerator)):
-        return _variables_in(part.state)
-    if isinstance(part, (keras.Layer, keras.Metric, keras.optimizers.Optimizer, tf.Module)):
-        return [v for variable in part.variables for v in _variables_in(variable)]
-    return []
+def _attributes(module):
+    """Names and values but for what tf.Module notes of them itself."""
+    return [item for item in vars(module).items() if not item[0].startswith("_self_")]
+
+
+def _variables_in(value, modules):
+    """The variables of a value; `modules` are ids of those that it is within."""
+    for part in tf.nest.flatten(value):
+        if isinstance(part, tf.Variable):
+            yield part
+        elif isinstance(part, keras.Variable):
+            yield part.value
+        elif isinstance(part, (tf.random.Generator, keras.random.SeedGenerator)):
+            yield from _variables_in(part.state, modules)
+        elif isinstance(part, (keras.Layer, keras.Metric, keras.optimizers.Optimizer)):
+            yield from _variables_in([part.variables, getattr(part, "metrics_variables", [])], modules)
+        elif isinstance(part, tf.Module) and id(part) not in modules:
+            values = [inner for _, inner in _attributes(part)]
+            yield from _variables_in(values, modules | {id(part)})
 
 
 def save(directory, step, metadata, keep):
@@ -241,7 +248,7 @@ def load_model(workdir):
     classes = _import_classes(metadata["model"])
     try:
         model = keras.saving.deserialize_keras_object(metadata["model"], custom_objects=classes)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # Keras' own for what it does not find and what it holds to be unsafe
         raise Error(f"the model of {workdir} cannot be rebuilt: {' '.join(str(error).split())[:200]}") from None
     saved = [tensors[f"eval_model/{i}"] for i in range(sum(name.startswith("eval_model/") for name in tensors))]
     if [array.shape for array in saved] != [tuple(variable.shape) for variable in model.variables]:

@@ -43,11 +43,15 @@ class Holder(TrainStep):
         self.seeds = keras.random.SeedGenerator(int(value))
         self.inner = [{"layer": keras.layers.Normalization(mean=value, variance=1.0)}, tf.Module()]
         self.inner[1].state = tf.Variable(value)
+        self.inner[1].layer = keras.layers.Normalization(mean=value, variance=1.0)
+        self.inner[1].generator = tf.random.Generator.from_seed(int(value))
+        self.inner[1].back = self
         self.name_of_nothing = "no state"
 
     def values(self):
         state = [*self.by_name["a"][:1], self.by_name["a"][1][0].value, self.by_name["b"], self.inner[1].state]
         state += [v.value for v in self.metric.variables] + [self.generator.state, self.seeds.state.value]
+        state += [self.inner[1].generator.state]
         return [v.numpy() for v in state]
 
 
