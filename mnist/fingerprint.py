@@ -15,16 +15,22 @@ def num_threads():
     return asked or (int(variable) if variable.isdecimal() else 0) or cores
 
 
+def _hyperparameters(step):
+    """Public attributes that are numbers or strings, or collections of them."""
+    found = {}
+    for name, value in vars(step).items():
+        leaves = tf.nest.flatten(value)
+        plain = all(isinstance(leaf, (bool, int, float, str)) for leaf in leaves)
+        if leaves and plain and not name.startswith("_"):
+            found[name] = leaves if tf.nest.is_nested(value) else leaves[0]
+    return found
+
+
 def fingerprint_of(step, dataset, batch_size, jit_compile, settings):
     """All that the numbers of a run depend on, as plain JSON."""
-    hyperparameters = {
-        name: value
-        for name, value in vars(step).items()
-        if isinstance(value, (bool, int, float, str)) and not name.startswith("_")
-    }
     fingerprint = {
         **(settings or {}),
-        **hyperparameters,  # the seed among them
+        **_hyperparameters(step),  # the seed among them
         "batch_size": batch_size,
         "dataset": dataset.digest(),
         "intra_op_threads": num_threads(),

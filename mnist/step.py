@@ -18,7 +18,8 @@ class TrainStep(tf.Module):
     """One step of training. Override the smallest piece and call `super()`.
 
     Whatever a subclass holds in its attributes (`tf.Variable`s, Keras models, layers and
-    optimizers) is saved in checkpoints and restored. Hyperparameters are keyword-only.
+    optimizers) is saved in checkpoints and restored. Hyperparameters are keyword-only. A run is not
+    resumed with other numbers or strings in public attributes; a name that begins with `_` is exempt.
 
     Args:
       model: a built `keras.Model` from float32 images `[B, 28, 28, 1]` to logits `[B, 10]`.
@@ -77,7 +78,8 @@ class TrainStep(tf.Module):
         """Metrics of an evaluation beside loss and accuracy, none unless a subclass has some.
 
         Called outside of any graph with NumPy arrays of all examples, uint8 `[N, 28, 28, 1]` and `[N]`.
-        Each key becomes `epoch_<key>` in TensorBoard, `validation_<key>` and `test_<key>` in results.
+        A value is a number. Each key becomes `epoch_<key>` in TensorBoard, `validation_<key>` and `test_<key>`
+        in results.
         """
         return {}
 

@@ -269,7 +269,7 @@ FLAGS = {
     "accumulate": ("--slices=3", {"slices": 3}),
     "adversarial": (
         "--epsilon=0.3 --attack_steps=2 --robust_epsilons=0.4,0.5",
-        {"epsilon": 0.3, "attack_steps": 2, "robust_epsilons": ["0.4", "0.5"]},
+        {"epsilon": 0.3, "attack_steps": 2, "robust_epsilons": [0.4, 0.5]},
     ),
     "augment": ("--degrees=3 --pixels=0.5 --scaling=0.02", {"degrees": 3.0, "pixels": 0.5, "scaling": 0.02}),
     "ema": ("--decay=0.5", {"decay": 0.5}),

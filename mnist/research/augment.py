@@ -35,6 +35,7 @@ class Augment(TrainStep):
         super().__init__(model, optimizer, **kwargs)
         if min(degrees, pixels, scaling) < 0 or scaling >= 1:
             raise ValueError(f"degrees, pixels, scaling are {degrees}, {pixels}, {scaling}, expected >= 0; scaling < 1")
+        self.degrees, self.pixels, self.scaling = degrees, pixels, scaling
         self.bounds = np.float32([np.deg2rad(degrees), scaling, pixels, pixels])
 
     def prepare_batch(self, images, labels):
