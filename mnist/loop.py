@@ -60,13 +60,14 @@ def train_and_evaluate(
             files.write_atomically(os.path.join(workdir, "flags.txt"), flags_text)
         run.prepare(jit_compile, eval_batch_size, flags_text)
         while True:
-            interrupted = bool(interrupt and interrupt.signum)
+            interrupted = bool(interrupt and interrupt.signum) or run.progress.closed  # as by `| head`
             if run.evaluation_due():  # also when interrupted: no checkpoint is ever written twice
                 run.evaluate()
             if run.save_due() or interrupted:
                 run.save()
             if interrupted:
-                raise Interrupted(f"stopped at step {run.step_number}, saved in {workdir}")
+                saved = f"saved in {workdir}" if run.step_number else "nothing to save"
+                raise Interrupted(f"stopped at step {run.step_number}, {saved}")
             if run.step_number == run.last_step or _has_stalled(run.state["history"], early_stopping_patience):
                 break
             run.train_steps(min(steps_per_loop, run.steps_to_next_event()))

@@ -1,5 +1,6 @@
 """What a run says while it trains: a bar that moves on a terminal, plain lines in a log."""
 
+import os
 import sys
 import time
 
@@ -20,6 +21,14 @@ class Progress:
         self._epochs = -(-last_step // steps_per_epoch)
         self._terminal = sys.stdout.isatty()
         self._said = time.monotonic()
+        self.closed = False  # whether whoever read stdout has left
+
+    def _print(self, text, end="\n"):
+        try:
+            print(text, end=end, flush=True)
+        except BrokenPipeError:
+            self.closed = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def update(self, step, scalars, images_per_second, steps_per_second):
         """Shows the state after `step`; in a log at most every few seconds.
@@ -42,8 +51,8 @@ class Progress:
         if self._terminal:
             done = 20 * (in_epoch + 1) // self._steps_per_epoch
             text = f"\r[{'=' * done}{' ' * (20 - done)}] {text}\x1b[K"
-        print(text, end="" if self._terminal else "\n", flush=True)
+        self._print(text, end="" if self._terminal else "\n")
 
     def say(self, text):
         """Prints a line of its own, the bar out of the way."""
-        print(f"\r\x1b[K{text}" if self._terminal else text, flush=True)
+        self._print(f"\r\x1b[K{text}" if self._terminal else text)

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 
@@ -85,7 +86,7 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 flags.DEFINE_integer(
-    "eval_batch_size", 500, "Images at a time in evaluation. 500 was the fastest on two cores.", lower_bound=1
+    "eval_batch_size", 500, "Images at a time in evaluation. 100 to 2,500 take the same within 15 %.", lower_bound=1
 )
 flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. Default: one each epoch.", lower_bound=1)
 flags.DEFINE_integer("keep_checkpoints", 3, "Newest checkpoints to keep. 3 leave two to fall back on.", lower_bound=1)
@@ -165,7 +166,7 @@ def _settings():
 def _command():
     """How this program was started: python -m MODULE, or python FILE."""
     spec = sys.modules["__main__"].__spec__
-    return f"python -m {spec.name}" if spec else f"python {sys.argv[0]}"
+    return f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
 
 
 def _flags_text(dataset):
@@ -238,11 +239,12 @@ def _main(make_step):
             )
         except Interrupted as stop:
             others = [argument for argument in sys.argv[1:] if not argument.startswith("--workdir=")]
-            arguments = shlex.join([*others, f"--workdir={workdir}"])
+            again = [] if FLAGS.resume else ["--resume"]
+            arguments = shlex.join([*others, *again, f"--workdir={workdir}"])
             # After scripts/train.sh the caller's `python` is another one.
             python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
             print(f"{stop}. To go on: {python} {_command().removeprefix('python ')} {arguments}", flush=True)
-            return 128 + interrupt.signum
+            return 128 + (interrupt.signum or signal.SIGPIPE)
     if FLAGS.dry_run:
         from mnist import plots  # matplotlib takes a second to import: only where it draws
 

@@ -16,6 +16,7 @@ from scripts.torture import differences, newest_step, torture
 
 import keras
 import pytest
+import tensorflow as tf
 
 
 def train(workdir, **options):
@@ -86,6 +87,15 @@ def test_ctrl_c_saves_and_exits_with_130(running):
     out, _ = process.communicate(timeout=20)
     assert process.returncode == 130
     assert f"stopped at step {newest_step(str(workdir))}" in out
+
+
+def test_a_reader_of_the_output_that_leaves_has_the_run_save(running):
+    process, workdir = running
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    [path] = (workdir / "validation").glob("events*")
+    shown = [event.step for event in tf.compat.v1.train.summary_iterator(str(path))]
+    assert newest_step(str(workdir)) >= max(shown) > 0
 
 
 def test_a_second_ctrl_c_ends_at_once():
