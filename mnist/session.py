@@ -61,7 +61,7 @@ class Session:
                 )
             checkpoint.set_aside_newer(self.directory, self.step_number)
         elif updates := int(self.step.optimizer.iterations):
-            raise Error(f"the step has made {updates} updates, a new run begins with none: build another one.")
+            raise Error(f"the step has {updates} updates behind it, a new run begins with none: build another one.")
         self.state |= {"fingerprint": fingerprint, "dataset": self.dataset.name, "data_dir": self.dataset.data_dir}
         self.saved = (self.step_number, len(self.state["history"]))
 
@@ -162,7 +162,8 @@ class Session:
         logits = self.predict_logits(examples.images).numpy()
         metrics = compute_metrics(logits, examples.labels)
         images_per_second = len(logits) / (time.perf_counter() - start)
-        return metrics | self.step.extra_metrics(*examples), logits.argmax(axis=1), images_per_second
+        extra = {name: float(value) for name, value in self.step.extra_metrics(*examples).items()}
+        return metrics | extra, logits.argmax(axis=1), images_per_second
 
     def save(self):
         """Saves a checkpoint if anything is new since the last."""
