@@ -91,8 +91,10 @@ def load(name="auto", data_dir=None, holdout=0):
             logging.warning("%s", error)
             logging.warning("MNIST CANNOT BE HAD: GOING ON WITH THE 1,797 DIGITS OF SCIKIT-LEARN.")
             name, (train, test) = "digits", _load_digits()
-    else:
+    elif name in NAMES:
         train, test = _load_download(name)
+    else:
+        raise Error(f"{name!r} is none of {', '.join(NAMES)}: name the folder of a data set of your own as data_dir.")
     for part, examples in (("training", train), ("test", test)):
         _check(name, part, examples)
     if not holdout:
@@ -124,7 +126,7 @@ def _load_folder(data_dir):
     paths = []
     for name in _IDX_FILES:
         names = [n + end for n in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
-        found = [path for n in names if os.path.exists(path := os.path.join(data_dir, n))]
+        found = [path for n in names if os.path.isfile(path := os.path.join(data_dir, n))]
         if not found:
             raise Error(f"--data_dir={data_dir} has no {name}[.gz], nor an mnist.npz.")
         paths.append(found[0])

@@ -432,3 +432,17 @@ def test_any_array_gives_the_same_batches(spoil):
         other = np.repeat(images, 2, axis=0)[::2]
     batch = next(iter(data.train_batches(data.Examples(other, labels), 20, seed=0)))[0]
     np.testing.assert_array_equal(batch, expected)
+
+
+def test_a_name_that_is_none_is_refused_and_not_downloaded():
+    with pytest.raises(mnist.Error, match=r"'MNIST' is none of auto, .*mnist"):
+        data.load("MNIST")
+
+
+def test_a_folder_of_a_files_name_beside_it_does_not_matter(tmp_path):
+    """As archives unpack that hold each file in a folder of its own, too."""
+    write_idx_folder(tmp_path)
+    for path in list(tmp_path.iterdir()):
+        path.rename(tmp_path / path.name.replace("-idx", ".idx"))
+        (tmp_path / path.name.removesuffix(".gz")).mkdir()
+    assert len(data.load("auto", str(tmp_path)).test.labels)
