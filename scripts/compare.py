@@ -21,7 +21,7 @@ LEVEL = 0.05  # of both tests
 
 
 def read_values(folder, metric):
-    """Reads a setting's results. Returns: a dict from seeds to `metric` in percent."""
+    """Reads a setting's results. Returns: a dict from data set and seed to `metric` in percent."""
     paths = []
     for pattern in ("seed=*", "*/seed=*"):
         paths = paths or glob.glob(os.path.join(glob.escape(folder), pattern, "results.json"))
@@ -34,20 +34,23 @@ def read_values(folder, metric):
         for path in paths:
             seed = int(os.path.basename(os.path.dirname(path)).removeprefix("seed="))
             with open(path) as file:
-                values[seed] = 100 * float(json.load(file)[metric])
+                results = json.load(file)
+            values[results["dataset"], seed] = 100 * float(results[metric])
     except (ValueError, KeyError, TypeError):
         raise Error(f"{path} does not hold a run's {metric}: expected seed=N and what a run wrote.") from None
     return values
 
 
 def compare(first, second):
-    """Compares two dicts from seeds to values in percent, paired by seed. Returns: a dict of numbers.
+    """Compares two dicts from data set and seed to values in percent, paired by both. Returns: a dict of numbers.
 
     If all differences are equal, t-test and d_z are not defined and NaN.
     """
     seeds = sorted(first.keys() & second.keys())
     if len(seeds) < 2:
-        raise Error(f"{len(seeds)} seeds in common, of {len(first)} and {len(second)}: expected at least 2.")
+        raise Error(
+            f"{len(seeds)} seeds on one data set in common, of {len(first)} and {len(second)}: expected at least 2."
+        )
     a, b = (np.array([values[seed] for seed in seeds]) for values in (first, second))
     differences = np.round(b - a, 9)  # equal ones, that floats made unequal, are equal again
     n, mean, std = len(seeds), differences.mean(), differences.std(ddof=1)

@@ -20,6 +20,7 @@ so on --jobs; a run that was stopped refuses to go on with another number. Any s
 
 import contextlib
 import csv
+import hashlib
 import importlib.util
 import io
 import itertools
@@ -112,6 +113,14 @@ def check_command(module, arguments, grid):
 def write_flagfile(run, module, arguments):
     """Writes a run's sweep.flags, unless it is there already."""
     own = [f"--{flag}={value}" for flag, value in [*run.setting.items(), ("seed", run.seed)]]
+    for argument in arguments:
+        name, _, flagfile = argument.partition("=")
+        if name.lstrip("-") == "flagfile":  # one that is edited has its runs count as unfinished
+            try:
+                with open(flagfile, "rb") as file:
+                    own.append(f"# {flagfile} has SHA-256 {hashlib.sha256(file.read()).hexdigest()}")
+            except OSError as error:
+                raise Error(f"cannot read {argument}: {error.strerror}.") from None
     text = "\n".join([f"# python -m {module} --flagfile=<this file> --workdir=<its folder>", *arguments, *own, ""])
     path, old = os.path.join(run.workdir, "sweep.flags"), None
     with files.write_errors(f"write {path}"):
@@ -200,6 +209,10 @@ def summarize(runs, metric):
     for name in dict.fromkeys(run.name for run in runs):
         finished = [results for run in runs if run.name == name and (results := run.read_results())]
         values, n = [100 * results[metric] for results in finished], len(finished)
+        if len(datasets := sorted({results["dataset"] for results in finished})) > 1:
+            raise Error(
+                f"{name} mixes runs on {' and '.join(datasets)}: name one with -- --dataset=NAME or --data_dir."
+            )
         mean, std = statistics.fmean(values or [math.nan]), statistics.stdev(values) if n > 1 else math.nan
         half = scipy.stats.t.ppf(0.975, n - 1) * std / n**0.5 if n > 1 else math.nan
         numbers = {"mean": mean, "std": std, "low": mean - half, "high": mean + half}

@@ -242,7 +242,9 @@ def write_setting(folder, accuracies):
     """Writes results.json files; `accuracies` is a dict from seeds to test accuracies."""
     for seed, accuracy in accuracies.items():
         (folder / f"seed={seed}").mkdir(parents=True)
-        (folder / f"seed={seed}" / "results.json").write_text(json.dumps({"test_accuracy": accuracy}))
+        (folder / f"seed={seed}" / "results.json").write_text(
+            json.dumps({"dataset": "digits", "test_accuracy": accuracy})
+        )
     return str(folder)
 
 
@@ -296,7 +298,7 @@ def test_equal_differences(tmp_path, count, shift, verdict):
 
 
 def test_comparison_names_mistakes(tmp_path):
-    with pytest.raises(Error, match="1 seeds in common, of 2 and 1"):
+    with pytest.raises(Error, match="1 seeds on one data set in common, of 2 and 1"):
         compare_settings(tmp_path, {0: 0.9, 1: 0.9}, {1: 0.9})
     with pytest.raises(Error, match="is not a folder"):
         compare.read_values(str(tmp_path / "nothing"), "test_accuracy")
@@ -307,4 +309,31 @@ def test_comparison_names_mistakes(tmp_path):
     with pytest.raises(Error, match="does not hold a run's validation_accuracy"):
         compare.read_values(str(tmp_path / "sweep" / "a=1"), "validation_accuracy")
     shutil.rmtree(tmp_path / "sweep" / "a=2")
-    assert compare.read_values(str(tmp_path / "sweep"), "test_accuracy") == {0: 90, 1: 90}  # of a single setting
+    values = compare.read_values(str(tmp_path / "sweep"), "test_accuracy")  # of a single setting
+    assert values == {("digits", 0): 90, ("digits", 1): 90}
+    others = {("mnist", seed): value for (_, seed), value in values.items()}
+    with pytest.raises(Error, match="0 seeds on one data set in common"):
+        compare.compare(values, others)
+
+
+def test_a_mean_over_two_data_sets_is_refused(copy):
+    path = copy / SETTINGS[0] / "seed=0" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": "mnist"}))
+    with pytest.raises(Error, match=f"{SETTINGS[0]} mixes runs on digits and mnist"):
+        do_sweep(copy, jobs=0)
+
+
+def test_an_edited_flagfile_makes_a_finished_run_an_unfinished_one(tmp_path):
+    recipe = tmp_path / "recipe.flags"
+    options = {"grid": "", "seeds": 1, "arguments": [*ARGUMENTS, f"--flagfile={recipe}"]}
+    counts = []
+    for rate in (0.001, 0.001, 0.002):
+        recipe.write_text(f"--learning_rate={rate}\n")
+        do_sweep(tmp_path / "sweep", jobs=0, **options)
+        if not counts:
+            results = {"dataset": "digits", "steps": 5, "train_seconds": 1.0} | dict.fromkeys(sweep.METRICS, 0.9)
+            (tmp_path / "sweep" / "default" / "seed=0" / "results.json").write_text(json.dumps(results))
+        do_sweep(tmp_path / "sweep", jobs=0, **options)
+        with open(tmp_path / "sweep" / "table.csv") as file:
+            counts += [row["n"] for row in csv.DictReader(file)]
+    assert counts == ["1", "1", "0"]
