@@ -16,7 +16,7 @@ fi
 stamp="$root/.venv/installed${extra:+-$extra}"
 want="$(cat "$root/setup.cfg" "$root/pyproject.toml" | cksum) $root"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
-  if [ ! -x "$root/.venv/bin/python" ]; then
+  if ! "$root/.venv/bin/python" -m pip --version >/dev/null 2>&1; then # missing, or its making was cut off
     [ -n "$python" ] || { echo "error: Python 3.10 to 3.13 is missing (Debian: apt install python3)." >&2; exit 1; }
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
       { echo "error: Python's venv is missing (Debian: apt install python3-venv)." >&2; exit 1; }
