@@ -19,7 +19,7 @@ from absl import flags
 FLAGS = flags.FLAGS
 
 flags.DEFINE_float(
-    "noise_decay", 0.99, "Decay of the averages of both estimates, a step.", lower_bound=0.0, upper_bound=0.999999
+    "noise_decay", 0.99, "Decay per step of the averages of both estimates.", lower_bound=0.0, upper_bound=0.999999
 )
 
 
