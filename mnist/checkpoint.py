@@ -116,7 +116,9 @@ def _describe_model(model):
     try:
         description = keras.saving.serialize_keras_object(model)
     except NotImplementedError:  # Keras' answer for a class with arguments of its own and no get_config()
-        return None  # it trains and resumes all the same; load_model() says what it lacks
+        lack = "%s has no get_config(): it trains and resumes, and cannot be evaluated or exported by other commands."
+        logging.log_first_n(logging.WARNING, lack, 1, type(model).__name__)
+        return None
     spec = sys.modules["__main__"].__spec__
     script = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     for part in _parts(description):

@@ -31,6 +31,13 @@ class Linear(keras.Model):
         return {}
 
 
+def make_dense(value):
+    layer = keras.layers.Dense(2, use_bias=False)
+    layer.build([None, 2])
+    layer.set_weights([np.full([2, 2], value)])
+    return layer
+
+
 class Holder(TrainStep):
     """State of every kind, as deep as it goes."""
 
@@ -41,9 +48,9 @@ class Holder(TrainStep):
         self.metric.update_state(value)
         self.generator = tf.random.Generator.from_seed(int(value))
         self.seeds = keras.random.SeedGenerator(int(value))
-        self.inner = [{"layer": keras.layers.Normalization(mean=value, variance=1.0)}, tf.Module()]
+        self.inner = [{"layer": make_dense(value)}, tf.Module()]
         self.inner[1].state = tf.Variable(value)
-        self.inner[1].layer = keras.layers.Normalization(mean=value, variance=1.0)
+        self.inner[1].layer = make_dense(value)
         self.inner[1].generator = tf.random.Generator.from_seed(int(value))
         self.inner[1].back = self
         self.name_of_nothing = "no state"
@@ -51,13 +58,15 @@ class Holder(TrainStep):
     def values(self):
         state = [*self.by_name["a"][:1], self.by_name["a"][1][0].value, self.by_name["b"], self.inner[1].state]
         state += [v.value for v in self.metric.variables] + [self.generator.state, self.seeds.state.value]
-        state += [self.inner[1].generator.state]
+        state += [self.inner[1].generator.state, *(v.value for v in self.inner[1].layer.variables)]
+        state += [v.value for v in self.inner[0]["layer"].variables]
         return [v.numpy() for v in state]
 
 
 def test_state_in_dicts_metrics_and_generators_is_saved(tmp_path):
     old, new = (Holder(CNN(), keras.optimizers.Adam(), value) for value in (3.0, 4.0))
-    assert not any(np.array_equal(a, b) for a, b in zip(old.values()[:4], new.values()[:4], strict=True))
+    different = [not np.array_equal(a, b) for a, b in zip(old.values(), new.values(), strict=True)]
+    assert different.count(False) == 1  # the metric's count
     checkpoint.save(str(tmp_path), old, METADATA, keep=1)
     checkpoint.assign(new, checkpoint.load_newest(str(tmp_path))[0])
     assert all(a.tobytes() == b.tobytes() for a, b in zip(old.values(), new.values(), strict=True))
@@ -87,4 +96,25 @@ def test_a_model_whose_configuration_lies_is_not_evaluated_with_what_it_has(tmp_
     step = TrainStep(model, keras.optimizers.Adam())
     checkpoint.save(str(tmp_path / "checkpoints"), step, METADATA, keep=1)
     with pytest.raises(Error, match="cannot be rebuilt: what its get_config"):
+        checkpoint.load_model(str(tmp_path))
+
+
+def test_a_model_without_a_configuration_is_saved_and_said_to_lack_it(tmp_path, caplog):
+    class Wrapped(Linear):
+        get_config = keras.Model.get_config
+
+        def __init__(self, inner):  # no number or string that Keras could note by itself
+            super().__init__()
+            self.inner = inner
+
+    steps = []
+    for _ in range(2):
+        model = Wrapped(object())
+        model.build(None)
+        steps.append(TrainStep(model, keras.optimizers.Adam()))
+    checkpoint.save(str(tmp_path / "checkpoints"), steps[0], METADATA, keep=1)
+    assert "Wrapped has no get_config()" in caplog.text
+    checkpoint.assign(steps[1], checkpoint.load_newest(str(tmp_path / "checkpoints"))[0])
+    assert all(np.array_equal(a, b) for a, b in zip(*(step.model.get_weights() for step in steps), strict=True))
+    with pytest.raises(Error, match=r"its class needs a get_config\(\)"):
         checkpoint.load_model(str(tmp_path))
