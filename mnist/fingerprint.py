@@ -7,12 +7,16 @@ import keras
 import tensorflow as tf
 
 
+def num_cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def num_threads():
     """Threads that share one operation, as TensorFlow counts them; the last bits of a result depend on it."""
     variable = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     asked = tf.config.threading.get_intra_op_parallelism_threads()
-    return asked or (int(variable) if variable.isdecimal() else 0) or cores
+    return asked or (int(variable) if variable.isdecimal() else 0) or num_cores()
 
 
 def _hyperparameters(step):

@@ -61,7 +61,7 @@ class Session:
                 )
             checkpoint.set_aside_newer(self.directory, self.step_number)
         elif updates := int(self.step.optimizer.iterations):
-            raise Error(f"the step has {updates} updates behind it, a new run begins with none: build another one.")
+            raise Error(f"the step has trained already (updates: {updates}): a new run needs a new one.")
         self.state |= {"fingerprint": fingerprint, "dataset": self.dataset.name, "data_dir": self.dataset.data_dir}
         self.saved = (self.step_number, len(self.state["history"]))
 

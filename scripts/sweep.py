@@ -39,6 +39,7 @@ import urllib.parse
 
 from mnist import Error, files
 from mnist import run as run_command
+from mnist.fingerprint import num_cores
 from mnist.interrupt import Interrupt
 
 import scipy.stats
@@ -133,9 +134,8 @@ def write_flagfile(run, module, arguments):
 
 def start(run, module, jobs):
     """Starts a run with its share of the cores, its output in log.txt. Returns: the process."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")  # the last: NumPy's
-    environment = os.environ | dict.fromkeys(names, str(max(1, cores // jobs)))
+    environment = os.environ | dict.fromkeys(names, str(max(1, num_cores() // jobs)))
     flagfile = os.path.join(run.workdir, "sweep.flags")
     command = [sys.executable, "-m", module, f"--flagfile={flagfile}", f"--workdir={run.workdir}"]
     with open(os.path.join(run.workdir, "log.txt"), "a") as log:
