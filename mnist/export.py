@@ -1,4 +1,4 @@
-"""SavedModel for serving: python -m mnist.export --workdir=runs/NAME [--output=FOLDER]"""
+"""Exports the model of a run as a SavedModel: python -m mnist.export --workdir=runs/NAME [--output=FOLDER]"""
 
 import os
 import tempfile
