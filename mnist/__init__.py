@@ -1,9 +1,11 @@
-"""A custom TensorFlow training loop for MNIST.
+"""A custom TensorFlow training loop for MNIST. `python -m mnist` lists its commands.
 
-Importing the package imports TensorFlow without its start-up chatter, and brings the two names that
-every command shares: `Error`, a mistake that the user can mend, and `run`, which starts a command.
+Importing the package is quick. It has TensorFlow, once something imports that, say only what matters, and
+brings `Error`, a mistake that the user can mend.
 """
 
+import importlib.abc
+import importlib.util
 import os
 import sys
 import tempfile
@@ -20,7 +22,25 @@ _CHATTER = (
 )
 
 
-def _import_tensorflow():
+class Error(Exception):
+    """A mistake that the user can mend. Commands print it without a traceback and exit with 1."""
+
+
+class _QuietTensorFlow(importlib.abc.MetaPathFinder):
+    """Has the first import of TensorFlow, whoever asks for it, start the runtime with stderr sifted."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec:
+            import_module = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: _import_quietly(import_module, module)
+        return spec
+
+
+def _import_quietly(import_module, tensorflow):
     """Imports TensorFlow and starts its runtime; stderr meanwhile goes to a file and is sifted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors
     sys.stderr.flush()
@@ -28,9 +48,8 @@ def _import_tensorflow():
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices("GPU")  # the second half of the chatter
+            import_module(tensorflow)
+            tensorflow.config.list_physical_devices("GPU")  # the second half of the chatter
         finally:
             sys.stderr.flush()
             os.dup2(stderr, 2)
@@ -41,35 +60,5 @@ def _import_tensorflow():
                     sys.stderr.write(line)
 
 
-_import_tensorflow()
-
-
-class Error(Exception):
-    """A mistake that the user can mend. Commands print it without a traceback and exit with 1."""
-
-
-def run(main):
-    """Parses absl flags and runs `main()`, as `absl.app.run` does; exits with its return value.
-
-    Stray arguments are refused unless `main` takes them (`main(arguments)` of a command that reads
-    files). An `Error` is printed in its own words; any other exception keeps its traceback.
-    """
-    import tensorflow as tf
-    from absl import app, flags, logging
-
-    def guarded(argv):
-        if not flags.FLAGS["verbosity"].present:  # importing TensorFlow raised it to INFO
-            logging.set_verbosity(logging.WARNING)
-        tf.get_logger().setLevel("WARNING")
-        takes_arguments = main.__code__.co_argcount > 0
-        try:
-            if argv[1:] and not takes_arguments:
-                raise Error(f"unexpected argument: {argv[1]!r} (flags are written --name=value).")
-            return main(argv[1:]) if takes_arguments else main()
-        except Error as error:
-            sys.exit(f"error: {error}")
-        except BrokenPipeError:  # whoever read the output has left, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-
-    app.run(guarded)
+if "tensorflow" not in sys.modules:
+    sys.meta_path.insert(0, _QuietTensorFlow())

@@ -2,16 +2,14 @@
 
 A checkpoint is one TensorFlow bundle, `ckpt-<step>.index` and `ckpt-<step>.data-00000-of-00001`,
 which `tf.train.load_checkpoint` reads. It holds every variable of the step by name, the variables of
-the evaluated model, and one string of JSON, `metadata`.
+the evaluated model, what the run adds (`run/...`), and one string of JSON, `metadata`.
 """
 
 import contextlib
 import glob
-import importlib
 import json
 import os
 import re
-import sys
 
 from mnist import Error
 from mnist.files import sync, write_atomically, write_errors
@@ -19,7 +17,7 @@ from mnist.files import sync, write_atomically, write_errors
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import flags, logging
+from absl import logging
 
 _DATA = ".data-00000-of-00001"
 _INDEX = ".index"
@@ -65,10 +63,15 @@ def _variables_in(value, modules):
             yield from _variables_in(values, modules | {id(part)})
 
 
-def save(directory, step, metadata, keep):
+def save(directory, step, metadata, keep, extra=None):
     """Saves a `TrainStep` with its metadata as `ckpt-<metadata["step"]>`; deletes all but `keep`.
 
     The files get their names only when they are whole and on disk, the index last.
+
+    Args:
+      metadata: a dict of plain JSON with the step's number, `step`.
+      keep: how many checkpoints stay, the newest.
+      extra: a dict of further tensors, which `assign` passes over; saved as `run/<name>`.
 
     Raises: `NotFinite` if a variable is; `mnist.Error` if the disk is full or read-only. Either way
       the checkpoints that were there stay as they are.
@@ -80,15 +83,15 @@ def save(directory, step, metadata, keep):
             raise NotFinite(f"{name} ({variable.path if hasattr(variable, 'path') else variable.name})")
     path = os.path.join(directory, f"ckpt-{metadata['step']}")
     temporary = os.path.join(directory, "tmp")
-    metadata = {**metadata, "model": _describe_model(step.eval_model)}
+    tensors = variables | {f"run/{name}": tensor for name, tensor in (extra or {}).items()}
     with write_errors(f"save {path}"):
         try:
             os.makedirs(directory, exist_ok=True)
             tf.raw_ops.SaveV2(
                 prefix=temporary,
-                tensor_names=[*variables, "metadata"],
-                shape_and_slices=[""] * (len(variables) + 1),
-                tensors=[*variables.values(), tf.constant(json.dumps(metadata))],
+                tensor_names=[*tensors, "metadata"],
+                shape_and_slices=[""] * (len(tensors) + 1),
+                tensors=[*tensors.values(), tf.constant(json.dumps(metadata))],
             )
             for end in (_DATA, _INDEX):
                 sync(temporary + end)
@@ -110,31 +113,6 @@ def save(directory, step, metadata, keep):
         lines = [f'model_checkpoint_path: "{names[0]}"']
         lines += [f'all_model_checkpoint_paths: "{name}"' for name in reversed(names)]
         write_atomically(os.path.join(directory, "checkpoint"), "\n".join(lines) + "\n")
-
-
-def _describe_model(model):
-    try:
-        description = keras.saving.serialize_keras_object(model)
-    except NotImplementedError:  # Keras' answer for a class with arguments of its own and no get_config()
-        lack = "%s has no get_config(): it trains and resumes, and cannot be evaluated or exported by other commands."
-        logging.log_first_n(logging.WARNING, lack, 1, type(model).__name__)
-        return None
-    spec = sys.modules["__main__"].__spec__
-    script = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    for part in _parts(description):
-        if part.get("module", "") in (None, "__main__"):  # Keras has None for __main__; another process needs a name
-            part["module"] = spec.name if spec else script
-    return description
-
-
-def _parts(description):
-    """All dicts in what Keras serialized: of the model, its layers, whatever they hold."""
-    if isinstance(description, dict):
-        yield description
-        description = list(description.values())
-    if isinstance(description, (list, tuple)):
-        for part in description:
-            yield from _parts(part)
 
 
 def _list(directory):
@@ -174,7 +152,7 @@ def load_newest(directory):
             damaged.append(path)
             continue
         if damaged:
-            logging.warning("Going on from %s instead.", path)
+            logging.warning("Resuming from %s instead.", path)
         return loaded
     if damaged:
         raise Error(
@@ -196,7 +174,7 @@ def set_aside_newer(directory, step_number):
 def assign(step, tensors):
     """Gives a step the values that `load_newest` read. Raises: `mnist.Error` if they do not fit."""
     variables = variables_of(step)
-    saved = {name for name in tensors if not name.startswith("eval_model/")}
+    saved = {name for name in tensors if not name.startswith(("eval_model/", "run/"))}
     different = sorted(saved ^ variables.keys()) or sorted(
         name for name in saved if tensors[name].shape != tuple(variables[name].shape)
     )
@@ -207,54 +185,3 @@ def assign(step, tensors):
         )
     for name, variable in variables.items():
         variable.assign(tensors[name])
-
-
-def _import_classes(description):
-    """Imports the modules of a model's classes and functions but for Keras' own. Returns: a dict from their names.
-
-    A module may bring flags of `mnist.train`, which must not take the place of this command's own.
-    """
-    own = {name: flags.FLAGS[name] for name in flags.FLAGS}
-    for flag in own.values():
-        flag.allow_override = True
-    classes = {}
-    for part in _parts(description):
-        module, name = part.get("module"), part.get("class_name")
-        if not name or not module or module.partition(".")[0] in ("keras", "builtins"):
-            continue
-        try:
-            name = part["config"] if name == "function" else name
-            classes[name] = getattr(importlib.import_module(module), name, None)
-        except ImportError as error:
-            raise Error(
-                f"the model's class is in {module}, which cannot be imported ({error}): start in its folder."
-            ) from None
-    for name, flag in own.items():
-        flags.FLAGS[name] = flag
-    return {name: value for name, value in classes.items() if value}
-
-
-def load_model(workdir):
-    """Rebuilds the evaluated model of a run from its newest checkpoint.
-
-    Returns: a `keras.Model` and the checkpoint's metadata. Raises: `mnist.Error`.
-    """
-    if not os.path.isdir(workdir):
-        raise Error(f"--workdir={workdir} is not a folder. Train first: python -m mnist.train.")
-    loaded = load_newest(os.path.join(workdir, "checkpoints"))
-    if loaded is None:
-        raise Error(f"--workdir={workdir} holds no checkpoint. Train first: python -m mnist.train.")
-    tensors, metadata = loaded
-    if metadata["model"] is None:
-        raise Error(f"the model of {workdir} cannot be rebuilt: its class needs a get_config().")
-    classes = _import_classes(metadata["model"])
-    try:
-        model = keras.saving.deserialize_keras_object(metadata["model"], custom_objects=classes)
-    except (TypeError, ValueError) as error:  # Keras' own for what it does not find and what it holds to be unsafe
-        raise Error(f"the model of {workdir} cannot be rebuilt: {' '.join(str(error).split())[:200]}") from None
-    saved = [tensors[f"eval_model/{i}"] for i in range(sum(name.startswith("eval_model/") for name in tensors))]
-    if [array.shape for array in saved] != [tuple(variable.shape) for variable in model.variables]:
-        raise Error(f"the model of {workdir} cannot be rebuilt: what its get_config() tells has other variables.")
-    for variable, array in zip(model.variables, saved, strict=True):
-        variable.assign(array)
-    return model, metadata

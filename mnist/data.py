@@ -1,4 +1,4 @@
-"""Where images come from, and in which order they flow."""
+"""Data sets: MNIST, Fashion-MNIST, scikit-learn's digits, or a folder in MNIST's format."""
 
 import hashlib
 import os
@@ -7,14 +7,13 @@ import threading
 from typing import NamedTuple
 
 from mnist import Error, readers
+from mnist.readers import NUM_CLASSES, SIDE
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 NAMES = ("auto", "mnist", "fashion_mnist", "digits")
-NUM_CLASSES = 10
 DOWNLOAD_STALL_SECONDS = 10
 
 _STORE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
@@ -71,7 +70,7 @@ def load(name="auto", data_dir=None, holdout=0):
         npz file. None: Keras' cache, else a download into it.
       holdout: number of images at the end of the training set that become the validation set.
 
-    Returns: a `Dataset`. Raises: `mnist.Error` if it cannot be had or is not sound.
+    Returns: a `Dataset`. Raises: `mnist.Error` if it is missing or not sound.
     """
     if name == "digits":
         if data_dir:
@@ -89,7 +88,7 @@ def load(name="auto", data_dir=None, holdout=0):
             name, (train, test) = "mnist", _load_download("mnist")
         except Error as error:
             logging.warning("%s", error)
-            logging.warning("MNIST CANNOT BE HAD: GOING ON WITH THE 1,797 DIGITS OF SCIKIT-LEARN.")
+            logging.warning("MNIST IS MISSING: TRAINING ON THE 1,797 DIGITS OF SCIKIT-LEARN INSTEAD.")
             name, (train, test) = "digits", _load_digits()
     elif name in NAMES:
         train, test = _load_download(name)
@@ -149,7 +148,7 @@ def _load_digits():
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = np.zeros([len(digits.images), readers.SIDE, readers.SIDE, 1], np.uint8)
+    images = np.zeros([len(digits.images), SIDE, SIDE, 1], np.uint8)
     for image, small in zip(images, digits.images, strict=True):
         scaled = Image.fromarray((small * (255 / 16)).astype(np.uint8)).resize((20, 20), Image.BICUBIC)
         image[4:24, 4:24, 0] = scaled  # 20x20 within 28x28, as in MNIST
@@ -207,53 +206,3 @@ def _fetch(filename, url, folder, digest):
             "--data_dir=FOLDER, or take --dataset=digits, which needs no network."
         )
     return outcome["path"]
-
-
-def epoch_order(num_examples, seed, epoch):
-    """The order of one epoch: int32 `[num_examples]`, a pure function of `(seed, epoch)`."""
-    return tf.random.experimental.stateless_shuffle(tf.range(num_examples), seed=[seed, epoch])
-
-
-def steps_per_epoch(num_examples, batch_size):
-    """Number of batches in an epoch, the short last one included."""
-    return -(-num_examples // batch_size)
-
-
-def _as_tensor(array):
-    """A tensor on the memory of a NumPy array if it can be, so that a large data set is held once."""
-    if array.ctypes.data % readers.ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable:
-        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-    return tf.constant(array)
-
-
-def train_batches(examples, batch_size, *, seed, start_step=0):
-    """The batches of all epochs, from `start_step` on, without end.
-
-    tf.data over indices: each batch is one slice of the epoch's order and one gather, so that
-    starting at any step costs nothing and no state of the pipeline needs to be saved. The last
-    batch of an epoch is short if `batch_size` does not divide the number of examples. Images as they
-    come from IDX files are read in place: whoever changes them changes the batches.
-
-    Returns: a `tf.data.Dataset` of `(uint8 images [B, 28, 28, 1], uint8 labels [B])`.
-    """
-    num_examples = len(examples.labels)
-    if not 0 < batch_size <= num_examples:
-        raise Error(f"--batch_size={batch_size} does not fit {num_examples:,} training images.")
-    num_steps = steps_per_epoch(num_examples, batch_size)
-    images, labels = (_as_tensor(array) for array in examples)
-
-    def epoch_batches(epoch):
-        order = epoch_order(num_examples, seed, epoch)
-        first_step = tf.maximum(start_step - epoch * num_steps, 0)
-
-        def gather_batch(step):
-            indices = order[step * batch_size : (step + 1) * batch_size]
-            return tf.gather(images, indices), tf.gather(labels, indices)
-
-        return tf.data.Dataset.range(first_step, num_steps).map(gather_batch)
-
-    epochs = tf.data.Dataset.range(start_step // num_steps, tf.int64.max)
-    options = tf.data.Options()
-    # The default rewrites find nothing to improve here, and copy all images into the graph that they look at.
-    options.experimental_optimization.apply_default_optimizations = False
-    return epochs.flat_map(epoch_batches).prefetch(8).with_options(options)

@@ -3,11 +3,12 @@
 import os
 import tempfile
 
-from mnist import Error, checkpoint, files, run
-from mnist.step import scale_images
+from mnist import Error, files, finished
+from mnist.command import run
+from mnist.model import IMAGE_SHAPE, scale_images
+from mnist.settings import Setting
 
 import tensorflow as tf
-from absl import flags
 
 
 class Served(tf.Module):
@@ -18,7 +19,7 @@ class Served(tf.Module):
         self.model = model
         self.weights = [v.value for v in model.variables]  # tracked by name; Keras lists are not
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 28, 28, 1], tf.uint8, "images")])
+    @tf.function(input_signature=[tf.TensorSpec([None, *IMAGE_SHAPE], tf.uint8, "images")])
     def serve(self, images):
         logits = tf.cast(self.model(scale_images(images), training=False), tf.float32)
         return {
@@ -42,15 +43,19 @@ def export(model, output):
             os.rename(whole, os.path.abspath(output))
 
 
-def main():
-    flag = flags.FLAGS
-    model, metadata = checkpoint.load_model(flag.workdir)
-    output = flag.output or os.path.join(flag.workdir, "saved_model")
-    export(model, output)
-    print(f"wrote {output} (step {metadata['step']})")
+class Export:
+    """What is exported, and where to."""
+
+    workdir = Setting(None, "Folder of a run.", kind=str)
+    output = Setting(None, "Folder to write. Default: <workdir>/saved_model.", kind=str)
+
+
+def main(options):
+    trained = finished.load(options.workdir)
+    output = options.output or os.path.join(options.workdir, "saved_model")
+    export(trained.model, output)
+    print(f"wrote {output} (step {trained.step})")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of a run.", required=True)
-    flags.DEFINE_string("output", None, "Folder to write; default: <workdir>/saved_model.")
-    run(main)
+    run(main, Export)

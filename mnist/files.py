@@ -2,38 +2,46 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import socket
+import warnings
 
 from mnist import Error
 
+import filelock
 import tensorflow as tf
 
 
 @contextlib.contextmanager
 def lock(workdir):
     """Holds a folder for this process alone, made if need be. The lock dies with its owner."""
-    path = os.path.join(workdir, ".lock")
+    path, owner = (os.path.join(workdir, name) for name in (".lock", ".owner"))
     try:
         os.makedirs(workdir, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115, closed below
+        held = _acquire(path)
+    except filelock.Timeout:
+        name = "another process"
+        with contextlib.suppress(OSError), open(owner) as file:
+            name = file.read().strip() or name
+        raise Error(f"{workdir} is in use by {name}.") from None
     except OSError as error:
         raise Error(f"cannot write to --workdir={workdir}: {error.strerror}.") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            file.seek(0)
-            raise Error(f"{workdir} is in use by {file.read().strip() or 'another process'}.") from None
-        with write_errors(f"write to {workdir}"):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+    with held:
+        write_atomically(owner, f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
+
+
+def _acquire(path):
+    """Locks a file at once or not at all. Some network file systems have no locks: there, the file itself is one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # filelock's own fallback for ENOSYS
+        try:
+            return filelock.FileLock(path).acquire(blocking=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            return filelock.SoftFileLock(f"{path}.soft").acquire(blocking=False)
 
 
 @contextlib.contextmanager
@@ -64,7 +72,9 @@ def write_atomically(path, text):
 
 
 def sync(path):
-    """Waits until a file, or a folder's list of files, is on disk."""
+    """Waits until a file, or a folder's list of files, is on disk. Windows has no way to ask that for a folder."""
+    if os.name == "nt" and os.path.isdir(path):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,6 +3,8 @@
 import json
 import os
 
+from mnist.settings import settings_of
+
 import keras
 import tensorflow as tf
 
@@ -20,25 +22,29 @@ def num_threads():
 
 
 def _hyperparameters(step):
-    """Public attributes that are numbers or strings, or collections of them."""
-    found = {}
+    """Settings, and public attributes that are numbers or strings, or collections of them."""
+    found = {name: getattr(step, name) for name, setting in settings_of(type(step)).items() if not setting.may_change}
     for name, value in vars(step).items():
         leaves = tf.nest.flatten(value)
         plain = all(isinstance(leaf, (bool, int, float, str)) for leaf in leaves)
-        if leaves and plain and not name.startswith("_"):
+        if leaves and plain and not name.startswith("_") and name not in settings_of(type(step)):
             found[name] = leaves if tf.nest.is_nested(value) else leaves[0]
     return found
 
 
-def fingerprint_of(step, dataset, batch_size, jit_compile, settings):
-    """All that the numbers of a run depend on, as plain JSON."""
+def _describe_data(dataset):
+    counts = [len(dataset.train.labels), len(dataset.validation.labels), len(dataset.test.labels)]
+    return {"name": dataset.name, "data_dir": dataset.data_dir, "images": counts, "sha256": dataset.digest()}
+
+
+def fingerprint_of(step, dataset, plan, settings=None):
+    """All that the numbers of a run depend on, as plain JSON; `settings`: a dict of more."""
     fingerprint = {
+        "dataset": _describe_data(dataset),
         **(settings or {}),
+        **{name: getattr(plan, name) for name, setting in settings_of(type(plan)).items() if not setting.may_change},
         **_hyperparameters(step),  # the seed among them
-        "batch_size": batch_size,
-        "dataset": dataset.digest(),
         "intra_op_threads": num_threads(),
-        "jit_compile": jit_compile,
         "precision": step.model.dtype_policy.name,
         "step": type(step).__name__,
     }
@@ -50,10 +56,33 @@ def fingerprint_of(step, dataset, batch_size, jit_compile, settings):
     return json.loads(json.dumps(fingerprint))
 
 
-def differences(old, new, name=""):
-    """Names what differs between two nested dicts, one string each."""
+def differences(old, new):
+    """What differs between two fingerprints, in words: a list of strings."""
+    if old["dataset"]["sha256"] == new["dataset"]["sha256"]:  # the same data from another folder is the same
+        old = {**old, "dataset": new["dataset"]}
+    return _differences(old, new, "")
+
+
+def _differences(old, new, name):
+    if name == "dataset" and old != new:
+        return [f"the data was {_name_data(old)}, is {_name_data(new)}" + " of other content" * _looks_equal(old, new)]
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*new, *old])
         prefix = f"{name}." if name else ""
-        return [d for key in keys for d in differences(old.get(key), new.get(key), prefix + key)]
-    return [] if old == new else [f"{name} was {old}, is {new}"]
+        return [d for key in keys for d in _differences(old.get(key), new.get(key), prefix + key)]
+    return [] if old == new else [f"{name} was {_name_value(old)}, is {_name_value(new)}"]
+
+
+def _name_value(value):
+    """A value as text; what Keras serialized, a schedule for one, by its class alone."""
+    return value["class_name"] if isinstance(value, dict) and "class_name" in value else value
+
+
+def _name_data(data):
+    train, validation, test = data["images"]
+    place = f" in {data['data_dir']}" if data["data_dir"] else ""
+    return f"{data['name']}{place} ({train:,} training, {validation:,} validation and {test:,} test images)"
+
+
+def _looks_equal(old, new):
+    return _name_data(old) == _name_data(new)

@@ -1,20 +1,22 @@
-"""Digits in image files: python -m mnist.predict --workdir=runs/NAME image.png ..."""
+"""Reads the digits in image files: python -m mnist.predict --workdir=runs/NAME image.png ..."""
 
 import json
 import warnings
 
-from mnist import Error, checkpoint, run
-from mnist.evaluate import make_predict_logits
+from mnist import Error, finished
+from mnist.command import run
+from mnist.metrics import softmax
+from mnist.model import make_predict_logits
+from mnist.readers import SIDE
+from mnist.settings import Setting
 
 import numpy as np
-from absl import flags
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _MAX_PIXELS = 2**24  # an image is decoded whole, to half a GiB at the worst, whatever a small file claims
 # Pillow hands EPS files to Ghostscript, which runs them as programs.
 Image.init()
 _FORMATS = sorted(Image.OPEN.keys() - {"EPS"})
-_SIDE = 28
 _BOX = 20  # MNIST's digits fill a box of 20x20 within 28x28 (LeCun et al. 1998, p. 10)
 
 
@@ -46,7 +48,7 @@ def read_image(path):
         raise Error(f"{path} holds no digit: nothing stands out from the paper.")
     small = _shrink(ink)
     if not small.any():
-        raise Error(f"{path} holds no digit: only specks that vanish at {_SIDE}x{_SIDE} pixels.")
+        raise Error(f"{path} holds no digit: only specks that vanish at {SIDE}x{SIDE} pixels.")
     return _centre(small)
 
 
@@ -115,32 +117,35 @@ def _shrink(ink):
 
 def _centre(small):
     mass = small.astype(np.float64)
-    image = np.zeros([_SIDE, _SIDE], np.uint8)
+    image = np.zeros([SIDE, SIDE], np.uint8)
     # MNIST's centres of mass lie within half a pixel of pixel 14, counted from 0.
     corner = []
     for axis in (0, 1):
         centre = (mass.sum(axis=1 - axis) * np.arange(mass.shape[axis])).sum() / mass.sum()
-        corner.append(min(max(round(_SIDE / 2 - centre), 0), _SIDE - mass.shape[axis]))
+        corner.append(min(max(round(SIDE / 2 - centre), 0), SIDE - mass.shape[axis]))
     top, left = corner
     image[top : top + small.shape[0], left : left + small.shape[1]] = small
     return image[..., np.newaxis]
 
 
-def main(paths):
-    flag = flags.FLAGS
+class Predict:
+    """What predicts, and how its answers are printed."""
+
+    workdir = Setting(None, "Folder of a run.", kind=str)
+    json = Setting(False, "Print a JSON list instead of lines.")
+
+
+def main(options, paths):
     if not paths:
         raise Error("name at least one image file: python -m mnist.predict --workdir=W image.png")
     images = np.stack([read_image(path) for path in paths])
-    model, _ = checkpoint.load_model(flag.workdir)
-    logits = np.float64(make_predict_logits(model)(images))
-    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities = softmax(make_predict_logits(finished.load(options.workdir).model)(images))  # [N, classes]
     digits = probabilities.argmax(axis=1)
     rows = [
         {"file": path, "digit": int(digit), "probability": float(row[digit])}
         for path, digit, row in zip(paths, digits, probabilities, strict=True)
     ]
-    if flag.json:
+    if options.json:
         print(json.dumps(rows, indent=2))
     else:
         for row in rows:
@@ -148,6 +153,4 @@ def main(paths):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of a run.", required=True)
-    flags.DEFINE_bool("json", False, "Print a JSON list instead of lines.")
-    run(main)
+    run(main, Predict, arguments=True)

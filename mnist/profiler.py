@@ -11,9 +11,9 @@ import tensorflow as tf
 
 
 class Profiler:
-    """While entered, profiles the steps from `first` to `last`, counted from 1, both included.
+    """Profiles the steps from `first` to `last`, counted from 1, both included.
 
-    A run that goes on from a step between them profiles the rest; one that ends there keeps what it has.
+    A run that is resumed from a step between them profiles the rest; one that ends there keeps what it has.
 
     Args:
       workdir: the run's folder. The profile goes to `<workdir>/train/plugins/profile`.
@@ -25,16 +25,6 @@ class Profiler:
         self._first, self._last = steps or (sys.maxsize, 0)
         self._running = False
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._stop()
-
-    def steps_to_edge(self, step_number):
-        """Steps after which the profile begins or ends, for an inner loop to end there."""
-        return min(edge - step_number for edge in (self._first - 1, self._last, sys.maxsize) if edge > step_number)
-
     @contextlib.contextmanager
     def loop(self, step_number, num_steps):
         """Around an inner loop of `num_steps` after `step_number`."""
@@ -44,9 +34,10 @@ class Profiler:
         with tf.profiler.experimental.Trace("train_loop", step_num=step_number + 1, _r=1):
             yield
         if step_number + num_steps >= self._last:
-            self._stop()
+            self.close()
 
-    def _stop(self):
+    def close(self):
+        """Writes the profile, if one was begun and not ended."""
         if self._running:
             self._running = False
             # TensorFlow names a profile by the second, and overwrites one of the same second.

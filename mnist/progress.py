@@ -1,26 +1,26 @@
 """What a run says while it trains: a bar that moves on a terminal, plain lines in a log."""
 
 import os
+import shutil
 import sys
 import time
 
 _LOG_SECONDS = 5
+_BAR = (8, 20)  # least and most columns of the bar
 
 
 class Progress:
     """Shows how far a run is. Writes to stdout.
 
     Args:
-      last_step: the step at which the run ends.
-      steps_per_epoch: batches in an epoch.
+      plan: the run's `Plan`.
     """
 
-    def __init__(self, last_step, steps_per_epoch):
-        self._last_step = last_step
-        self._steps_per_epoch = steps_per_epoch
-        self._epochs = -(-last_step // steps_per_epoch)
+    def __init__(self, plan):
+        self._plan = plan
         self._terminal = sys.stdout.isatty()
         self._said = time.monotonic()
+        self._bar_is_open = False
         self.closed = False  # whether whoever read stdout has left
 
     def _print(self, text, end="\n"):
@@ -30,29 +30,49 @@ class Progress:
             self.closed = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def update(self, step, scalars, images_per_second, steps_per_second):
+    def update(self, step, means, images_per_second, steps_per_second):
         """Shows the state after `step`; in a log at most every few seconds.
 
         Args:
-          scalars: a dict of the last step's scalars.
+          means: a dict of the epoch's means so far, of each scalar of the step.
         """
         now = time.monotonic()
         if not self._terminal and now - self._said < _LOG_SECONDS:
             return
         self._said = now
-        epoch, in_epoch = divmod(step - 1, self._steps_per_epoch)
-        minutes, seconds = divmod(round((self._last_step - step) / steps_per_second), 60)
-        names = sorted(scalars, key=lambda name: (name != "loss", name))
-        text = (
-            f"epoch {epoch + 1}/{self._epochs} step {step}/{self._last_step} "
-            f"{' '.join(f'{name} {scalars[name]:.4f}' for name in names)} "
-            f"{images_per_second:,.0f} images/s {minutes}:{seconds:02} left"
-        )
-        if self._terminal:
-            done = 20 * (in_epoch + 1) // self._steps_per_epoch
-            text = f"\r[{'=' * done}{' ' * (20 - done)}] {text}\x1b[K"
-        self._print(text, end="" if self._terminal else "\n")
+        plan = self._plan
+        minutes, seconds = divmod(round((plan.last_step - step) / steps_per_second), 60)
+        others = sorted(means.keys() - {"loss", "accuracy"})
+        fields = {
+            "epoch": f"epoch {plan.epoch_of(step)}/{plan.epoch_of(plan.last_step)}",
+            "step": f"step {step}/{plan.last_step}",
+            **{name: f"{name} {means[name]:.4f}" for name in ("loss", "accuracy", *others)},
+            "speed": f"{images_per_second:,.0f} images/s",
+            "left": f"{minutes}:{seconds:02} left",
+        }
+        if not self._terminal:
+            return self._print(" ".join(fields.values()))
+        columns = shutil.get_terminal_size().columns - 1  # a full last column wraps on some terminals
+        # What is dropped first where there are too few columns; loss, accuracy and the bar stay longest.
+        for name in (*reversed(others), "speed", "step", "left", "epoch", "accuracy"):
+            if len(" ".join(fields.values())) + _BAR[0] + 3 <= columns:
+                break
+            del fields[name]
+        text = " ".join(fields.values())
+        width = min(columns - len(text) - 3, _BAR[1])
+        if width >= _BAR[0]:
+            done = width * ((step - 1) % plan.steps_per_epoch + 1) // plan.steps_per_epoch
+            text = f"[{'=' * done}{' ' * (width - done)}] {text}"
+        self._print(f"\r{text[:columns]}\x1b[K", end="")
+        self._bar_is_open = True
 
     def say(self, text):
-        """Prints a line of its own, the bar out of the way."""
-        self._print(f"\r\x1b[K{text}" if self._terminal else text)
+        """Prints a line of its own, in place of the bar."""
+        self._print(f"\r\x1b[K{text}" if self._bar_is_open else text)
+        self._bar_is_open = False
+
+    def close(self):
+        """Leaves the bar as it is and what follows on a line of its own."""
+        if self._bar_is_open:
+            self._print("")
+            self._bar_is_open = False

@@ -15,7 +15,8 @@ from mnist import Error
 
 import numpy as np
 
-SIDE = 28
+SIDE = 28  # an image's rows and columns
+NUM_CLASSES = 10  # labels are 0 to 9
 # IDX: two zero bytes, 8 for unsigned bytes, the number of dimensions (http://yann.lecun.com/exdb/mnist).
 _IMAGES_MAGIC = 0x0803
 _LABELS_MAGIC = 0x0801
@@ -143,5 +144,7 @@ def _check_array(path, name, array):
     if array.ndim != 1 or array.dtype.kind not in "ui":
         raise Error(f"{path}: {name} is {array.dtype} {list(array.shape)}, expected integers [N].")
     if len(array) and (array.min() < 0 or array.max() > 255):
-        raise Error(f"{path}: {name} holds labels from {array.min()} to {array.max()}, expected 0 to 9.")
+        raise Error(
+            f"{path}: {name} holds labels from {array.min()} to {array.max()}, expected 0 to {NUM_CLASSES - 1}."
+        )
     return array.astype(np.uint8)

@@ -1,16 +1,19 @@
 """A run under way: the step, the state that its checkpoints hold, and where both are written."""
 
+import functools
 import math
 import os
-import sys
 import time
 
-from mnist import Error, checkpoint, data
-from mnist.evaluate import RunningMeans, compute_metrics, make_predict_logits
-from mnist.fingerprint import differences
-from mnist.model import summarize_model
+from mnist import Error, checkpoint, files
+from mnist.batches import as_tensors, check_order, epoch_batches
+from mnist.fingerprint import differences, fingerprint_of
+from mnist.finished import describe_model
+from mnist.metrics import RunningMeans, compute_metrics
+from mnist.model import make_predict_logits, summarize_model
+from mnist.profiler import Profiler
 from mnist.progress import Progress
-from mnist.step import make_train_loop
+from mnist.step import TrainStep, make_train_loop
 from mnist.summaries import Summaries
 
 import keras
@@ -19,117 +22,162 @@ import tensorflow as tf
 
 
 class Session:
-    """A run with its pipeline, its compiled loops, its event files and its progress line.
+    """A run that trains, evaluates and saves when its loop says so; entered, so that its files are closed.
 
     `state` is what a resumed run needs beside the variables: the step number, the sums of the epoch
     so far, the metrics of the epochs before, the seconds. It is JSON in every checkpoint.
+
+    Made from the newest sound checkpoint of `workdir`, if there is one. What costs time, to compile the step or to
+    open the event files, waits for the first training step: a finished run says so at once.
+
+    Raises: `mnist.Error` if the checkpoint is of a run with other numbers, or none can be read.
     """
 
-    def __init__(
-        self, step, dataset, workdir, profiler, batch_size, epochs, max_steps, checkpoint_every, keep_checkpoints
-    ):
-        self.step, self.dataset, self.workdir, self.batch_size = step, dataset, workdir, batch_size
-        self.profiler = profiler
-        self.checkpoint_every, self.keep_checkpoints = checkpoint_every, keep_checkpoints
+    def __init__(self, step, dataset, workdir, plan, settings=None, flags_text=""):
+        self.step, self.dataset, self.workdir, self.plan = step, dataset, workdir, plan
         self.directory = os.path.join(workdir, "checkpoints")
-        self.steps_per_epoch = data.steps_per_epoch(len(dataset.train.labels), batch_size)
-        self.last_step = min(epochs * self.steps_per_epoch, max_steps or sys.maxsize)
+        self.flags_text = flags_text
+        fingerprint = fingerprint_of(step, dataset, plan, settings)
+        self.state = {"step": 0, "totals": {}, "count": 0, "history": [], "seconds": 0.0, "images": 0}
+        self.order = self.batches = None
+        self._restore(fingerprint)
+        self.start_step = self.step_number
+        self.saved = (self.step_number, len(self.state["history"]))
+        self.state |= {"fingerprint": fingerprint, "dataset": dataset.name, "data_dir": dataset.data_dir}
+        self.profiler = Profiler(workdir, plan.profiled)
+        self.progress = Progress(plan)
+        self._introduce()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.progress.close()
+        self.profiler.close()
+        if "summaries" in vars(self):
+            self.summaries.close()
 
     @property
     def step_number(self):
         return self.state["step"]
 
-    def restore(self, fingerprint, resume):
+    @property
+    def evaluated(self):
+        """The step of the last evaluation, 0 before the first."""
+        return self.state["history"][-1]["step"] if self.state["history"] else 0
+
+    @property
+    def validation_losses(self):
+        return [entry["validation_loss"] for entry in self.state["history"]]
+
+    def _restore(self, fingerprint):
         """Takes the state and the variables of the newest sound checkpoint, if there is any."""
-        self.state = {"step": 0, "totals": {}, "count": 0, "history": [], "seconds": 0.0, "images": 0}
         loaded = checkpoint.load_newest(self.directory)
-        if loaded:
-            if not resume:
-                raise Error(f"{self.workdir} holds a run already: leave out --noresume, or name another --workdir.")
-            tensors, self.state = loaded
-            different = differences(self.state["fingerprint"], fingerprint)
-            if different:
-                raise Error(
-                    f"{self.workdir} holds a run with other settings: {'; '.join(different[:3])}. "
-                    "Give the same flags to go on, or another --workdir."
-                )
-            checkpoint.assign(self.step, tensors)
-            if self.step_number > self.last_step:
-                raise Error(
-                    f"{self.workdir} is at step {self.step_number}, beyond the last step {self.last_step}: "
-                    "raise --epochs or --max_steps."
-                )
-            checkpoint.set_aside_newer(self.directory, self.step_number)
-        elif updates := int(self.step.optimizer.iterations):
-            raise Error(f"the step has trained already (updates: {updates}): a new run needs a new one.")
-        self.state |= {"fingerprint": fingerprint, "dataset": self.dataset.name, "data_dir": self.dataset.data_dir}
-        self.saved = (self.step_number, len(self.state["history"]))
+        if not loaded:
+            if updates := int(self.step.optimizer.iterations):
+                raise Error(f"the step has trained already (updates: {updates}): a new run needs a new one.")
+            return
+        if not self.plan.resume:
+            raise Error(f"{self.workdir} holds a run already: leave out --noresume, or name another --workdir.")
+        tensors, self.state = loaded
+        different = differences(self.state["fingerprint"], fingerprint)
+        if different:
+            raise Error(
+                f"{self.workdir} holds a run with other settings: {'; '.join(different[:3])}. "
+                "Give the same to resume it, or another --workdir."
+            )
+        checkpoint.assign(self.step, tensors)
+        if self.step_number > self.plan.last_step:
+            raise Error(
+                f"{self.workdir} is at step {self.step_number}, beyond the last step {self.plan.last_step}: "
+                "raise --epochs or --max_steps."
+            )
+        if "run/order" in tensors:
+            self.order = tf.constant(tensors["run/order"])
+        checkpoint.set_aside_newer(self.directory, self.step_number)
 
-    def prepare(self, jit_compile, eval_batch_size, flags_text):
-        """Builds pipeline, loops and event files; traces all, so that no clock counts it."""
-        start = self.step_number
-        train = self.dataset.train
-        self.batches = iter(data.train_batches(train, self.batch_size, seed=self.step.seed, start_step=start))
-        train_step, self.train_loop = make_train_loop(self.step, jit_compile=jit_compile)
-        self.train_loop(self.batches, tf.constant(0))
-        self.predict_logits = make_predict_logits(self.step.eval_model, eval_batch_size)
-        self.predict_logits(train.images[:1])
-        self.summaries = Summaries(self.workdir, start)
-        self.progress = Progress(self.last_step, self.steps_per_epoch)
-        if start:
-            self.progress.say(f"going on from step {start}")
-        else:
-            texts = {"flags": flags_text, "model": summarize_model(self.step.model), "dataset": self.dataset.name}
-            texts = {tag: f"```\n{text}\n```" for tag, text in texts.items()}  # Markdown: as typed
-            self.summaries.describe(texts, train_step, self.batches.element_spec)
+    def _introduce(self):
+        """Says what is run, and writes down what it is run with."""
+        dataset, name, say = self.dataset, type(self.step.model).__name__, self.progress.say
+        if self.plan.is_over(self.step_number, self.validation_losses):
+            say(f"{self.workdir} is finished, at step {self.step_number:,}.")
+            return
+        if self.flags_text:
+            files.write_atomically(os.path.join(self.workdir, "flags.txt"), self.flags_text)
+        files.write_atomically(os.path.join(self.workdir, "model.txt"), summarize_model(self.step.model) + "\n")
+        counts = f"{len(dataset.train.labels):,} training images, {len(dataset.test.labels):,} test images"
+        say(f"{dataset.name}: {counts}")
+        say(f"{name}: {self.step.model.count_params():,} parameters")
+        say(f"workdir: {self.workdir}" + (f", resuming from step {self.start_step:,}" if self.start_step else ""))
 
-    def evaluation_due(self):
-        """At the end of each epoch and of the run, once."""
-        history, number = self.state["history"], self.step_number
-        done = history[-1]["step"] if history else 0
-        return number > done and (number % self.steps_per_epoch == 0 or number == self.last_step)
+    @functools.cached_property
+    def summaries(self):
+        """The event files."""
+        summaries = Summaries(self.workdir, self.start_step)
+        if not self.start_step:
+            model = summarize_model(self.step.model)
+            texts = {"flags": self.flags_text, "model": model, "dataset": self.dataset.name}
+            summaries.describe({tag: f"```\n{text}\n```" for tag, text in texts.items()})  # Markdown: as typed
+        return summaries
 
-    def save_due(self):
-        if self.checkpoint_every:
-            return self.step_number % self.checkpoint_every == 0
-        return self.step_number % self.steps_per_epoch == 0
+    @functools.cached_property
+    def train_loop(self):
+        train_step, train_loop = make_train_loop(self.step, jit_compile=self.plan.jit_compile)
+        train_loop(self.batches, tf.constant(0))  # traces, so that no clock counts it
+        if not self.start_step:
+            self.summaries.describe_graph(train_step.get_concrete_function(*self.batches.element_spec).graph)
+        return train_loop
 
-    def steps_to_next_event(self):
-        number = self.step_number
-        periods = [self.steps_per_epoch] + ([self.checkpoint_every] if self.checkpoint_every else [])
-        steps = [self.last_step - number, self.profiler.steps_to_edge(number)]
-        return min(steps + [period - number % period for period in periods])
+    @functools.cached_property
+    def predict_logits(self):
+        predict_logits = make_predict_logits(self.step.eval_model, self.plan.eval_batch_size)
+        predict_logits(self.dataset.validation.images[:1])
+        return predict_logits
+
+    @functools.cached_property
+    def tensors(self):
+        return as_tensors(self.dataset.train)
+
+    def _start_batches(self):
+        """The batches of the epoch that begins, or of the rest of the one that the run was resumed in."""
+        epoch, done = self.plan.position(self.step_number)
+        if self.order is None or not done:
+            order = self.step.epoch_order(self.dataset.train, epoch)
+            self.order = check_order(order, self.plan.num_examples, f"epoch_order of {type(self.step).__name__}")
+        self.batches = iter(epoch_batches(*self.tensors, self.order, self.plan.batch_size, done))
 
     def train_steps(self, num_steps):
         """Trains `num_steps` in one call into the graph; raises at the first non-finite loss."""
-        first = self.step_number + 1
+        plan, state, first = self.plan, self.state, self.step_number + 1
+        summaries = self.summaries
+        start = time.perf_counter()
+        if self.batches is None or plan.position(self.step_number)[1] == 0:
+            self._start_batches()
+        seconds = time.perf_counter() - start
+        train_loop = self.train_loop
         with self.profiler.loop(self.step_number, num_steps):
             start = time.perf_counter()
-            scalars = self.train_loop(self.batches, tf.constant(num_steps))
+            scalars = train_loop(self.batches, tf.constant(num_steps))
             scalars = {name: values.numpy() for name, values in scalars.items()}
-            seconds = time.perf_counter() - start
+            seconds += time.perf_counter() - start
         done = int(np.isfinite(scalars["loss"]).sum())  # the loop ends after one that is not
-        self.summaries.write_batches(first, {name: values[:done] for name, values in scalars.items()})
+        summaries.write_batches(first, {name: values[:done] for name, values in scalars.items()})
         if done < num_steps:
-            self.summaries.flush()
+            summaries.flush()
             raise self._not_finite(f"the loss is {scalars['loss'][done]} at step {first + done}")
         counted = int(self.step.optimizer.iterations)
         if counted != first + done - 1:
             raise RuntimeError(f"optimizer.iterations is {counted} after step {first + done - 1}.")
-        batch_sizes = np.full(done, self.batch_size)
-        if (first + done - 1) % self.steps_per_epoch == 0:  # the last batch of an epoch may be short
-            batch_sizes[-1] = len(self.dataset.train.labels) - (self.steps_per_epoch - 1) * self.batch_size
-        num_images = int(batch_sizes.sum())
-        state = self.state
+        batch_sizes = plan.batch_sizes(first, done)
         means = RunningMeans(state["totals"], state["count"])
         means.add(scalars, batch_sizes)
         state.update(step=first + done - 1, totals=means.totals, count=means.count)
         state["seconds"] += seconds
-        state["images"] += num_images
-        rates = {"learning_rate": self._learning_rate(), "images_per_second": num_images / seconds}
-        self.summaries.write_scalars("train", self.step_number, rates)
-        last = {name: values[-1] for name, values in scalars.items()}
-        self.progress.update(self.step_number, last, num_images / seconds, done / seconds)
+        state["images"] += sum(batch_sizes)
+        images_per_second = sum(batch_sizes) / seconds
+        rates = {"learning_rate": self._learning_rate(), "images_per_second": images_per_second}
+        summaries.write_scalars("train", self.step_number, rates)
+        self.progress.update(self.step_number, means.means(), images_per_second, done / seconds)
 
     def evaluate(self):
         """Adds the metrics of the epoch so far, and of the validation set, to the history."""
@@ -143,7 +191,7 @@ class Session:
             | {f"train_{name}": value for name, value in train.items()}
             | {f"validation_{name}": value for name, value in validation.items()}
         )
-        if number % self.steps_per_epoch == 0:
+        if number % self.plan.steps_per_epoch == 0:
             state.update(totals={}, count=0)
         self.summaries.write_scalars("train", number, {f"epoch_{k}": v for k, v in train.items()})
         rates = {"learning_rate": self._learning_rate(), "images_per_second": images_per_second}
@@ -151,15 +199,16 @@ class Session:
         self.summaries.write_predictions(number, examples, predicted)
         self.summaries.flush()
         self.progress.say(
-            f"epoch {math.ceil(number / self.steps_per_epoch)} step {number} "
+            f"epoch {self.plan.epoch_of(number)} step {number} "
             f"loss {train['loss']:.4f} accuracy {train['accuracy']:.4f} "
             f"validation loss {validation['loss']:.4f} accuracy {validation['accuracy']:.4f}"
         )
 
     def _compute_metrics(self, examples):
         """Returns: a dict of metrics, predicted labels, images per second but for the step's own metrics."""
+        predict_logits = self.predict_logits
         start = time.perf_counter()
-        logits = self.predict_logits(examples.images).numpy()
+        logits = predict_logits(examples.images).numpy()
         metrics = compute_metrics(logits, examples.labels)
         images_per_second = len(logits) / (time.perf_counter() - start)
         extra = {name: float(value) for name, value in self.step.extra_metrics(*examples).items()}
@@ -171,13 +220,17 @@ class Session:
         if now == self.saved:
             return
         self.summaries.flush()
+        # The default order is a pure function; another may depend on what the step had learnt when the epoch began.
+        learnt = type(self.step).epoch_order is not TrainStep.epoch_order and self.order is not None
+        extra = {"order": self.order} if learnt else {}
+        metadata = self.state | {"model": describe_model(self.step.eval_model)}
         try:
-            checkpoint.save(self.directory, self.step, self.state, self.keep_checkpoints)
+            checkpoint.save(self.directory, self.step, metadata, self.plan.keep_checkpoints, extra)
         except checkpoint.NotFinite as error:
             raise self._not_finite(f"{error} is not finite at step {self.step_number}") from None
         self.saved = now
 
-    def results(self, epochs):
+    def results(self):
         """The content of `results.json`."""
         state, test = self.state, self.dataset.test
         last = {name: value for name, value in state["history"][-1].items() if name != "step"}
@@ -190,9 +243,9 @@ class Session:
             "dataset": self.dataset.name,
             "parameters": self.step.model.count_params(),
             "seed": self.step.seed,
-            "epochs": epochs,
+            "epochs": self.plan.epochs,
             "steps": self.step_number,
-            "batch_size": self.batch_size,
+            "batch_size": self.plan.batch_size,
             "train_seconds": state["seconds"],
             "images_per_second": state["images"] / state["seconds"],
             **last,

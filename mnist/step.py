@@ -2,33 +2,34 @@
 
 import zlib
 
+from mnist.batches import epoch_order
+from mnist.model import scale_images
+from mnist.readers import NUM_CLASSES
+from mnist.settings import take
+
 import tensorflow as tf
-
-
-def scale_images(images):
-    """Scales uint8 images of any shape to float32 in [0, 1].
-
-    Divides in float64: a graph turns a float32 `x / 255.0` into a multiplication by the reciprocal,
-    which moves 126 of the 256 grey levels by one last bit from what NumPy and `model.fit` see.
-    """
-    return tf.cast(tf.cast(images, tf.float64) / 255, tf.float32)
 
 
 class TrainStep(tf.Module):
     """One step of training. Override the smallest piece and call `super()`.
 
     Whatever a subclass holds in its attributes (`tf.Variable`s, Keras models, layers and
-    optimizers) is saved in checkpoints and restored. Hyperparameters are keyword-only. A run is not
-    resumed with other numbers or strings in public attributes; a name that begins with `_` is exempt.
+    optimizers) is saved in checkpoints and restored. Its hyperparameters are `Setting`s. A run is not
+    resumed with other settings, nor with other numbers or strings in public attributes; a name that begins
+    with `_` is exempt.
 
     Args:
       model: a built `keras.Model` from float32 images `[B, 28, 28, 1]` to logits `[B, 10]`.
       optimizer: a Keras optimizer; its `iterations` is the global step.
       seed: seed of every random draw within the step.
+      settings: the class's `Setting`s, as keywords; defaults for the others.
+
+    Raises: TypeError for a keyword that is no setting, ValueError for one out of range.
     """
 
-    def __init__(self, model, optimizer, *, seed=0):
+    def __init__(self, model, optimizer, *, seed=0, **settings):
         super().__init__(name="train_step")
+        take(self, settings)
         self.model = model
         self.optimizer = optimizer
         self.seed = seed
@@ -49,12 +50,26 @@ class TrainStep(tf.Module):
         step = tf.cast(self.optimizer.iterations.value, tf.int32)
         return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), salt)
 
+    def epoch_order(self, examples, epoch):
+        """In which order an epoch goes through the training set.
+
+        Called outside of any graph when the epoch begins, after all updates of the one before: it may look at the
+        model and at what the step has learnt. The order is saved, so that a resumed run has the same.
+
+        Args:
+          examples: a `data.Examples`: uint8 images `[N, 28, 28, 1]` and labels `[N]`, NumPy arrays.
+          epoch: counted from 0.
+
+        Returns: integers `[N]`, indices of examples; some may come twice and others not at all.
+        """
+        return epoch_order(len(examples.labels), self.seed, epoch)
+
     def prepare_batch(self, images, labels):
         """Makes of uint8 images `[B, 28, 28, 1]` and integer labels `[B]` what the loss needs.
 
         Returns: float32 images `[B, 28, 28, 1]` in [0, 1] and one-hot float32 labels `[B, 10]`.
         """
-        return scale_images(images), tf.one_hot(labels, 10)
+        return scale_images(images), tf.one_hot(labels, NUM_CLASSES)
 
     def compute_loss(self, images, labels):
         """Runs the model in training mode. Returns: the mean loss (a scalar), logits `[B, 10]`."""
@@ -78,8 +93,8 @@ class TrainStep(tf.Module):
         """Metrics of an evaluation beside loss and accuracy, none unless a subclass has some.
 
         Called outside of any graph with NumPy arrays of all examples, uint8 `[N, 28, 28, 1]` and `[N]`.
-        A value is a number. Each key becomes `epoch_<key>` in TensorBoard, `validation_<key>` and `test_<key>`
-        in results.
+        Returns: a dict of numbers. Each key becomes `epoch_<key>` in TensorBoard, `validation_<key>` and
+        `test_<key>` in results.
         """
         return {}
 

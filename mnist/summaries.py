@@ -4,10 +4,12 @@ import contextlib
 import os
 
 from mnist.files import write_errors
+from mnist.metrics import count_confusions
+from mnist.pictures import draw_confusions, draw_predictions
+from mnist.readers import NUM_CLASSES
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageDraw, ImageFont
 from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 
@@ -19,7 +21,7 @@ class Summaries:
 
     Args:
       workdir: the run's folder.
-      start_step: the step that the run goes on from. What an earlier process wrote of later steps
+      start_step: the step that the run resumes from. What an earlier process wrote of later steps
         is taken back, so that each step shows once.
     """
 
@@ -41,12 +43,16 @@ class Summaries:
         with write_errors("write event files"), self._writers[name].as_default(step=step):
             yield
 
-    def describe(self, texts, train_step, batch_spec):
-        """Writes texts (a dict from tag to Markdown) and the graph of `train_step`, at step 0."""
+    def describe(self, texts):
+        """Writes texts, a dict from tag to Markdown, at step 0."""
         with self._writing("train", 0):
             for tag, text in texts.items():
                 tf.summary.text(tag, text)
-            tf.summary.graph(train_step.get_concrete_function(*batch_spec).graph)
+
+    def describe_graph(self, graph):
+        """Writes the graph of the step, at step 0."""
+        with self._writing("train", 0):
+            tf.summary.graph(graph)
 
     def write_batches(self, first_step, scalars):
         """Writes the scalars of consecutive steps, `batch_<name>` for each key.
@@ -67,9 +73,9 @@ class Summaries:
     def write_predictions(self, step, examples, predictions):
         """Writes the first 25 validation images with label and prediction, and the confusion matrix."""
         with self._writing("validation", step):
-            tf.summary.image("predictions", draw_predictions(examples, predictions)[np.newaxis])
-            matrix = count_confusions(examples.labels, predictions)
-            tf.summary.image("confusion_matrix", draw_confusions(matrix)[np.newaxis])
+            matrix = count_confusions(examples.labels, predictions, NUM_CLASSES)
+            tf.summary.image("predictions", np.asarray(draw_predictions(examples, predictions))[np.newaxis])
+            tf.summary.image("confusion_matrix", np.asarray(draw_confusions(matrix))[np.newaxis])
 
     def flush(self):
         for writer in self._writers.values():
@@ -88,51 +94,3 @@ def _write_batches(first_step, scalars):
         for i in tf.range(tf.size(values)):
             # tf.summary.scalar() would put the loop's name scope into the tag.
             tf.summary.write(f"batch_{name}", values[i], first_step + tf.cast(i, tf.int64), metadata)
-
-
-def count_confusions(labels, predictions):
-    """Counts predictions `[N]` for labels `[N]`: int64 `[10, 10]`, row: label, column: prediction."""
-    return np.bincount(np.asarray(labels, np.int64) * 10 + predictions, minlength=100).reshape(10, 10)
-
-
-def draw_predictions(examples, predictions, columns=5):
-    """Draws the first images, each with its own label and prediction; wrong ones in red.
-
-    Drawn with Pillow: matplotlib takes half a second for this, a tenth of an epoch.
-
-    Returns: uint8 `[H, W, 3]`.
-    """
-    cell, text = 84, 20
-    count = min(columns * columns, len(examples.labels))
-    canvas = Image.new("RGB", (columns * cell, -(-count // columns) * (cell + text)), "white")
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(12)
-    for i in range(count):
-        x, y = i % columns * cell, i // columns * (cell + text)
-        label, prediction = int(examples.labels[i]), int(predictions[i])
-        canvas.paste(Image.fromarray(examples.images[i, :, :, 0]).resize((cell - 4, cell - 4)), (x + 2, y + text))
-        colour = "black" if label == prediction else "red"
-        draw.text((x + 4, y + 4), f"true {label} pred. {prediction}", colour, font)
-    return np.asarray(canvas)
-
-
-def draw_confusions(matrix):
-    """Draws a confusion matrix `[10, 10]` (row: label, column: prediction). Returns: uint8 `[H, W, 3]`."""
-    cell = 40
-    canvas = Image.new("RGB", (11 * cell, 11 * cell), "white")
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(12)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    draw.text((3, 3), "label\\pred.", "black", ImageFont.load_default(7))
-    for i in range(10):
-        middle = (i + 1.5) * cell
-        draw.text((middle, cell / 2), str(i), "black", font, anchor="mm")
-        draw.text((cell / 2, middle), str(i), "black", font, anchor="mm")
-        for j in range(10):
-            # A square root makes single mistakes visible beside thousands of hits.
-            shade = int(255 * (1 - shares[i, j] ** 0.5))
-            left, top = (j + 1) * cell, (i + 1) * cell
-            draw.rectangle((left, top, left + cell, top + cell), (shade, shade, 255), "lightgrey")
-            colour = "white" if shade < 128 else "black"
-            draw.text((left + cell / 2, top + cell / 2), str(matrix[i, j]), colour, font, anchor="mm")
-    return np.asarray(canvas)

@@ -1,259 +1,254 @@
-"""Flags, and what they start: python -m mnist.train --workdir=runs/first --epochs=5"""
+"""Trains a model on MNIST: python -m mnist.train --workdir=runs/first --epochs=5"""
 
-import json
+import contextlib
+import glob
 import os
-import re
 import shlex
 import shutil
 import signal
 import sys
 import time
 
-from mnist import Error, data, run
-from mnist.evaluate import make_predict_logits
+from mnist import Error, data
+from mnist.command import project_flags, run
 from mnist.fingerprint import num_threads
 from mnist.interrupt import Interrupt
 from mnist.loop import Interrupted, train_and_evaluate
-from mnist.model import CNN, summarize_model
+from mnist.model import CNN, make_predict_logits
+from mnist.optimizers import Optimizer, Rate, make_learning_rate, make_optimizer
+from mnist.plan import Plan
+from mnist.settings import Setting, read_flags, settings_of
 from mnist.step import TrainStep
 
 import keras
 import tensorflow as tf
 from absl import flags
 
-FLAGS = flags.FLAGS
 
-flags.DEFINE_string(
-    "workdir", None, "Folder of the run; a second start with the same one goes on. Default: runs/<date-time>."
-)
-flags.DEFINE_enum(
-    "dataset", "auto", data.NAMES, "What to train on. auto: MNIST if it can be had, else scikit-learn's 1,797 digits."
-)
-flags.DEFINE_string(
-    "data_dir", None, "Folder with the four IDX files or an mnist.npz. Default: Keras' cache or a download."
-)
-flags.DEFINE_integer(
-    "holdout",
-    0,
-    "Training images, from the end, that become the validation set; the test set is then read once, at the end. "
-    "Default 0: the test set validates, as in the classic tutorial.",
-    lower_bound=0,
-)
-flags.DEFINE_integer("epochs", 5, "Passes over the training set. Five reach 99 % on MNIST.", lower_bound=1)
-flags.DEFINE_integer("max_steps", None, "Steps after which to end, even within an epoch.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 64, "Images per step. 64 as in the classic tutorial.", lower_bound=1)
-flags.DEFINE_float(
-    "learning_rate",
-    1e-3,
-    "Adam's rate, or the schedule's peak, per step. 1e-3 is Keras' default.",
-    lower_bound=0.0,
-    upper_bound=1e9,
-)
-flags.DEFINE_enum(
-    "schedule",
-    "constant",
-    ["constant", "cosine", "one_cycle"],
-    "Learning rate over the run; cosine and one_cycle fall to 0 at its end.",
-)
-flags.DEFINE_integer(
-    "warmup",
-    None,
-    "Steps of linear rise from a 25th of the rate. Default: 0; with one_cycle 30 % of all steps.",
-    lower_bound=0,
-)
-flags.DEFINE_float(
-    "beta_1", 0.9, "Adam's decay of the mean gradient. 0.9 is Keras' default.", lower_bound=0.0, upper_bound=0.999999
-)
-flags.DEFINE_float(
-    "beta_2",
-    0.999,
-    "Adam's decay of the mean squared gradient. 0.999 is Keras' default; runs of an epoch gain from 0.95.",
-    lower_bound=0.0,
-    upper_bound=0.999999,
-)
-flags.DEFINE_integer(
-    "seed",
-    0,
-    "Seed of the initial weights, the order of the data and the draws within the step.",
-    lower_bound=0,
-    upper_bound=2**31 - 1,
-)
-flags.DEFINE_integer(
-    "steps_per_loop",
-    100,
-    "Steps in one call into the graph; no part in the result. 100 take about half a second, which is how "
-    "long Ctrl-C waits.",
-    lower_bound=1,
-)
-flags.DEFINE_integer(
-    "eval_batch_size", 500, "Images at a time in evaluation. 100 to 2,500 take the same within 15 %.", lower_bound=1
-)
-flags.DEFINE_integer("checkpoint_every", None, "Steps between checkpoints. Default: one each epoch.", lower_bound=1)
-flags.DEFINE_integer("keep_checkpoints", 3, "Newest checkpoints to keep. 3 leave two to fall back on.", lower_bound=1)
-flags.DEFINE_bool("resume", True, "Go on from the newest checkpoint in --workdir; if false, refuse when there is one.")
-flags.DEFINE_enum(
-    "precision", "float32", ["float32", "bfloat16"], "Type of the layers' arithmetic; weights and logits stay float32."
-)
-flags.DEFINE_integer(
-    "intra_op_threads",
-    0,
-    "Threads that share one operation; the last bits of a result depend on it. Default 0: one for each core, or as "
-    "TF_NUM_INTRAOP_THREADS says.",
-    lower_bound=0,
-)
-flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA. Off: it is slower on CPU.")
-flags.DEFINE_integer(
-    "early_stopping_patience",
-    0,
-    "Epochs without a better validation loss after which to end. Default 0: never.",
-    lower_bound=0,
-)
-flags.DEFINE_string(
-    "profile",
-    None,
-    "START:STOP: writes a TensorFlow profile of these steps, counted from 1, both included, for TensorBoard's Profile "
-    "tab (the extra `profile` of setup.cfg). A hundred steps show all there is and make 2 MB.",
-)
-flags.DEFINE_bool("dry_run", False, "A few steps of everything: train, evaluate, save, plot.")
+class Launch:
+    """What a training command is told beside the plan, the optimizer and the step."""
 
-_OWN = frozenset(FLAGS)  # whatever is defined later belongs to a research module
+    workdir = Setting(
+        None,
+        "Folder of the run. One that holds a run is resumed, with its own flags for those not given. "
+        "Default: runs/<date-time>.",
+        kind=str,
+        group="output",
+        may_change=True,
+    )
+    dry_run = Setting(False, "A few steps of everything: train, evaluate, save, plot.", group="output", may_change=True)
+    dataset = Setting(
+        "auto",
+        "What to train on. auto: MNIST, or scikit-learn's 1,797 digits where MNIST is missing.",
+        kind=data.NAMES,
+        group="data",
+        may_change=True,  # what counts is the content
+    )
+    data_dir = Setting(
+        None,
+        "Folder with the four IDX files or an mnist.npz. Default: Keras' cache or a download.",
+        kind=str,
+        group="data",
+        may_change=True,
+    )
+    holdout = Setting(
+        0,
+        "Training images, from the end, that become the validation set; the test set is then read once, at the end. "
+        "Default 0: the test set validates, as in the classic tutorial.",
+        low=0,
+        group="data",
+    )
+    seed = Setting(
+        0,
+        "Seed of the initial weights, the order of the data and the draws within the step.",
+        low=0,
+        high=2**31 - 1,
+        group="data",
+    )
+    precision = Setting(
+        "float32",
+        "Type of the layers' arithmetic; weights and logits stay float32.",
+        kind=("float32", "bfloat16"),
+        group="speed",
+    )
+    intra_op_threads = Setting(
+        0,
+        "Threads that share one operation; the last bits of a result depend on it. Default 0: one for each core, or "
+        "as TF_NUM_INTRAOP_THREADS says.",
+        low=0,
+        group="speed",
+    )
 
 
-def make_learning_rate(schedule, rate, total_steps, warmup=None):
-    """Returns the rate for a Keras optimizer: a float, or a `CosineDecay` with linear warm-up.
-
-    `one_cycle` is Smith's policy (arXiv:1708.07120) as it became common: a rise from a 25th of the
-    peak during 30 % of the steps, then a cosine to 0.
-    """
-    if warmup is None:
-        warmup = int(0.3 * total_steps) if schedule == "one_cycle" else 0
-    cosine_decay = keras.optimizers.schedules.CosineDecay
-    if schedule == "constant":
-        # A decay to 100 % of the peak is a warm-up alone.
-        return cosine_decay(rate / 25, warmup, 1.0, warmup_target=rate, warmup_steps=warmup) if warmup else rate
-    if warmup >= total_steps:
-        raise Error(f"--warmup={warmup} leaves none of the {total_steps:,} steps to decay in: take fewer.")
-    if not warmup:
-        return cosine_decay(rate, total_steps)
-    return cosine_decay(rate / 25, total_steps - warmup, warmup_target=rate, warmup_steps=warmup)
-
-
-def _parse_profile(text, total_steps):
-    """Parses `START:STOP`. Returns: both steps, or None for None. Raises: `mnist.Error`."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+):(\d+)", text)
-    first, last = map(int, match.groups()) if match else (0, 0)
-    if not 1 <= first <= last <= total_steps:
-        raise Error(
-            f"--profile={text}: expected START:STOP, two of the {total_steps:,} steps of the run, as in "
-            f"--profile={min(101, total_steps)}:{min(200, total_steps)}."
-        )
-    return first, last
-
-
-def _project_flags():
-    """All flags but those that absl and TensorFlow define for themselves."""
-    groups = FLAGS.flags_by_module_dict().items()
-    return [flag for module, group in groups if not module.startswith(("absl.", "tensorflow.")) for flag in group]
-
-
-def _settings():
-    """A research module's own flags, which may change the numbers."""
-    return {flag.name: flag.value for flag in _project_flags() if flag.name not in _OWN}
-
-
-def _command():
-    """How this program was started: python -m MODULE, or python FILE."""
-    spec = sys.modules["__main__"].__spec__
-    return f"python -m {spec.name}" if spec else f"python {shlex.quote(sys.argv[0])}"
-
-
-def _flags_text(dataset):
-    """All flags with their values, but for --workdir: given back as a --flagfile they repeat the run."""
-    values = FLAGS.flag_values_dict()
-    values["dataset"] = dataset.name if dataset.name in data.NAMES else "auto"
-    values["data_dir"] = dataset.data_dir
-    values["intra_op_threads"] = num_threads()
-    lines = [f"# {_command()} --flagfile=<this file> --workdir=<another folder>"]
-    for flag in _project_flags():
-        value = values[flag.name]
-        if isinstance(value, bool):
-            lines.append(f"--{'' if value else 'no'}{flag.name}")
-        elif value is not None and flag.name != "workdir":
-            lines.append(f"--{flag.name}={','.join(map(str, value)) if isinstance(value, list) else value}")
-    return "\n".join(lines) + "\n"
-
-
-def launch(make_step=TrainStep):
-    """Runs a training command: all flags of `mnist.train`, for a step of one's own.
+def launch(step=TrainStep, *, model=CNN, optimizer=None):
+    """Runs a training command, with flags for all settings.
 
     Args:
-      make_step: called once with a built `CNN`, a Keras optimizer and `seed=`; returns a `TrainStep`.
-        It may leave the model or the optimizer and bring its own.
+      step: `TrainStep` or a subclass. Its `Setting`s are flags of the command.
+      model: called without arguments under the dtype policy of --precision; returns a built `keras.Model` from
+        float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, 10]`.
+      optimizer: called with the learning rate, a float or a Keras schedule, as --learning_rate, --schedule and
+        --warmup say; returns a Keras optimizer. Default: the one that --optimizer says.
     """
-    run(lambda: _main(make_step))
+    if not (isinstance(step, type) and issubclass(step, TrainStep)):
+        raise TypeError(f"launch() takes a subclass of TrainStep, not {step!r}")
+    classes = [step, Launch, Plan, Rate, *([] if optimizer else [Optimizer])]
+    run(lambda _: _main(classes, step, model, optimizer), *classes)
 
 
-def _main(make_step):
-    workdir = FLAGS.workdir or os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
-    dataset = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.holdout)
-    num_examples = len(dataset.train.labels)
-    if FLAGS.batch_size > num_examples:
-        raise Error(f"--batch_size={FLAGS.batch_size} is above the {num_examples:,} training images: take fewer.")
-    total_steps = FLAGS.epochs * data.steps_per_epoch(num_examples, FLAGS.batch_size)
-    total_steps = min(total_steps, FLAGS.max_steps or total_steps)
-    # A dry run follows the schedule of the whole run, and leaves it early.
-    epochs, max_steps = (1, 10) if FLAGS.dry_run else (FLAGS.epochs, FLAGS.max_steps)
-    profile = _parse_profile(FLAGS.profile, min(total_steps, 10) if FLAGS.dry_run else total_steps)
-    if FLAGS.intra_op_threads not in (0, num_threads()):
-        tf.config.threading.set_intra_op_parallelism_threads(FLAGS.intra_op_threads)
-    keras.utils.set_random_seed(FLAGS.seed)
-    model = CNN(dtype="mixed_bfloat16" if FLAGS.precision == "bfloat16" else "float32")
-    rate = make_learning_rate(FLAGS.schedule, FLAGS.learning_rate, total_steps, FLAGS.warmup)
-    optimizer = keras.optimizers.Adam(rate, beta_1=FLAGS.beta_1, beta_2=FLAGS.beta_2)
-    step = make_step(model, optimizer, seed=FLAGS.seed)
-    print(summarize_model(step.model))
-    print(f"{dataset.name}: {num_examples:,} training images, {len(dataset.test.labels):,} test images")
-    print(f"workdir: {workdir}", flush=True)
+def _main(classes, step_class, make_model, make_own_optimizer):
+    _take_flags_of_run(flags.FLAGS.workdir)
+    options = read_flags(*classes)
+    workdir = options.workdir or os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
+    if options.intra_op_threads not in (0, num_threads()):
+        tf.config.threading.set_intra_op_parallelism_threads(options.intra_op_threads)
+    _refuse_other_flags(workdir, options)
+    dataset = data.load(options.dataset, options.data_dir, options.holdout)
+    plan_options = {name: getattr(options, name) for name in settings_of(Plan)}
+    total_steps = Plan(len(dataset.train.labels), **{**plan_options, "profile": None}).last_step
+    if options.dry_run:  # follows the schedule of the whole run, and leaves it early
+        plan_options |= {"epochs": 1, "max_steps": min(total_steps, 10)}
+    rate = make_learning_rate(options.schedule, options.learning_rate, total_steps, options.warmup)
+    keras.utils.set_random_seed(options.seed)
+    with _dtype_policy("mixed_bfloat16" if options.precision == "bfloat16" else "float32"):
+        model = make_model()
+    if not model.built:
+        raise Error(f"the {type(model).__name__} is not built: begin it with keras.Input, or build it yourself.")
+    optimizer = make_own_optimizer(rate) if make_own_optimizer else make_optimizer(options, rate)
+    settings = {name: getattr(options, name) for name in settings_of(step_class)}
+    step = step_class(model, optimizer, seed=options.seed, **settings)
     with Interrupt() as interrupt:
         try:
             results = train_and_evaluate(
                 step,
                 dataset,
                 workdir,
-                epochs=epochs,
-                max_steps=max_steps,
-                batch_size=FLAGS.batch_size,
-                steps_per_loop=FLAGS.steps_per_loop,
-                eval_batch_size=FLAGS.eval_batch_size,
-                checkpoint_every=FLAGS.checkpoint_every,
-                keep_checkpoints=FLAGS.keep_checkpoints,
-                resume=FLAGS.resume,
-                early_stopping_patience=FLAGS.early_stopping_patience,
-                jit_compile=FLAGS.jit_compile,
-                profile=profile,
-                settings=_settings(),
-                flags_text=_flags_text(dataset),
+                settings={name: flag.value for name, flag in project_flags().items() if not hasattr(flag, "setting")},
+                flags_text="\n".join([_first_line(), *_flag_lines(dataset).values(), ""]),
                 interrupt=interrupt,
+                **plan_options,
             )
         except Interrupted as stop:
-            others = [argument for argument in sys.argv[1:] if not argument.startswith("--workdir=")]
-            again = [] if FLAGS.resume else ["--resume"]
-            arguments = shlex.join([*others, *again, f"--workdir={workdir}"])
-            # After scripts/train.sh the caller's `python` is another one.
-            python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
-            print(f"{stop}. To go on: {python} {_command().removeprefix('python ')} {arguments}", flush=True)
-            return 128 + (interrupt.signum or signal.SIGPIPE)
-    if FLAGS.dry_run:
-        from mnist import plots  # matplotlib takes a second to import: only where it draws
-
-        predictions = make_predict_logits(step.eval_model)(dataset.test.images).numpy().argmax(axis=1)
-        history = [{"step": results["steps"], **results}]
-        for path in plots.plot_run(history, dataset.test, predictions, os.path.join(workdir, "plots")):
-            print(f"wrote {path}")
-    print(json.dumps(results, indent=2))
+            print(f"{stop}. To resume: {_python()} {_program()} --workdir={shlex.quote(workdir)}", flush=True)
+            return 128 + (interrupt.signum or getattr(signal, "SIGPIPE", 13))
+    if options.dry_run:
+        _draw(step, dataset, results, workdir)
+    metrics = [f"{name[5:]} {value:.4f}" for name, value in results.items() if name.startswith("test_")]
+    print(f"test {' '.join(metrics)}, {results['train_seconds']:.1f} s of training: {workdir}/results.json")
+    print(f"tensorboard --logdir {shlex.quote(workdir)}")
     return 0
+
+
+@contextlib.contextmanager
+def _dtype_policy(name):
+    """While entered, layers are made with this policy: it is one for the whole process."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _draw(step, dataset, results, workdir):
+    from mnist import pictures
+
+    predictions = make_predict_logits(step.eval_model)(dataset.test.images).numpy().argmax(axis=1)
+    history = [{"step": results["steps"], **results}]
+    for path in pictures.save_pictures(history, dataset.test, predictions, os.path.join(workdir, "plots")):
+        print(f"wrote {path}")
+
+
+# What a run was started with stands in its flags.txt: one flag a line, but for --workdir and --resume.
+
+
+def _program():
+    """How this program was started: -m MODULE, or FILE."""
+    spec = sys.modules["__main__"].__spec__
+    return f"-m {spec.name}" if spec else shlex.quote(sys.argv[0])
+
+
+def _python():
+    """The Python that runs this: after scripts/train.sh the caller's `python` is another one."""
+    return "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
+
+
+def _first_line():
+    return f"# python {_program()} --flagfile=<this file> --workdir=<another folder>"
+
+
+def _flag_lines(dataset=None):
+    """The lines of flags.txt by flag: every flag that is set, with the data set, once it is known, and the threads."""
+    resolved = {"intra_op_threads": num_threads()}
+    if dataset:
+        resolved |= {"dataset": dataset.name if dataset.name in data.NAMES else "auto", "data_dir": dataset.data_dir}
+    lines = {}
+    for name, flag in project_flags().items():
+        value = resolved.get(name, flag.value)
+        if value is not None and name not in ("workdir", "resume"):
+            lines[name] = f"--{name}={value}" if name in resolved else flag.serialize()
+    return lines
+
+
+def _read_flag_lines(workdir):
+    """The first line of a run's flags.txt, and the others by flag; none if there is no such file."""
+    path, known, lines = os.path.join(workdir, "flags.txt"), project_flags(), {}
+    if not os.path.isfile(path):
+        return "", {}
+    with open(path) as file:
+        first, *rest = file.read().splitlines() or [""]
+    for line in rest:
+        name = line.lstrip("-").partition("=")[0]
+        if name not in known and name.startswith("no") and name[2:] in known:
+            name = name[2:]
+        lines[name] = f"{lines[name]}\n{line}" if name in lines else line  # a flag that is given many times
+    return first, lines
+
+
+def _take_flags_of_run(workdir):
+    """Gives the flags that were not given the values that the run in `workdir` was started with.
+
+    A flagfile tells all flags of a run: with one, nothing is taken.
+    """
+    if not workdir or any(argument.lstrip("-").startswith("flagfile") for argument in sys.argv[1:]):
+        return
+    first, lines = _read_flag_lines(workdir)
+    known = project_flags()
+    if known["epochs"].present:  # says how long the run is, whatever it was told before
+        lines.pop("max_steps", None)
+    for name in lines:
+        if name not in known:
+            started = first.lstrip("# ").partition(" --flagfile")[0]
+            raise Error(f"{workdir} holds a run of another command, with --{name}: resume it with {started}.")
+    flags.FLAGS(["", *(line for name in lines if not known[name].present for line in lines[name].splitlines())])
+
+
+def _refuse_other_flags(workdir, options):
+    """Raises `mnist.Error` if the flags are not those of the run that is to be resumed, but for what may change."""
+    if not options.resume or not glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "ckpt-*")):
+        return
+    _, old = _read_flag_lines(workdir)
+    new, known = _flag_lines(), project_flags()
+    different = []
+    for name in [name for name in known if old and old.get(name) != new.get(name)]:
+        setting = getattr(known[name], "setting", None)
+        scheduled = name in ("epochs", "max_steps") and options.schedule != "constant"
+        if not (setting and setting.may_change) or scheduled:
+            was, now = (_value_of(lines.get(name), name) for lines in (old, new))
+            because = f" (--schedule={options.schedule} depends on it)" if scheduled else ""
+            different.append(f"--{name} was {was}, is {now}{because}")
+    if different:
+        raise Error(
+            f"{workdir} holds a run with other flags: {'; '.join(different[:3])}.\n"
+            f"Resume it with --workdir={workdir} alone, or name another folder."
+        )
+
+
+def _value_of(line, name):
+    """The value that a line of flags.txt has, as typed."""
+    if line is None:
+        return "not set"
+    return line.partition("=")[2] or ("false" if line == f"--no{name}" else "true")
 
 
 if __name__ == "__main__":

@@ -5,19 +5,44 @@ setting. Runs of the same seed are pairs. Prints both means with their standard 
 difference (second minus first) with its 95 % interval (Student's t), the p-values of the paired t-test
 and of Wilcoxon's signed-rank test, and the effect size: Cohen's d_z, the mean difference divided by
 the differences' standard deviation.
+
+Of two plain runs, python scripts/compare.py runs/a runs/b, it prints the flags that differ and all metrics.
 """
 
+import contextlib
 import glob
 import json
+import math
 import os
+import typing
 
-from mnist import Error, run
+from mnist import Error
+from mnist.command import run
+from mnist.settings import Setting
 
 import numpy as np
 import scipy.stats
-from absl import flags
 
 LEVEL = 0.05  # of both tests
+
+
+class Summary(typing.NamedTuple):
+    """What `describe` returns, floats."""
+
+    n: int
+    mean: float
+    std: float  # of the sample
+    low: float  # of the mean's 95 % interval
+    high: float
+
+
+def describe(values):
+    """Mean, standard deviation and 95 % interval of the mean (Student's t), NaN where there are too few values."""
+    n = len(values)
+    mean = float(np.mean(values)) if n else math.nan
+    std = float(np.std(values, ddof=1)) if n > 1 else math.nan
+    half = float(scipy.stats.t.ppf(1 - LEVEL / 2, n - 1)) * std / n**0.5 if n > 1 else math.nan
+    return Summary(n, mean, std, mean - half, mean + half)
 
 
 def read_values(folder, metric):
@@ -53,22 +78,21 @@ def compare(first, second):
         )
     a, b = (np.array([values[seed] for seed in seeds]) for values in (first, second))
     differences = np.round(b - a, 9)  # equal ones, that floats made unequal, are equal again
-    n, mean, std = len(seeds), differences.mean(), differences.std(ddof=1)
+    n, mean, std, low, high = describe(differences)
     constant = np.ptp(differences) == 0
-    half = 0.0 if constant else scipy.stats.t.ppf(0.975, n - 1) * std / n**0.5
     return {
         "n": n,
         "means": (a.mean(), b.mean()),
         "stds": (a.std(ddof=1), b.std(ddof=1)),
         "difference": mean,
-        "interval": (mean - half, mean + half),
+        "interval": (mean, mean) if constant else (low, high),
         "p_t": np.nan if constant else scipy.stats.ttest_rel(b, a).pvalue,
         "p_wilcoxon": scipy.stats.wilcoxon(differences).pvalue if differences.any() else 1.0,
         "d_z": np.nan if constant else mean / std,
     }
 
 
-def describe(names, metric, result):
+def report(names, metric, result):
     """The result of `compare` as text, the verdict in words at its end."""
     n, low, high = result["n"], *result["interval"]
     lines = [f"{metric.replace('_', ' ')} in percent, {n} seeds"]
@@ -88,13 +112,48 @@ def describe(names, metric, result):
     return "\n".join([*lines, "", f"{equal}The difference {verdict}."])
 
 
-def main(arguments):
-    if len(arguments) != 2:
-        raise Error(f"{len(arguments)} folders were named, expected two: python scripts/compare.py W1 W2")
-    metric = flags.FLAGS.metric
-    print(describe(arguments, metric, compare(*(read_values(folder, metric) for folder in arguments))))
+def read_run(folder):
+    """Reads a plain run. Returns: its flags and its numbers, two dicts, from names to values."""
+    with open(os.path.join(folder, "results.json")) as file:
+        results = json.load(file)
+    flags = {}
+    with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, "flags.txt")) as file:
+        for line in file.read().splitlines()[1:]:
+            name, _, value = line.lstrip("-").partition("=")
+            flags[f"--{name}"] = value or "true"
+    return flags, {name: value for name, value in results.items() if isinstance(value, float)}
+
+
+def compare_runs(folders):
+    """The flags that differ between two plain runs and all their metrics, as text."""
+    (flags, numbers), (other_flags, other_numbers) = map(read_run, folders)
+    names = [name for name in dict.fromkeys([*flags, *other_flags]) if flags.get(name) != other_flags.get(name)]
+    rows = [("", *folders)] + [(name, flags.get(name, "-"), other_flags.get(name, "-")) for name in names]
+    for name in dict.fromkeys([*numbers, *other_numbers]):
+        pair = [values.get(name, math.nan) for values in (numbers, other_numbers)]
+        rows.append((name, *(f"{value:.6g}" for value in pair), f"{pair[1] - pair[0]:+.4g}"))
+    widths = [max(len(row[i]) for row in rows) + 2 for i in range(3)]
+    lines = [
+        "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)) + "".join(row[3:]) for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+class Compare:
+    """What is compared."""
+
+    metric = Setting("test_accuracy", "What to compare over the seeds.", kind=("test_accuracy", "validation_accuracy"))
+
+
+def main(options, folders):
+    if len(folders) != 2:
+        raise Error(f"{len(folders)} folders were named, expected two: python scripts/compare.py W1 W2")
+    if all(os.path.isfile(os.path.join(folder, "results.json")) for folder in folders):
+        print(compare_runs(folders))
+    else:
+        values = [read_values(folder, options.metric) for folder in folders]
+        print(report(folders, options.metric, compare(*values)))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("metric", "test_accuracy", ["test_accuracy", "validation_accuracy"], "What to compare.")
-    run(main)
+    run(main, Compare, arguments=True)

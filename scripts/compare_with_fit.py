@@ -6,15 +6,19 @@ After each epoch every weight, every optimizer slot and the epoch's loss and acc
 Exits with 0 only if all are equal to the last bit.
 """
 
-from mnist import data, run
-from mnist.evaluate import RunningMeans
-from mnist.model import CNN
+from mnist import data
+from mnist.batches import train_batches
+from mnist.command import run
+from mnist.metrics import RunningMeans
+from mnist.model import CNN, IMAGE_SHAPE
+from mnist.plan import steps_per_epoch
+from mnist.readers import NUM_CLASSES
+from mnist.settings import Setting
 from mnist.step import TrainStep, make_train_loop
 
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
 STEPS_PER_LOOP = 100
 
@@ -35,7 +39,7 @@ def make_sequential():
     layers = keras.layers
     return keras.Sequential(
         [
-            keras.Input([28, 28, 1]),
+            keras.Input(IMAGE_SHAPE),
             layers.Conv2D(32, 3, activation="relu"),
             layers.MaxPooling2D(),
             layers.Conv2D(64, 3, activation="relu"),
@@ -43,7 +47,7 @@ def make_sequential():
             layers.Conv2D(64, 3, activation="relu"),
             layers.Flatten(),
             layers.Dense(64, activation="relu"),
-            layers.Dense(10, activation="softmax"),
+            layers.Dense(NUM_CLASSES, activation="softmax"),
         ]
     )
 
@@ -61,14 +65,14 @@ def snapshot(model, optimizer, metrics):
 def train_with_fit(model, optimizer, examples, *, batch_size, epochs, seed):
     """Trains with compile and fit on NumPy's own x / 255.0. Returns: a snapshot of each epoch."""
     grey_levels = tf.constant((np.arange(256) / 255.0).astype(np.float32))
-    batches = data.train_batches(examples, batch_size, seed=seed)
-    batches = batches.map(lambda i, y: (tf.gather(grey_levels, tf.cast(i, tf.int32)), tf.one_hot(y, 10)))
+    batches = train_batches(examples, batch_size, seed=seed)
+    batches = batches.map(lambda i, y: (tf.gather(grey_levels, tf.cast(i, tf.int32)), tf.one_hot(y, NUM_CLASSES)))
     model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     snapshots = []
     record = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: snapshots.append(snapshot(model, optimizer, logs))
     )
-    steps = data.steps_per_epoch(len(examples.labels), batch_size)
+    steps = steps_per_epoch(len(examples.labels), batch_size)
     model.fit(batches, epochs=epochs, steps_per_epoch=steps, shuffle=False, callbacks=[record], verbose=0)
     return snapshots
 
@@ -76,7 +80,7 @@ def train_with_fit(model, optimizer, examples, *, batch_size, epochs, seed):
 def train_with_loop(model, optimizer, examples, *, batch_size, epochs, seed):
     """Trains with this project's step and loop. Returns: a snapshot of each epoch."""
     num_examples = len(examples.labels)
-    batches = iter(data.train_batches(examples, batch_size, seed=seed))
+    batches = iter(train_batches(examples, batch_size, seed=seed))
     _, train_loop = make_train_loop(TrainStep(model, optimizer, seed=seed))
     snapshots = []
     for _ in range(epochs):
@@ -113,17 +117,26 @@ def _difference(a, b):
     return 0.0 if a.tobytes() == b.tobytes() else max(float(np.abs(a - b).max()), np.finfo(np.float64).tiny)
 
 
-def main():
-    flag = flags.FLAGS
-    train = data.load(flag.dataset, flag.data_dir).train
-    steps = data.steps_per_epoch(len(train.labels), flag.batch_size)
-    optimizers = make_optimizers(flag.epochs * steps)
-    names = list(optimizers) if flag.optimizer == "all" else [flag.optimizer]
+class Comparison:
+    """What is trained both ways."""
+
+    data_dir = Setting(None, "Folder with the data, as of mnist.train.", kind=str)
+    dataset = Setting("auto", "Data set, as of mnist.train.", kind=data.NAMES)
+    epochs = Setting(5, "Passes over the training set.", low=1)
+    batch_size = Setting(64, "Images per step.", low=1)
+    optimizer = Setting("adam", "What to train with.", kind=(*make_optimizers(1), "all"))
+
+
+def main(options):
+    train = data.load(options.dataset, options.data_dir).train
+    steps = steps_per_epoch(len(train.labels), options.batch_size)
+    optimizers = make_optimizers(options.epochs * steps)
+    names = list(optimizers) if options.optimizer == "all" else [options.optimizer]
     equal = True
     for name in names:
-        print(f"{name}, batch size {flag.batch_size}: largest differences from model.fit")
+        print(f"{name}, batch size {options.batch_size}: largest differences from model.fit")
         print(f"{'step':>8}{'weights':>12}{'slots':>12}{'loss':>12}{'accuracy':>12}")
-        rows = compare(optimizers[name], train, batch_size=flag.batch_size, epochs=flag.epochs)
+        rows = compare(optimizers[name], train, batch_size=options.batch_size, epochs=options.epochs)
         for epoch, row in enumerate(rows):
             print(f"{(epoch + 1) * steps:8d}" + "".join(f"{value:12.3g}" for value in row.values()), flush=True)
             equal &= not any(row.values())
@@ -132,9 +145,4 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "Folder with the data, as of mnist.train.")
-    flags.DEFINE_enum("dataset", "auto", data.NAMES, "Data set, as of mnist.train.")
-    flags.DEFINE_integer("epochs", 5, "Passes over the training set.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 64, "Images per step.", lower_bound=1)
-    flags.DEFINE_enum("optimizer", "adam", [*make_optimizers(1), "all"], "What to train with.")
-    run(main)
+    run(main, Comparison)

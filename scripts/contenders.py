@@ -20,6 +20,7 @@ import numpy as np
 
 BATCH_SIZE = 64
 STEPS_PER_LOOP = 100
+SCALING_STEPS = 400  # that are timed at each size of the data
 CORES = 2
 EVAL_BATCH_SIZES = (100, 500, 1000, 2500)  # 500 is the default
 
@@ -51,9 +52,6 @@ def make_result(first_step, seconds, accuracy):
     return {"first_step": first_step, "seconds": seconds, "peak_mib": peak_mib(), "accuracy": float(accuracy())}
 
 
-# ---- the data, four IDX files in a folder
-
-
 def write_idx(folder, dataset, times=1):
     """Writes a data set as IDX files, the training set `times` over."""
     for part, examples, repeats in (("train", dataset.train, times), ("t10k", dataset.test, 1)):
@@ -71,9 +69,6 @@ def read_idx(folder, part):
     return images.reshape(-1, 28, 28, 1), np.fromfile(
         os.path.join(folder, f"{part}-labels-idx1-ubyte"), np.uint8, offset=8
     )
-
-
-# ---- model.fit
 
 
 def make_sequential(**kwargs):
@@ -165,9 +160,6 @@ def fit_epochs(folder, epochs, seed):
     return result
 
 
-# ---- this project's loop
-
-
 def make_step(dtype="float32", variant=None, **settings):
     """Returns the plain step, or that of mnist/research/<variant>.py; slices of a batch each get a core."""
     from mnist.model import CNN
@@ -185,21 +177,30 @@ def make_step(dtype="float32", variant=None, **settings):
     return cls(CNN(dtype=dtype), keras.optimizers.Adam(1e-3), **settings)
 
 
-def make_train(step, examples, *, jit_compile=False, start_step=0):
+def make_train(step, examples, *, jit_compile=False):
     """Returns `train(num_steps)`, which runs inner loops and fetches their scalars, as mnist.loop does."""
-    from mnist import data
+    from mnist.batches import as_tensors, epoch_batches
+    from mnist.plan import Plan
     from mnist.step import make_train_loop
 
     import tensorflow as tf
 
-    batches = iter(data.train_batches(examples, BATCH_SIZE, seed=0, start_step=start_step))
+    plan = Plan(len(examples.labels), batch_size=BATCH_SIZE, steps_per_loop=STEPS_PER_LOOP, epochs=10**6)
+    tensors = as_tensors(examples)
     _, train_loop = make_train_loop(step, jit_compile=jit_compile)
+    done, batches = 0, None
 
     def train(num_steps):
-        for done in range(0, num_steps, STEPS_PER_LOOP):
-            scalars = train_loop(batches, tf.constant(min(STEPS_PER_LOOP, num_steps - done)))
-            for values in scalars.values():
+        nonlocal done, batches
+        end = done + num_steps
+        while done < end:
+            epoch, in_epoch = plan.position(done)
+            if not in_epoch:
+                batches = iter(epoch_batches(*tensors, step.epoch_order(examples, epoch), BATCH_SIZE))
+            steps = min(STEPS_PER_LOOP, end - done, plan.steps_to_next_event(done))
+            for values in train_loop(batches, tf.constant(steps)).values():
                 values.numpy()
+            done += steps
 
     return train
 
@@ -210,7 +211,8 @@ def count_steps(examples):
 
 def loop(folder, epochs, jit_compile=False, **options):
     from mnist import data
-    from mnist.evaluate import compute_metrics, make_predict_logits
+    from mnist.metrics import compute_metrics
+    from mnist.model import make_predict_logits
 
     _, _, examples, _, test = data.load("mnist", folder)
     step = make_step(**options)
@@ -223,9 +225,6 @@ def loop(folder, epochs, jit_compile=False, **options):
     return make_result(
         first_step, seconds, lambda: compute_metrics(predict_logits(test.images), test.labels)["accuracy"]
     )
-
-
-# ---- PyTorch
 
 
 def torch_loop(folder, epochs, resident=True, bfloat16=False):
@@ -297,34 +296,10 @@ ROWS = {
 }
 
 
-# ---- what else a process of its own measures
-
-
-def check(folder, steps=200):
-    """Trains both from the same weights on the same batches, across the short last batch of an epoch."""
-    from mnist import data
-
-    import keras
-
-    examples = data.load("mnist", folder).train
-    start_step = max(count_steps(examples) - steps // 2, 0)
-    step, model = make_step(), make_sequential(jit_compile=False)
-    model.set_weights(step.model.get_weights())
-    batches = data.train_batches(examples, BATCH_SIZE, seed=0, start_step=start_step).take(steps)
-    batches = [(x / 255.0, keras.utils.to_categorical(y, 10)) for x, y in batches.as_numpy_iterator()]
-    # fit() makes float32 of these images, as it does of whole arrays.
-    methods = {"__len__": lambda _: steps, "__getitem__": lambda _, i: batches[i]}
-    model.fit(type("Batches", (keras.utils.PyDataset,), methods)(), shuffle=False, verbose=0)
-    make_train(step, examples, start_step=start_step)(steps)
-    pairs = list(zip(model.get_weights(), step.model.get_weights(), strict=True))
-    difference = max(float(np.abs(a - b).max()) for a, b in pairs)
-    equal = all(a.tobytes() == b.tobytes() for a, b in pairs)
-    return {"steps": steps, "weights": sum(a.size for a, _ in pairs), "equal": equal, "difference": difference}
-
-
-def scale(folder, steps):
+def scale(folder, steps=SCALING_STEPS):
     """The cost of an image, an epoch's shuffle included, and the memory."""
     from mnist import data
+    from mnist.batches import epoch_order
 
     examples = data.load("mnist", folder).train
     num_examples = len(examples.labels)
@@ -332,7 +307,7 @@ def scale(folder, steps):
     train(STEPS_PER_LOOP)
     loops = [timed(train, STEPS_PER_LOOP) for _ in range(steps // STEPS_PER_LOOP)]
     # Once an epoch, so that a few steps would show all of it or nothing.
-    orders = [timed(lambda epoch: data.epoch_order(num_examples, 0, epoch).numpy(), epoch) for epoch in range(6)]
+    orders = [timed(lambda epoch: epoch_order(num_examples, 0, epoch).numpy(), epoch) for epoch in range(6)]
     order_seconds = statistics.median(orders[1:])
     image_seconds = statistics.median(loops) / STEPS_PER_LOOP * count_steps(examples) / num_examples
     return {
@@ -347,8 +322,9 @@ def scale(folder, steps):
 def overheads(folder, repeats):
     """Times what train_and_evaluate does beside training, epochs of the bare loop, and evaluations in turn."""
     from mnist import data
-    from mnist.evaluate import compute_metrics, make_predict_logits
     from mnist.loop import train_and_evaluate
+    from mnist.metrics import compute_metrics
+    from mnist.model import make_predict_logits
 
     import keras
 
@@ -388,7 +364,7 @@ def overheads(folder, repeats):
     return {"bare": bare, "beside": per_epoch, "evaluation": {name: values[1:] for name, values in seconds.items()}}
 
 
-CONTENDERS = ROWS | {"fit_epochs": fit_epochs, "check": check, "scale": scale, "overheads": overheads}
+CONTENDERS = ROWS | {"fit_epochs": fit_epochs, "scale": scale, "overheads": overheads}
 
 
 if __name__ == "__main__":

@@ -22,17 +22,21 @@ import warnings
 import zipfile
 import zlib
 
-from mnist import Error, predict, readers, run
+from mnist import Error, predict, readers
+from mnist.command import run
+from mnist.settings import Setting
 
 import numpy as np
-from absl import flags
 from PIL import Image
 
-FLAGS = flags.FLAGS
-flags.DEFINE_float("seconds", 60, "How long to go on.", lower_bound=0.0)
-flags.DEFINE_integer("seed", None, "Seed of the inputs; default: a new one, which is printed.")
-flags.DEFINE_float("max_seconds", 10, "Longest time that one input may take.", lower_bound=0.0)
-flags.DEFINE_integer("max_mib", 1024, "Most MiB that the process may grow by over the whole run.", lower_bound=1)
+
+class Fuzz:
+    """How long, and what is too much."""
+
+    seconds = Setting(60.0, "How long to try inputs.", low=0.0)
+    seed = Setting(None, "Seed of the inputs. Default: a new one, which is printed.", kind=int)
+    max_seconds = Setting(10.0, "Longest time that one input may take.", low=0.0)
+    max_mib = Setting(1024, "Most MiB that the process may grow by over the whole run.", low=1)
 
 
 def damage(draw, content):
@@ -122,9 +126,9 @@ def try_reader(read, path):
         return traceback.format_exc()
 
 
-def main():
+def main(options):
     warnings.simplefilter("ignore")  # Pillow and NumPy warn of what they see
-    seed = random.SystemRandom().randrange(2**32) if FLAGS.seed is None else FLAGS.seed
+    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     print(f"--seed={seed}", flush=True)
     draw = random.Random(seed)
     images = np.zeros([3, 28, 28], np.uint8)
@@ -133,7 +137,7 @@ def main():
     arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
     counts, slowest = collections.Counter(), collections.Counter()
     before = peak_mib()
-    end = time.monotonic() + FLAGS.seconds
+    end = time.monotonic() + options.seconds
     failure = None
     with tempfile.TemporaryDirectory() as folder:
         while failure is None and time.monotonic() < end:
@@ -146,9 +150,9 @@ def main():
             outcome = try_reader(read, path)
             seconds = time.monotonic() - start
             slowest[name] = max(slowest[name], seconds)
-            if seconds > FLAGS.max_seconds:
+            if seconds > options.max_seconds:
                 outcome = f"it took {seconds:.1f} s"
-            if peak_mib() - before > FLAGS.max_mib:
+            if peak_mib() - before > options.max_mib:
                 outcome = f"memory grew by {peak_mib() - before:.0f} MiB"
             if outcome not in ("read", "refused"):
                 failure = f"{name}: {outcome.strip()}\nThe input is kept in {keep(content, extension)}"
@@ -170,4 +174,4 @@ def keep(content, extension):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Fuzz)

@@ -2,24 +2,27 @@
 
 import os
 
-from mnist import checkpoint, data, plots, run
-from mnist.evaluate import make_predict_logits
-
-from absl import flags
-
-flags.DEFINE_string("workdir", None, "Folder of a run.", required=True)
-flags.DEFINE_string("output", None, "Folder for the three PNG files; default: <workdir>/plots.")
+from mnist import finished, pictures
+from mnist.command import run
+from mnist.model import make_predict_logits
+from mnist.settings import Setting
 
 
-def main():
-    workdir = flags.FLAGS.workdir
-    model, metadata = checkpoint.load_model(workdir)
-    test = data.load(metadata["dataset"], metadata["data_dir"]).test
-    predictions = make_predict_logits(model)(test.images).numpy().argmax(axis=1)
-    output = flags.FLAGS.output or os.path.join(workdir, "plots")
-    for path in plots.plot_run(metadata["history"], test, predictions, output):
+class Plot:
+    """What is drawn, and where to."""
+
+    workdir = Setting(None, "Folder of a run.", kind=str)
+    output = Setting(None, "Folder for the three PNG files. Default: <workdir>/plots.", kind=str)
+
+
+def main(options):
+    trained = finished.load(options.workdir)
+    test = trained.data.test
+    predictions = make_predict_logits(trained.model)(test.images).numpy().argmax(axis=1)
+    output = options.output or os.path.join(options.workdir, "plots")
+    for path in pictures.save_pictures(trained.history, test, predictions, output):
         print(f"wrote {path}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Plot)

@@ -22,8 +22,10 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
       { echo "error: Python's venv is missing (Debian: apt install python3-venv)." >&2; exit 1; }
     "$python" -m venv "$root/.venv"
   fi
-  echo "installing into $root/.venv" >&2
-  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  echo "installing into $root/.venv: TensorFlow and what goes with it, about 700 MB to download" >&2
+  quiet=--quiet
+  [ -t 1 ] && quiet= # on a terminal, pip's own bars show that it lives
+  "$root/.venv/bin/python" -m pip install $quiet --disable-pip-version-check \
     --editable "$root${extra:+[$extra]}"
   printf '%s' "$want" | tee "$stamp" > "$root/.venv/installed" # an extra brings all the rest along
 fi

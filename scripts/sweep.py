@@ -4,14 +4,15 @@ r"""Runs a module for every setting of a grid and several seeds, and tells how g
         --workdir=W --jobs=2 -- --epochs=5
 
 What follows `--` goes to every run. A finished run is not run again: after Ctrl-C or a crash the same
-command goes on; more values, seeds or epochs add to what is there. W/SETTING/seed=N/ is a run each, with
+command resumes; more values, seeds or epochs add to what is there. W/SETTING/seed=N/ is a run each, with
 its sweep.flags and log.txt; W/table.txt and W/table.csv tell of each setting mean and standard deviation
-over the seeds and the 95 % interval of the mean (Student's t); W/runs.csv has every run's results.json.
+over the seeds and the 95 % interval of the mean (Student's t), the best first; W/runs.csv has every run's
+results.json.
 In TensorBoard's HParams tab a setting is a session group, its seeds are the sessions, metrics are means.
 To choose a setting, leave the test set alone: `--metric=validation_accuracy -- --holdout=10000`.
 
 The cores are shared out over the jobs. The last bits of a result depend on the number of threads, and
-so on --jobs; a run that was stopped refuses to go on with another number. Any scheduler can do the runs:
+so on --jobs; a run that was stopped is not resumed with another number. Any scheduler can do the runs:
 --jobs=0 writes their flags and gathers the results that are there. With Slurm, for 40 runs:
 
     sbatch --array=1-40 --wrap 'f=$(find W -name sweep.flags | sort | sed -n ${SLURM_ARRAY_TASK_ID}p);
@@ -38,13 +39,13 @@ import typing
 import urllib.parse
 
 from mnist import Error, files
-from mnist import run as run_command
+from mnist.command import run as run_command
 from mnist.fingerprint import num_cores
 from mnist.interrupt import Interrupt
+from mnist.settings import Setting
 
-import scipy.stats
 import tensorflow as tf
-from absl import flags
+from compare import describe
 from tensorboard.plugins.hparams import api as hp
 
 METRICS = ("test_accuracy", "test_loss", "validation_accuracy", "validation_loss")
@@ -61,7 +62,7 @@ class Run(typing.NamedTuple):
     def read_results(self):
         """Returns the content of results.json, None if the run with these flags is not finished."""
         path, flagfile = (os.path.join(self.workdir, name) for name in ("results.json", "sweep.flags"))
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             if os.stat(path).st_mtime_ns >= os.stat(flagfile).st_mtime_ns:
                 with open(path) as file:
                     return json.load(file)
@@ -99,7 +100,7 @@ def make_runs(workdir, grid, seeds):
 
 
 def check_command(module, arguments, grid):
-    """Raises `mnist.Error` for a module that is not there and for arguments that are not for it."""
+    """Raises `mnist.Error` for a module that is missing and for arguments that a sweep cannot pass on."""
     found = None
     with contextlib.suppress(ImportError, ValueError):
         found = importlib.util.find_spec(module)
@@ -109,6 +110,16 @@ def check_command(module, arguments, grid):
         flag = re.fullmatch(r"--?(\w+)(=.*)?", argument)
         if not flag or flag[1] in ("seed", "workdir", *grid):
             raise Error(f"{argument!r} {'is set by the sweep' if flag else 'is not of the form --name=value'}.")
+
+
+def check_flags(module, arguments, grid):
+    """Raises `mnist.Error` if the module does not take one of the flags, or a flag one of its values."""
+    values = [f"--{name}={value}" for name, values in grid.items() for value in values]
+    command = [sys.executable, "-m", module, *arguments, *values, "--seed=0", "--only_check_args"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")
+        raise Error(f"{module} cannot be run with these flags: {said}")
 
 
 def write_flagfile(run, module, arguments):
@@ -143,9 +154,9 @@ def start(run, module, jobs):
 
 
 def last_words(run):
-    """The last line of a run's log but for absl's hint to --help."""
+    """The last line of a run's log."""
     with open(os.path.join(run.workdir, "log.txt"), errors="replace") as file:
-        lines = [line.strip() for line in file if line.strip() and not line.startswith("Pass --help")]
+        lines = [line.strip() for line in file if line.strip()]
     return lines[-1] if lines else "it said nothing"
 
 
@@ -208,28 +219,29 @@ def summarize(runs, metric):
     rows = []
     for name in dict.fromkeys(run.name for run in runs):
         finished = [results for run in runs if run.name == name and (results := run.read_results())]
-        values, n = [100 * results[metric] for results in finished], len(finished)
         if len(datasets := sorted({results["dataset"] for results in finished})) > 1:
             raise Error(
                 f"{name} mixes runs on {' and '.join(datasets)}: name one with -- --dataset=NAME or --data_dir."
             )
-        mean, std = statistics.fmean(values or [math.nan]), statistics.stdev(values) if n > 1 else math.nan
-        half = scipy.stats.t.ppf(0.975, n - 1) * std / n**0.5 if n > 1 else math.nan
-        numbers = {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
+        n, *numbers = describe([100 * results[metric] for results in finished])
         seconds = statistics.median([results["train_seconds"] for results in finished] or [math.nan])
-        percent = {f"{metric}_{key}_percent": value for key, value in numbers.items()}
+        names = [f"{metric}_{key}_percent" for key in ("mean", "std", "low", "high")]
+        percent = dict(zip(names, numbers, strict=True))
         rows.append({"setting": name, "n": n, **percent, "train_seconds_median": seconds})
     return rows
 
 
 def format_table(rows, metric):
-    """The rows of `summarize` as text."""
-    width = max(len(row["setting"]) for row in rows)
+    """The rows of `summarize` as text, the best mean first and marked with a star; without a result, last."""
+    means = {row["setting"]: row[f"{metric}_mean_percent"] for row in rows}
+    rows = sorted(rows, key=lambda row: -math.inf if math.isnan(mean := means[row["setting"]]) else mean, reverse=True)
+    width = max(len(row["setting"]) for row in rows) + 2
     title = f"{metric.replace('_', ' ')}, %"
     text = f"{'setting':<{width}}{'n':>5}{title:>24}{'95 % interval':>20}{'training, s':>14}\n"
     for name, n, mean, std, low, high, seconds in (row.values() for row in rows):
         spread, interval = f"{mean:.3f} ± {std:.3f}", f"{low:.3f} .. {high:.3f}"
-        text += f"{name:<{width}}{n:5}{spread:>24}{interval:>20}{seconds:14.1f}\n"
+        mark = " *" if len(rows) > 1 and mean == means[rows[0]["setting"]] else ""
+        text += f"{name + mark:<{width}}{n:5}{spread:>24}{interval:>20}{seconds:14.1f}\n"
     return text
 
 
@@ -253,6 +265,8 @@ def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=
     if seeds < 1:
         raise Error(f"--seeds={seeds}: expected at least 1, which is seed 0.")
     runs = make_runs(workdir, grid, seeds)
+    if any(not run.read_results() for run in runs):
+        check_flags(module, arguments, grid)
     with files.lock(workdir), Interrupt() as interrupt:
         for run in runs:
             write_flagfile(run, module, arguments)
@@ -262,7 +276,7 @@ def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=
         finished = [(run, results) for run in runs if (results := run.read_results())]
         if interrupt.signum:
             command = shlex.join(["python", *sys.argv])
-            say(f"stopped; {len(finished)} of {len(runs)} runs are finished. To go on: {command}")
+            say(f"stopped; {len(finished)} of {len(runs)} runs are finished. To resume: {command}")
             return 128 + interrupt.signum
         rows = summarize(runs, metric)
         files.write_atomically(os.path.join(workdir, "table.txt"), format_table(rows, metric))
@@ -273,17 +287,23 @@ def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=
     return 1 if failed else 0
 
 
-def main(arguments):
-    names = ("workdir", "module", "grid", "seeds", "jobs", "metric")
+class Sweep:
+    """What is run."""
+
+    workdir = Setting(None, "Folder of the sweep.", kind=str)
+    module = Setting("mnist.train", "What to run: any module that calls mnist.train.launch.")
+    grid = Setting("", "NAME=VALUE,VALUE;NAME=VALUE...: flags of the module, in every combination.")
+    seeds = Setting(5, "How many seeds: 0, 1, 2...", low=1)
+    jobs = Setting(1, "Runs at a time. 0: only write flags and gather what is finished.", low=0)
+    metric = Setting(METRICS[0], "What to tabulate.", kind=("test_accuracy", "validation_accuracy"))
+
+
+def main(options, arguments):
+    if not options.workdir:
+        raise Error("--workdir is missing: name the folder of the sweep, as in --workdir=runs/sweep.")
     sys.path.insert(0, "")  # as `python -m` does: a module in this folder counts
-    return sweep(**{name: flags.FLAGS[name].value for name in names}, arguments=arguments)
+    return sweep(**vars(options), arguments=arguments)
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("module", "mnist.train", "What to run: any module that calls mnist.train.launch.")
-    flags.DEFINE_string("grid", "", "NAME=VALUE,VALUE;NAME=VALUE...: flags of the module, in every combination.")
-    flags.DEFINE_integer("seeds", 5, "How many seeds: 0, 1, 2...")
-    flags.DEFINE_string("workdir", None, "Folder of the sweep.", required=True)
-    flags.DEFINE_integer("jobs", 1, "Runs at a time. 0: only write flags and gather what is finished.", lower_bound=0)
-    flags.DEFINE_enum("metric", METRICS[0], ["test_accuracy", "validation_accuracy"], "What to tabulate.")
-    run_command(main)
+    run_command(main, Sweep, arguments=True)

@@ -18,11 +18,13 @@ import subprocess
 import sys
 import tempfile
 
-from mnist import Error, data, run
+from mnist import Error, data
+from mnist.command import run
+from mnist.settings import Setting
 
 import contenders
-from absl import flags
 from benchmark import run_contender, spread
+from compare import describe
 
 RECIPE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes", "speedrun.flags")
 
@@ -47,44 +49,48 @@ def shortest(runs, target):
 
 def format_row(name, length, accuracies, seconds, base):
     """A row of the table; `base`: the median seconds of the first row."""
-    mean, std = 100 * statistics.fmean(accuracies), 100 * statistics.stdev(accuracies)
+    percent = describe([100 * accuracy for accuracy in accuracies])
     ratio = base / statistics.median(seconds)
-    return f"| {name} | {length} | {mean:.2f} ± {std:.2f} % | {spread(seconds, 2)} | {ratio:.1f} |"
+    return f"| {name} | {length} | {percent.mean:.2f} ± {percent.std:.2f} % | {spread(seconds, 2)} | {ratio:.1f} |"
 
 
-def main():
+class Target:
+    """What is to be reached, and how."""
+
+    data_dir = Setting(None, "Folder with the data, as of mnist.train.", kind=str)
+    target = Setting(0.99, "Mean test accuracy to reach, a share.", low=0.0, high=1.0)
+    seeds = Setting(10, "Runs of each recipe: seeds 0, 1, 2...", low=2)
+    fit_epochs = Setting(8, "The most epochs that the tutorial's recipe is given.", low=1)
+
+
+def main(options):
     sys.stdout.reconfigure(line_buffering=True)
-    flag = flags.FLAGS
-    dataset = data.load("auto", flag.data_dir)
+    dataset = data.load("auto", options.data_dir)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: contenders.CORES])
     fits, ours = [], []
     with tempfile.TemporaryDirectory() as folder:
         contenders.write_idx(folder, dataset)
-        for seed in range(flag.seeds):
-            fits.append(run_contender("fit_epochs", folder, epochs=flag.fit_epochs, seed=seed))
+        for seed in range(options.seeds):
+            fits.append(run_contender("fit_epochs", folder, epochs=options.fit_epochs, seed=seed))
             ours.append(run_recipe(folder, seed))
             accuracies = " ".join(f"{accuracy:.4f}" for accuracy in fits[-1]["accuracies"])
             print(f"seed {seed}: fit {accuracies}; speedrun {ours[-1]['test_accuracy']:.4f}", file=sys.stderr)
-    enough = shortest(fits, flag.target)
-    epochs = enough or flag.fit_epochs
+    enough = shortest(fits, options.target)
+    epochs = enough or options.fit_epochs
     length = f"{epochs} epochs" + ("" if enough else ", too few")
     seconds = [sum(r["seconds"][:epochs]) for r in fits]
     base = statistics.median(seconds)
-    print(f"{dataset.name}, target {flag.target:.2%}, {flag.seeds} seeds\n")
+    print(f"{dataset.name}, target {options.target:.2%}, {options.seeds} seeds\n")
     print("| recipe | length | test accuracy | training, s | times as fast |\n|---|---|---|---|---|")
     print(format_row("fit", length, [r["accuracies"][epochs - 1] for r in fits], seconds, base))
     accuracies = [r["test_accuracy"] for r in ours]
     print(format_row("speedrun", f"{ours[0]['steps']} steps", accuracies, [r["train_seconds"] for r in ours], base))
-    reached = statistics.fmean(accuracies) >= flag.target
+    reached = statistics.fmean(accuracies) >= options.target
     if not reached:
-        print(f"\nThe speedrun does NOT reach {flag.target:.2%}.")
+        print(f"\nThe speedrun does NOT reach {options.target:.2%}.")
     return 0 if reached else 1
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "Folder with the data, as of mnist.train.")
-    flags.DEFINE_float("target", 0.99, "Mean test accuracy to reach, a share.", lower_bound=0.0, upper_bound=1.0)
-    flags.DEFINE_integer("seeds", 10, "Runs of each recipe: seeds 0, 1, 2...", lower_bound=2)
-    flags.DEFINE_integer("fit_epochs", 8, "The most epochs that the tutorial's recipe is given.", lower_bound=1)
-    run(main)
+    run(main, Target)

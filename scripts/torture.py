@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 
-from mnist import Error, checkpoint, run
-
-from absl import flags
+from mnist import Error, checkpoint
+from mnist.command import run
+from mnist.settings import Setting
 
 # One image at a time makes the evaluation long enough to be hit, and the many saves likewise.
 DEFAULT_FLAGS = ["--epochs=2", "--checkpoint_every=100", "--eval_batch_size=1"]
@@ -104,20 +104,25 @@ def torture(workdir, arguments, *, kills, seed, module="mnist.train"):
     return differences(undisturbed, killed)
 
 
-def main(arguments):
-    flag = flags.FLAGS
-    if os.path.exists(flag.workdir):
-        raise Error(f"--workdir={flag.workdir} exists already: name a new folder.")
-    different = torture(
-        flag.workdir, [*DEFAULT_FLAGS, *arguments], kills=flag.kills, seed=flag.seed, module=flag.module
-    )
+class Torture:
+    """What is killed, and how often."""
+
+    workdir = Setting(None, "Folder for both runs, a new one.", kind=str)
+    kills = Setting(20, "How often to kill the run.", low=1)
+    seed = Setting(0, "Of the moments.", low=0)
+    module = Setting("mnist.train", "What to run: any module that calls mnist.train.launch.")
+
+
+def main(options, arguments):
+    if not options.workdir:
+        raise Error("--workdir is missing: name a new folder, as in --workdir=runs/torture.")
+    if os.path.exists(options.workdir):
+        raise Error(f"--workdir={options.workdir} exists already: name a new folder.")
+    arguments = [*DEFAULT_FLAGS, *arguments]
+    different = torture(options.workdir, arguments, kills=options.kills, seed=options.seed, module=options.module)
     print(f"DIFFERENT: {', '.join(different)}" if different else "equal to the last bit: weights, optimizer, metrics")
     return 1 if different else 0
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder for both runs, a new one.", required=True)
-    flags.DEFINE_integer("kills", 20, "How often to kill the run.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of the moments.", lower_bound=0)
-    flags.DEFINE_string("module", "mnist.train", "What to run: any module that calls mnist.train.launch.")
-    run(main)
+    run(main, Torture, arguments=True)

@@ -1,6 +1,6 @@
 """What a checkpoint holds, and which ones stay."""
 
-from mnist import Error, checkpoint, data
+from mnist import Error, checkpoint, data, finished
 from mnist.loop import train_and_evaluate
 from mnist.model import CNN
 from mnist.step import TrainStep
@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-METADATA = {"step": 1}
+
+def save(folder, step):
+    metadata = {"step": 1, "history": [], "dataset": "digits", "data_dir": None}
+    checkpoint.save(str(folder), step, metadata | {"model": finished.describe_model(step.eval_model)}, keep=1)
 
 
 class Linear(keras.Model):
@@ -67,7 +70,7 @@ def test_state_in_dicts_metrics_and_generators_is_saved(tmp_path):
     old, new = (Holder(CNN(), keras.optimizers.Adam(), value) for value in (3.0, 4.0))
     different = [not np.array_equal(a, b) for a, b in zip(old.values(), new.values(), strict=True)]
     assert different.count(False) == 1  # the metric's count
-    checkpoint.save(str(tmp_path), old, METADATA, keep=1)
+    save(tmp_path, old)
     checkpoint.assign(new, checkpoint.load_newest(str(tmp_path))[0])
     assert all(a.tobytes() == b.tobytes() for a, b in zip(old.values(), new.values(), strict=True))
 
@@ -84,7 +87,7 @@ def test_a_checkpoint_set_aside_takes_no_place_of_those_that_are_kept(tmp_path):
     train(6, keep=3)
     checkpoints = tmp_path / "checkpoints"
     (checkpoints / "ckpt-6.data-00000-of-00001").write_bytes(b"damaged")
-    train(5, keep=1)  # goes on from 4
+    train(5, keep=1)  # resumes from 4
     assert sorted(path.name for path in checkpoints.glob("*.index")) == ["ckpt-5.index", "damaged-ckpt-6.index"]
     assert tf.train.latest_checkpoint(str(checkpoints)) == str(checkpoints / "ckpt-5")
     assert checkpoint.load_newest(str(checkpoints))[1]["step"] == 5
@@ -94,9 +97,9 @@ def test_a_model_whose_configuration_lies_is_not_evaluated_with_what_it_has(tmp_
     model = Linear(units=7)
     model.build(None)
     step = TrainStep(model, keras.optimizers.Adam())
-    checkpoint.save(str(tmp_path / "checkpoints"), step, METADATA, keep=1)
+    save(tmp_path / "checkpoints", step)
     with pytest.raises(Error, match="cannot be rebuilt: what its get_config"):
-        checkpoint.load_model(str(tmp_path))
+        finished.load(str(tmp_path))
 
 
 def test_a_model_without_a_configuration_is_saved_and_said_to_lack_it(tmp_path, caplog):
@@ -112,9 +115,9 @@ def test_a_model_without_a_configuration_is_saved_and_said_to_lack_it(tmp_path, 
         model = Wrapped(object())
         model.build(None)
         steps.append(TrainStep(model, keras.optimizers.Adam()))
-    checkpoint.save(str(tmp_path / "checkpoints"), steps[0], METADATA, keep=1)
+    save(tmp_path / "checkpoints", steps[0])
     assert "Wrapped has no get_config()" in caplog.text
     checkpoint.assign(steps[1], checkpoint.load_newest(str(tmp_path / "checkpoints"))[0])
     assert all(np.array_equal(a, b) for a, b in zip(*(step.model.get_weights() for step in steps), strict=True))
     with pytest.raises(Error, match=r"its class needs a get_config\(\)"):
-        checkpoint.load_model(str(tmp_path))
+        finished.load(str(tmp_path))

@@ -4,8 +4,7 @@ import resource
 
 import mnist
 from mnist.export import export
-from mnist.model import CNN
-from mnist.step import scale_images
+from mnist.model import CNN, scale_images
 
 import numpy as np
 import pytest

@@ -18,11 +18,6 @@ import tensorflow as tf
 from conftest import StopAfter
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")  # 24 steps of 64 an epoch
-
-
 def train(workdir, dataset, cls=TrainStep, seed=0, optimizer=keras.optimizers.Adam, **options):
     """A run of two epochs unless told otherwise. Returns: its step and its results."""
     keras.utils.set_random_seed(seed)
@@ -129,11 +124,13 @@ def test_other_data_and_other_precision_are_refused(undisturbed, digits):
     workdir, _, _ = undisturbed
     images = digits.train.images.copy()
     images[0, 0, 0, 0] ^= 1
-    with pytest.raises(Error, match="dataset was"):
+    with pytest.raises(Error, match=r"the data was digits \(1,500 .*is digits \(1,500 .* of other content"):
         train(workdir, digits._replace(train=digits.train._replace(images=images)))
     held = digits._replace(test=digits.test._replace(labels=digits.test.labels[::-1]))
-    with pytest.raises(Error, match="dataset was"):
+    with pytest.raises(Error, match="of other content"):
         train(workdir, held)
+    with pytest.raises(Error, match=r"is digits \(1,400 training, 100 validation and 297 test images"):
+        train(workdir, data.load("digits", holdout=100))
     step = TrainStep(CNN(dtype="mixed_bfloat16"), keras.optimizers.Adam())
     with pytest.raises(Error, match="precision was float32, is mixed_bfloat16"):
         train_and_evaluate(step, digits, str(workdir), epochs=2)

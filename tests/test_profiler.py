@@ -32,21 +32,21 @@ def count_steps(workdir):
 
 def test_just_these_steps_are_profiled_and_no_bit_changes(tmp_path):
     plain = train(tmp_path / "plain")
-    assert train(tmp_path / "profiled", profile=(3, 12)) == plain
+    assert train(tmp_path / "profiled", profile="3:12") == plain
     assert count_steps(tmp_path / "plain") == []
     assert count_steps(tmp_path / "profiled") == [10]
 
 
 def test_a_stopped_run_keeps_its_profile_and_profiles_the_rest_later(tmp_path):
     with pytest.raises(Interrupted):  # after loops that end at 4, 11 and 18
-        train(tmp_path, profile=(5, 20), interrupt=StopAfter(3))
+        train(tmp_path, profile="5:20", interrupt=StopAfter(3))
     assert count_steps(tmp_path) == [14]
-    train(tmp_path, profile=(5, 20))
+    train(tmp_path, profile="5:20")
     assert sum(count_steps(tmp_path)) == 16
 
 
 def test_profiles_of_one_second_are_all_kept(tmp_path):
     for _ in range(3):
-        with Profiler(str(tmp_path), (1, 1)) as profiler, profiler.loop(0, 1):
+        with Profiler(str(tmp_path), (1, 1)).loop(0, 1):
             pass
     assert len(list(tmp_path.glob("train/plugins/profile/*/*.xplane.pb"))) == 3

@@ -2,99 +2,115 @@
 
 import pathlib
 import re
-import runpy
+import shlex
 import subprocess
-import sys
 
-from mnist import checkpoint, data, train
-from mnist.loop import train_and_evaluate
-from mnist.model import CNN
-from mnist.step import TrainStep
+from mnist import checkpoint, data, finished, predict
 
-import keras
 import pytest
-from absl.testing import flagsaver
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", README, re.DOTALL))
+COMMANDS = [
+    command
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) + re.findall(r"\| `(python .*?)`", README)
+    for command in block.strip().splitlines()
+]
 
 
-def test_every_file_and_module_that_is_named_exists():
-    for path in re.findall(r"\b(?:scripts|mnist|tests)/[\w/]+\.\w+", README):
+def test_the_readme_is_short_and_names_only_what_exists():
+    assert len(README.splitlines()) <= 220
+    others = [(ROOT / folder / "README.md").read_text() for folder in ("scripts", "mnist/research")]
+    text = "\n".join([README, *others])
+    for path in re.findall(r"\b(?:scripts|mnist|tests)/[\w/]+\.\w+", text):
         assert (ROOT / path).exists(), path
-    for module in re.findall(r"python -m (mnist[\w.]*\w)", README):
+    for module in re.findall(r"python -m (mnist[\w.]*\w)", text.replace("mnist.research.NAME", "mnist.train")):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    research = {path.stem for path in (ROOT / "mnist" / "research").glob("[!_]*.py")}
+    assert research - {"record", "speedrun"} <= set(re.findall(r"\| `(\w+)`", others[1]))
+    assert set(re.findall(r"`(\w+)`", README.partition("files to start from")[2].partition("\n\n")[0])) == research
 
 
-def test_the_example_step_runs_when_pasted(tmp_path):
-    example = EXAMPLES["my_idea"]
-    assert len(example.splitlines()) <= 15
-    (tmp_path / "my_idea.py").write_text(example)
-    command = [sys.executable, "my_idea.py", "--dataset=digits", "--max_steps=5", "--workdir=run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def folder(start, tmp_path_factory):
+    """A reader's folder: the examples pasted into files, and a first run."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name, text in EXAMPLES.items():
+        (folder / f"{name}.py").write_text(text)
+    done = start("mnist.train", "--workdir=runs/first", "--dataset=digits", "--epochs=3", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "# python my_idea.py" in (tmp_path / "run" / "flags.txt").read_text()
-    events = b"".join(path.read_bytes() for path in (tmp_path / "run" / "train").iterdir())
-    assert b"batch_gradient_norm" in events
-
-
-@pytest.fixture
-def paste(tmp_path, monkeypatch):
-    """Runs an example of the README as `python NAME.py`, in this process and an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(name, *arguments):
-        (tmp_path / f"{name}.py").write_text(EXAMPLES[name])
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--dataset=digits", *arguments])
-        with flagsaver.flagsaver():
-            train.FLAGS.unparse_flags()
-            with pytest.raises(SystemExit) as exit:
-                runpy.run_path(f"{name}.py", run_name="__main__")
-        assert exit.value.code == 0
-
-    yield run
-    train.FLAGS.mark_as_parsed()
+    return folder
 
 
 def test_examples_are_complete():
-    assert EXAMPLES.keys() == {"my_idea", "momentum", "other_model", "two_optimizers", "distill", "notebook"}
+    assert EXAMPLES.keys() == {"noisy", "other_model", "distill", "notebook"}
+    assert len(COMMANDS) == 10
 
 
-@pytest.mark.parametrize("name", ["momentum", "other_model", "two_optimizers", "distill"])
-def test_an_example_trains_and_resumes_exactly(name, paste, tmp_path):
-    if name == "distill":
-        train_and_evaluate(TrainStep(CNN(), keras.optimizers.Adam()), data.load("digits"), "runs/first", epochs=1)
-    paste(name, "--workdir=straight", "--max_steps=30", "--noresume")
-    paste(name, "--workdir=stopped", "--max_steps=13")
-    paste(name, "--workdir=stopped", "--max_steps=30")
-    straight, resumed = (checkpoint.load_newest(f"{w}/checkpoints")[0] for w in ("straight", "stopped"))
-    assert straight.keys() == resumed.keys()
-    assert all(straight[key].tobytes() == resumed[key].tobytes() for key in straight)
-    parts = {key.partition("/")[0] for key in straight} - {"eval_model"}
-    own = {"two_optimizers": {"dense_optimizer"}, "distill": {"teacher"}}
-    assert parts == {"model", "optimizer"} | own.get(name, set())
-    losses = [entry["train_loss"] for entry in checkpoint.load_newest("straight/checkpoints")[1]["history"]]
-    assert losses[-1] < losses[0]
+@pytest.mark.parametrize("name", ["noisy", "other_model", "distill"])
+def test_an_example_trains_and_resumes_exactly(name, folder, start):
+    def paste(workdir, *arguments):
+        done = start(folder / f"{name}.py", f"--workdir=runs/{workdir}", "--dataset=digits", *arguments, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return folder / "runs" / workdir
+
+    straight = paste(f"{name}-straight", "--max_steps=30")
+    paste(f"{name}-stopped", "--max_steps=13")
+    stopped = paste(f"{name}-stopped", "--max_steps=30")
+    (one, state), (other, _) = (checkpoint.load_newest(str(w / "checkpoints")) for w in (straight, stopped))
+    assert one.keys() == other.keys()
+    assert all(one[key].tobytes() == other[key].tobytes() for key in one)
+    parts = {key.partition("/")[0] for key in one} - {"eval_model"}
+    assert parts == {"model", "optimizer"} | ({"teacher_model"} if name == "distill" else set())
+    assert state["history"][-1]["train_loss"] < state["history"][0]["train_loss"]
+    if name == "noisy":
+        assert "# python " in (straight / "flags.txt").read_text()
+        assert "--noise=0.1" in (straight / "flags.txt").read_text()
+        assert b"batch_gradient_norm" in b"".join(path.read_bytes() for path in (straight / "train").iterdir())
 
 
-def test_the_notebook_example_runs_without_flags(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES["notebook"], "notebook.py", "exec"), {})
-    assert float(capsys.readouterr().out.splitlines()[-1]) > 0.6
+def test_the_notebook_example_runs_without_flags(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = {}
+    exec(compile(EXAMPLES["notebook"], "notebook.py", "exec"), names)
+    assert names["results"]["test_accuracy"] > 0.6
+    assert finished.load("runs/notebook").step == 48
 
 
-def test_a_model_of_ones_own_is_found_by_other_commands(tmp_path):
-    """A part of it is a class in the user's file, not registered, which brings the flags of mnist.train along."""
+def test_the_commands_run_as_they_stand(folder, start):
+    """On digits, and shorter; the two scripts that set everything up are tested apart."""
+    digit = data.load("digits").test.images[0, :, :, 0]
+    Image.fromarray(digit).save(folder / "digit.png")
+    short = ["--dataset=digits", "--max_steps=3"]
+    for command in [shlex.split(command, comments=True) for command in COMMANDS if "scripts/t" not in command]:
+        program, *arguments = command[1:]
+        if program == "-m":
+            program, *arguments = arguments
+        else:
+            program = ROOT / program
+        arguments = [re.sub("^--flagfile=", f"--flagfile={ROOT}/", argument) for argument in arguments]
+        if program == "mnist.research.record":
+            arguments += short
+        if "--seeds=5" in arguments:
+            arguments = [argument.replace("=5", "=2") for argument in arguments] + ["--jobs=2", "--", *short]
+        done = start(program, *arguments, cwd=folder)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+        assert done.stdout
+    assert (folder / "runs" / "first" / "saved_model" / "saved_model.pb").exists()
+    assert predict.read_image(folder / "digit.png").shape == (28, 28, 1)
+
+
+def test_a_model_of_ones_own_is_found_by_other_commands(start, tmp_path):
+    """A part of it is a class in the user's file, not registered, which defines a flag of its own."""
     (tmp_path / "my_model.py").write_text(OWN_MODEL)
-    arguments = ["--dataset=digits", "--max_steps=3", "--workdir=run"]
-    subprocess.run([sys.executable, "my_model.py", *arguments], cwd=tmp_path, check=True, capture_output=True)
-    command = [sys.executable, "-m", "mnist.evaluate", "--workdir=run", "--eval_batch_size=100"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = start(tmp_path / "my_model.py", "--dataset=digits", "--max_steps=3", "--workdir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = start("mnist.evaluate", "--workdir=run", "--eval_batch_size=100", cwd=tmp_path)
     assert done.stdout.startswith("step 3, 297 test images"), done.stderr
-    command[-2:] = [f"--workdir={tmp_path}/run"]
-    elsewhere = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    elsewhere = start("mnist.evaluate", f"--workdir={tmp_path}/run", cwd=ROOT)
     assert elsewhere.returncode == 1
     assert elsewhere.stderr.startswith("error: the model's class is in my_model, which cannot be imported")
     assert len(elsewhere.stderr.splitlines()) == 1
@@ -102,9 +118,11 @@ def test_a_model_of_ones_own_is_found_by_other_commands(tmp_path):
 
 OWN_MODEL = """
 import keras
+from absl import flags
 
 from mnist import train
-from mnist.step import TrainStep
+
+flags.DEFINE_integer("eval_batch_size" if __name__ != "__main__" else "units", 10, "Not that of mnist.evaluate.")
 
 
 class Linear(keras.Model):
@@ -119,12 +137,8 @@ class Linear(keras.Model):
         return self.logits(self.flatten(images))
 
 
-def make_step(model, optimizer, **kwargs):
-    return TrainStep(keras.Sequential([keras.Input([28, 28, 1]), Linear()]), optimizer, **kwargs)
-
-
 if __name__ == "__main__":
-    train.launch(make_step)
+    train.launch(model=lambda: keras.Sequential([keras.Input([28, 28, 1]), Linear()]))
 """
 
 

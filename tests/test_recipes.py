@@ -3,29 +3,25 @@
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
+import time_to_accuracy
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.flags"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_runs_by_the_command_in_its_first_line(path, tmp_path):
-    command = re.fullmatch(r"# python (-m mnist[.\w]+ --flagfile=scripts/recipes/(.*))", path.open().readline()[:-1])
+def test_a_recipe_runs_by_the_command_in_its_first_line(path, start, tmp_path):
+    command = re.fullmatch(r"# python -m (mnist[.\w]+ --flagfile=scripts/recipes/(.*))", path.open().readline()[:-1])
     assert command[2] == path.name
     arguments = [*command[1].split(), "--dataset=digits", "--epochs=20", "--dry_run", f"--workdir={tmp_path}"]
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = start(*arguments, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "results.json").read_text())["steps"] in (6, 10)  # 1,500 images, at most 10 steps
 
 
-def test_the_tutorial_is_given_the_fewest_epochs_that_reach_the_target(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import time_to_accuracy
-
+def test_the_tutorial_is_given_the_fewest_epochs_that_reach_the_target():
     runs = [{"accuracies": [0.97, 0.989, 0.992]}, {"accuracies": [0.98, 0.991, 0.988]}]
     assert time_to_accuracy.shortest(runs, 0.975) == 1
     assert time_to_accuracy.shortest(runs, 0.99) == 2

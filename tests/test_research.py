@@ -3,10 +3,9 @@
 import importlib
 import inspect
 import pkgutil
-import subprocess
-import sys
 
-from mnist import checkpoint, data, research
+from mnist import checkpoint, research
+from mnist.batches import train_batches
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN
 from mnist.research.ema import EMA
@@ -16,8 +15,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
-from absl.testing import flagsaver
 from conftest import StopAfter
 
 # For each file: the setting that changes nothing, None if sums are others with any, and settings out of range.
@@ -27,10 +24,11 @@ NEUTRAL = {
     "augment": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0}, [{"degrees": -1.0}, {"scaling": 1.0}]),
     "ema": ({"decay": 0.0}, [{"decay": 1.0}, {"decay": -0.1}]),
     "gradient_noise": ({}, [{"noise_decay": 1.0}]),
-    "label_smoothing": ({"alpha": 0.0}, [{"alpha": -0.1}, {"alpha": 1.1}]),
+    "hard_examples": ({"pressure": 1.0}, [{"pressure": 0.9}]),
+    "label_smoothing": ({"smoothing": 0.0}, [{"smoothing": -0.1}, {"smoothing": 1.1}]),
     "mixup": ({"alpha": 0.0}, [{"alpha": -0.1}]),
-    "record": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0, "alpha": 0.0}, [{"decay": 1.0}]),
-    "speedrun": (None, [{"slices": 0}, {"alpha": 2.0}]),
+    "record": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0, "smoothing": 0.0}, [{"decay": 1.0}]),
+    "speedrun": (None, [{"slices": 0}, {"smoothing": 2.0}]),
     "sam": ({"rho": 0.0}, [{"rho": -0.1}]),
     "winograd": (None, [{"slices": 0}]),
 }
@@ -53,7 +51,7 @@ def make_step(cls, dtype="float32", **options):
 
 
 def run(step, digits, chunks):
-    batches = iter(data.train_batches(digits.train, 64, seed=0))
+    batches = iter(train_batches(digits.train, 64, seed=0))
     _, loop = make_train_loop(step)
     return [loop(batches, tf.constant(n)) for n in chunks]
 
@@ -64,11 +62,6 @@ def weights_of(step):
 
 def bits_of(step):
     return {name: variable.numpy().tobytes() for name, variable in checkpoint.variables_of(step).items()}
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
 
 
 @pytest.fixture(scope="module")
@@ -122,192 +115,3 @@ def test_composed_with_ema_it_resumes_exactly_at_any_loop_length(name, dtype, di
     train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), epochs=1, max_steps=9, steps_per_loop=1)
     assert bits_of(resumed) == bits_of(straight)
     assert {name.partition("/")[0] for name in bits_of(straight)} >= {"model", "average", "optimizer"}
-
-
-def test_smoothed_labels_are_the_mix_of_one_hot_and_uniform(digits):
-    _, labels = make_step(variant("label_smoothing"), alpha=0.1).prepare_batch(*(part[:64] for part in digits.train))
-    expected = np.full([64, 10], 0.01)
-    expected[np.arange(64), digits.train.labels[:64]] = 0.91
-    np.testing.assert_allclose(labels, expected, rtol=1e-6)
-
-
-def test_mixup_blends_images_and_labels_with_one_share(digits):
-    plain, step = make_step(TrainStep), make_step(variant("mixup"), alpha=1.0)
-    batch = [part[:64] for part in digits.train]
-    whole, mixed = plain.prepare_batch(*batch), step.prepare_batch(*batch)
-    share = float(tf.reduce_max(mixed[1][np.argmax(batch[1] != batch[1][::-1])]))
-    assert 0.5 < share < 1
-    for x, blend in zip(whole, mixed, strict=True):
-        np.testing.assert_allclose(blend, share * x + (1 - share) * x[::-1], atol=1e-6)
-
-
-def test_sam_takes_the_gradient_where_the_paper_says(digits):
-    plain, step = make_step(TrainStep), make_step(variant("sam"), rho=0.5)
-    batch = plain.prepare_batch(*(part[:64] for part in digits.train))
-    gradients, _ = plain.compute_gradients(*batch)
-    norm = np.sqrt(sum(float(tf.reduce_sum(g**2)) for g in gradients))
-    plain.model.set_weights([w + 0.5 * g / norm for w, g in zip(weights_of(plain), gradients, strict=True)])
-    expected, _ = plain.compute_gradients(*batch)
-    before = weights_of(step)
-    for a, b in zip(step.compute_gradients(*batch)[0], expected, strict=True):
-        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)  # ReLU near 0
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(weights_of(step), before, strict=True))
-
-
-def test_adversarial_training_sees_the_attacked_images(digits):
-    plain, step = make_step(TrainStep), make_step(variant("adversarial"), epsilon=0.2)
-    images, labels = plain.prepare_batch(*(part[:64] for part in digits.train))
-    expected, scalars = plain.compute_gradients(step.attack(step.model, images, labels, 0.2, True), labels)
-    gradients, attacked_scalars = step.compute_gradients(images, labels)
-    assert all(np.array_equal(a, b) for a, b in zip(gradients, expected, strict=True))
-    assert float(attacked_scalars["loss"]) == float(scalars["loss"]) > float(plain.compute_loss(images, labels)[0])
-
-
-def test_the_noise_scale_bears_a_batch_of_one_image(digits):
-    step = make_step(variant("gradient_noise"))
-    compute = tf.function(step.compute_gradients, reduce_retracing=True)
-    for size in (64, 32, 1):  # 1 after others: its size is not known in the graph
-        scalars = compute(*step.prepare_batch(*(part[:size] for part in digits.train)))[1]
-    assert np.isfinite(float(scalars["gradient_noise_scale"]))
-
-
-@pytest.mark.parametrize("size", [1, 2, 64])
-@pytest.mark.parametrize("name", ["accumulate", "winograd"])
-def test_slices_give_the_gradients_of_the_whole_batch(name, size, digits):
-    whole, sliced = make_step(TrainStep), make_step(variant(name), slices=3)
-    for step in (whole, sliced):  # biases of zero would leave to round-off what ReLU makes of the black margins
-        step.model.set_weights([w + 0.1 * (w.ndim == 1) for w in step.model.get_weights()])
-    batch = whole.prepare_batch(digits.train.images[:size], digits.train.labels[:size])
-    expected, scalars = whole.compute_gradients(*batch)
-    # In a graph whose sizes are not known, as in training.
-    specs = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in batch]
-    gradients, sliced_scalars = tf.function(sliced.compute_gradients, input_signature=specs)(*batch)
-    for a, b in zip(gradients, expected, strict=True):
-        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)  # float32 sums in another order
-    assert float(sliced_scalars["loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-5)
-    assert float(sliced_scalars["accuracy"]) == float(scalars["accuracy"])
-
-
-def test_winograd_refuses_a_model_whose_layers_it_does_not_know():
-    model = importlib.import_module("mnist.research.record").CentredCNN()
-    with pytest.raises(ValueError, match=r"CentredCNN, expected a mnist\.model\.CNN"):
-        variant("winograd")(model, keras.optimizers.Adam())
-
-
-def test_the_average_is_evaluated_and_follows_the_weights(digits):
-    step = make_step(EMA, decay=0.9)
-    start = weights_of(step)
-    run(step, digits, [20])
-    assert step.eval_model is step.average
-    for average, first, last in zip(step.average.get_weights(), start, weights_of(step), strict=True):
-        assert np.linalg.norm(average - last) < np.linalg.norm(first - last)
-        assert not np.array_equal(average, last)
-
-
-def test_an_attack_stays_within_its_bounds_and_lowers_the_accuracy(digits):
-    step = make_step(variant("adversarial"), epsilon=0.0, attack_steps=3, robust_epsilons=(0.0, 0.3))
-    run(step, digits, [48])
-    images, labels = step.prepare_batch(digits.test.images, digits.test.labels)
-    attacked = step.attack(step.model, images, labels, 0.3, False).numpy()
-    assert np.abs(attacked - images).max() <= 0.3 + 1e-6
-    assert attacked.min() >= 0
-    assert attacked.max() <= 1
-    metrics = step.extra_metrics(*digits.test)
-    assert metrics["robust_accuracy_0.3"] < metrics["robust_accuracy_0"] - 0.2
-
-
-@pytest.mark.parametrize("texts", [["0.1", "foo"], ["-0.1"], ["nan"]])
-def test_robust_epsilons_that_are_no_sizes_are_refused_as_a_flag(texts):
-    importlib.import_module("mnist.research.adversarial")
-    with flagsaver.flagsaver(), pytest.raises(flags.IllegalFlagValueError, match="numbers of at least 0"):
-        flags.FLAGS.robust_epsilons = texts
-
-
-def test_augmented_images_differ_by_step_and_replay_exactly(digits):
-    step = make_step(variant("augment"))
-    first, again = (step.prepare_batch(*(part[:8] for part in digits.train))[0].numpy() for _ in range(2))
-    step.optimizer.iterations.assign_add(1)
-    later = step.prepare_batch(*(part[:8] for part in digits.train))[0].numpy()
-    assert first.tobytes() == again.tobytes()
-    assert not np.array_equal(first, later)
-    assert first.sum() == pytest.approx(later.sum(), rel=0.3)  # moved, not lost
-
-
-def measure_noise_scale(*, mean, deviation, steps, noise_decay):
-    """The scales of a linear model whose gradients have a known mean and covariance; the last batch has one image."""
-    rng = np.random.default_rng(0)
-    cls = variant("gradient_noise")
-
-    class Known(cls):
-        def compute_loss(self, images, labels):
-            weights = self.model.trainable_variables[-1].value  # [10]
-            vectors = tf.reshape(images, [-1, 784])[:, :10]
-            return tf.reduce_mean(tf.linalg.matvec(vectors, weights)), tf.zeros_like(labels)
-
-    step = make_step(Known, noise_decay=noise_decay)
-    compute = tf.function(step.compute_gradients, reduce_retracing=True)
-    scales = []
-    for size in [64] * steps + [1]:
-        images = (mean + deviation * rng.standard_normal([size, 28, 28, 1])).astype(np.float32)
-        scales.append(float(compute(images, np.zeros([size, 10], np.float32))[1]["gradient_noise_scale"]))
-    return scales
-
-
-def test_the_noise_scale_of_many_like_batches_is_that_of_their_covariance():
-    scales = measure_noise_scale(mean=0.1, deviation=1.0, steps=3000, noise_decay=0.999)
-    assert scales[-1] == pytest.approx(1 / 0.1**2, rel=0.15)  # 3,000 draws: 4 %
-
-
-def test_a_noise_scale_beyond_what_the_averages_tell_ends_there():
-    scales = measure_noise_scale(mean=0.0, deviation=1.0, steps=300, noise_decay=0.9)
-    assert min(scales[50:]) > 0
-    assert max(scales[50:]) == pytest.approx(64 * 19)  # the images that averages of this decay weigh
-
-
-# For each file: flags other than the defaults, and the attributes of the step that they set.
-FLAGS = {
-    "accumulate": ("--slices=3", {"slices": 3}),
-    "adversarial": (
-        "--epsilon=0.3 --attack_steps=2 --robust_epsilons=0.4,0.5",
-        {"epsilon": 0.3, "attack_steps": 2, "robust_epsilons": [0.4, 0.5]},
-    ),
-    "augment": ("--degrees=3 --pixels=0.5 --scaling=0.02", {"degrees": 3.0, "pixels": 0.5, "scaling": 0.02}),
-    "ema": ("--decay=0.5", {"decay": 0.5}),
-    "gradient_noise": ("--noise_decay=0.5", {"noise_decay": 0.5}),
-    "label_smoothing": ("--smoothing=0.3", {"alpha": 0.3}),
-    "mixup": ("--alpha=0.3", {"alpha": 0.3}),
-    "record": (
-        "--decay=0.5 --degrees=3 --pixels=0.5 --scaling=0.02 --smoothing=0.3",
-        {"decay": 0.5, "degrees": 3.0, "pixels": 0.5, "scaling": 0.02, "alpha": 0.3},
-    ),
-    "sam": ("--rho=0.3", {"rho": 0.3}),
-    "speedrun": ("--slices=3 --smoothing=0.3", {"slices": 3, "alpha": 0.3}),
-    "winograd": ("--slices=3", {"slices": 3}),
-}
-
-# Each as its command would run it, but in forks of a process that has imported TensorFlow once.
-LAUNCH = """
-import os, runpy, sys
-import mnist.train
-for line in sys.stdin:
-    module, *arguments = line.split()
-    child = os.fork()
-    if not child:
-        sys.argv = [module, *arguments]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code:
-        sys.exit(f"{module} ended with {code}")
-"""
-
-
-def test_every_command_runs_and_its_flags_reach_the_step(tmp_path):
-    assert FLAGS.keys() == set(NAMES)
-    common = "--dataset=digits --max_steps=1"
-    lines = [f"mnist.research.{name} {FLAGS[name][0]} {common} --workdir={tmp_path}/{name}\n" for name in NAMES]
-    command = [sys.executable, "-c", LAUNCH]
-    done = subprocess.run(command, input="".join(lines), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for name in NAMES:
-        fingerprint = checkpoint.load_newest(str(tmp_path / name / "checkpoints"))[1]["fingerprint"]
-        assert {key: fingerprint[key] for key in FLAGS[name][1]} == FLAGS[name][1]

@@ -1,8 +1,9 @@
 """The step and the loop over it: exact values, exact replays, no retracing."""
 
 from mnist import data
-from mnist.model import CNN
-from mnist.step import TrainStep, make_train_loop, scale_images
+from mnist.batches import train_batches
+from mnist.model import CNN, scale_images
+from mnist.step import TrainStep, make_train_loop
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ def weights_of(step):
 
 
 def run_loops(step, train, chunks, batch_size=64):
-    batches = iter(data.train_batches(train, batch_size, seed=step.seed))
+    batches = iter(train_batches(train, batch_size, seed=step.seed))
     _, loop = make_train_loop(step)
     results = [loop(batches, tf.constant(n)) for n in chunks]
     return {name: np.concatenate([r[name] for r in results]) for name in results[0]}, loop

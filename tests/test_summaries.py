@@ -10,13 +10,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from mnist import data, summaries
+from mnist import data
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN
 from mnist.step import TrainStep
 
 import keras
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -128,21 +127,3 @@ def test_images_texts_and_graph_are_there(server):
     graph = server("plugin/graphs/graph", run="run/train").decode()
     assert "SoftmaxCrossEntropyWithLogits" in graph
     assert "conv1" in graph
-
-
-def test_drawn_labels_belong_to_their_images():
-    test = data.load("digits").test
-    predictions = test.labels.astype(int)
-    right = summaries.draw_predictions(test, predictions)
-    predictions[3] = (predictions[3] + 1) % 10
-    wrong = summaries.draw_predictions(test, predictions)
-    rows, columns = np.nonzero((right != wrong).any(axis=2))
-    assert rows.max() < 20  # the caption of the fourth cell in the first row
-    assert columns.min() >= 3 * 84
-    assert columns.max() < 4 * 84
-
-
-def test_confusions_are_counted_by_label_and_prediction():
-    matrix = summaries.count_confusions(np.array([0, 1, 1, 9], np.uint8), np.array([0, 1, 2, 9]))
-    assert matrix[1, 2] == matrix[0, 0] == matrix[1, 1] == matrix[9, 9] == 1
-    assert matrix.sum() == 4

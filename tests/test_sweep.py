@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,14 @@ import scipy.stats
 
 SETTINGS = ("learning_rate=1e-3", "learning_rate=3e-3")
 ARGUMENTS = ["--dataset=digits", "--max_steps=5"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_start(python):
+    """Has the sweeps of this file start their runs without the seconds that TensorFlow takes to import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", python)
+        yield
 
 
 def do_sweep(workdir, grid="learning_rate=1e-3,3e-3", **options):
@@ -138,13 +148,13 @@ def test_only_what_is_missing_runs_again_and_a_failure_does_not_stop_the_rest(co
     others = [path for path in copy.glob("*/*/results.json") if path != missing]
     times = [path.stat().st_mtime_ns for path in others]
     missing.unlink()
-    code, said = do_sweep(copy, grid="learning_rate=-1,1e-3,3e-3", seeds=1, jobs=2)
+    code, said = do_sweep(copy, grid="learning_rate=1e9,1e-3,3e-3", seeds=1, jobs=2)
     assert code == 1
     lines = said.splitlines()
     assert lines[0] == "1 of 3 runs are finished already"
-    failed, done = sorted(lines[1:3], key=lambda line: "learning_rate=-1" not in line)
-    assert " learning_rate=-1 seed=0: FAILED with exit code 1: FATAL Flags parsing error: " in failed
-    assert "-1.0 is not a number in the range" in failed
+    failed, done = sorted(lines[1:3], key=lambda line: "learning_rate=1e9" not in line)
+    assert " learning_rate=1e9 seed=0: FAILED with exit code 1: error: the " in failed
+    assert "Try a lower --learning_rate in another --workdir., see " in failed
     assert f" {SETTINGS[1]} seed=0: test accuracy " in done
     assert "1 of 3 runs FAILED" in said
     assert json.loads(missing.read_text())["test_accuracy"] == before["test_accuracy"]
@@ -179,7 +189,7 @@ def test_sigterm_stops_the_runs_which_save(tmp_path):
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
-    assert f"stopped; 0 of 1 runs are finished. To go on: python {script} --workdir=" in said
+    assert f"stopped; 0 of 1 runs are finished. To resume: python {script} --workdir=" in said
     log = (run / "log.txt").read_text()
     assert "stopped at step " in log
     step = log.partition("stopped at step ")[2].partition(",")[0]
@@ -211,6 +221,41 @@ def test_mistakes_are_named_before_anything_is_written(tmp_path, options, messag
         do_sweep(tmp_path / "sweep", **options)
     assert len(str(caught.value).splitlines()) <= 2
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("roh=0.1", "mnist.train cannot be run with these flags: there is no flag --roh"),
+        ("learning_rate=1e-3,-1", "--learning_rate=-1: learning_rate is -1.0, expected a number from 0 to 1e+09"),
+    ],
+)
+def test_flags_that_the_module_does_not_take_are_refused_before_the_first_run(tmp_path, grid, message):
+    with pytest.raises(Error, match=re.escape(message)):
+        do_sweep(tmp_path / "sweep", grid=grid)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_the_table_has_the_best_setting_first_and_marked():
+    numbers = {"a": (98.0, 0.1), "b": (99.0, 0.2), "c": (math.nan, math.nan), "long name": (99.0, 0.1)}
+    keys = [f"test_accuracy_{key}_percent" for key in ("mean", "std", "low", "high")]
+    rows = [
+        {"setting": name, "n": 3} | dict(zip(keys, [mean, std, mean - std, mean + std], strict=True)) | {"seconds": 1.0}
+        for name, (mean, std) in numbers.items()
+    ]
+    lines = sweep.format_table(rows, "test_accuracy").splitlines()[1:]
+    assert [line[:12].split("  ")[0].strip() for line in lines] == ["b *", "long name *", "a", "c"]
+    assert "nan" in lines[-1]
+
+
+def test_two_plain_runs_are_compared_by_flags_and_metrics(finished):
+    folders = [str(finished[0] / setting / "seed=0") for setting in SETTINGS]
+    lines = compare.compare_runs(folders).splitlines()
+    assert lines[0].split() == folders
+    assert lines[1].split() == ["--learning_rate", "0.001", "0.003"]
+    values = [read_results(finished[0], setting)[0]["test_loss"] for setting in SETTINGS]
+    (row,) = [line.split() for line in lines if line.startswith("test_loss")]
+    assert [float(cell) for cell in row[1:]] == pytest.approx([*values, values[1] - values[0]], rel=1e-3)
 
 
 def test_a_workdir_that_is_a_file_is_refused(tmp_path):
@@ -252,7 +297,7 @@ def compare_settings(tmp_path, first, second):
     """Returns the numbers and the text of a comparison."""
     folders = [write_setting(tmp_path / "sweep" / name, values) for name, values in (("a=1", first), ("a=2", second))]
     result = compare.compare(*(compare.read_values(folder, "test_accuracy") for folder in folders))
-    return result, compare.describe(folders, "test_accuracy", result)
+    return result, compare.report(folders, "test_accuracy", result)
 
 
 def test_comparison_equals_scipy_and_pairs_by_seed(tmp_path):

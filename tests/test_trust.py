@@ -75,7 +75,7 @@ def test_sigterm_saves_and_a_second_process_is_refused_before(running):
     out, _ = process.communicate(timeout=20)
     assert process.returncode == 143
     python = "python" if shutil.which("python") == sys.executable else sys.executable
-    assert f"To go on: {python} -m mnist.train --dataset=digits --epochs=2000 --workdir=" in out
+    assert f"To resume: {python} -m mnist.train --workdir={workdir}\n" in out
     assert newest_step(str(workdir)) >= saved
     assert f"stopped at step {newest_step(str(workdir))}" in out
     assert "Traceback" not in out

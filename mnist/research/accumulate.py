@@ -12,14 +12,10 @@ The plain step gives 99.26 ± 0.08 %.
 import itertools
 
 from mnist import train
+from mnist.settings import Setting
 from mnist.step import TrainStep
 
 import tensorflow as tf
-from absl import flags
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_integer("slices", 2, "Parts of a batch; 1: the batch as it is.", lower_bound=1)
 
 
 def slice_bounds(batch_size, slices):
@@ -33,17 +29,9 @@ def slice_bounds(batch_size, slices):
 
 
 class Accumulate(TrainStep):
-    """Averages the gradients of slices, weighted by their sizes.
+    """Averages the gradients of slices, weighted by their sizes."""
 
-    Args:
-      slices: number of slices.
-    """
-
-    def __init__(self, model, optimizer, *, slices=2, **kwargs):
-        super().__init__(model, optimizer, **kwargs)
-        if slices < 1:
-            raise ValueError(f"slices is {slices}, expected >= 1")
-        self.slices = slices
+    slices = Setting(2, "Parts of a batch; 1: the batch as it is.", low=1)
 
     def compute_gradients(self, images, labels):
         batch_size = tf.shape(images)[0]
@@ -56,6 +44,4 @@ class Accumulate(TrainStep):
 
 
 if __name__ == "__main__":
-    train.launch(
-        lambda model, optimizer, **kwargs: Accumulate(model, optimizer, slices=FLAGS.slices, **kwargs),
-    )
+    train.launch(Accumulate)

@@ -9,36 +9,24 @@ Two epochs, seeds 0 to 2, test accuracy: 99.19 ± 0.04 %;
 under the attack with 0.1: 97.08 ± 0.19 %, with 0.2: 91.44 ± 0.72 %. The plain step gives 99.26 ± 0.08 %.
 """
 
-import contextlib
-
 from mnist import train
-from mnist.step import TrainStep, scale_images
+from mnist.model import scale_images
+from mnist.readers import NUM_CLASSES
+from mnist.settings import Setting
+from mnist.step import TrainStep
 
 import tensorflow as tf
-from absl import flags
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_float("epsilon", 0.1, "Largest change of a pixel in [0, 1] in training; 0: none.", lower_bound=0.0)
-flags.DEFINE_integer("attack_steps", 1, "Steps of the attack; 1: FGSM, more: PGD.", lower_bound=1)
-flags.DEFINE_list("robust_epsilons", ["0.1", "0.2"], "Largest changes to evaluate under, comma-separated.")
-
-
-@flags.validator("robust_epsilons", "expected numbers of at least 0, separated by commas")
-def _are_sizes(texts):
-    with contextlib.suppress(ValueError):
-        return all(float(text) >= 0 for text in texts)
-    return False
 
 
 class Adversarial(TrainStep):
     """Trains on images that are moved by at most `epsilon` a pixel in `attack_steps`; evaluates `robust_epsilons`."""
 
-    def __init__(self, model, optimizer, *, epsilon=0.1, attack_steps=1, robust_epsilons=(0.1, 0.2), **kwargs):
+    epsilon = Setting(0.1, "Largest change of a pixel in [0, 1] in training; 0: none.", low=0.0)
+    attack_steps = Setting(1, "Steps of the attack; 1: FGSM, more: PGD.", low=1)
+    robust_epsilons = Setting((0.1, 0.2), "Largest changes of a pixel to evaluate under.", low=0.0)
+
+    def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
-        if min(epsilon, *robust_epsilons, attack_steps - 1) < 0:
-            raise ValueError(f"epsilon {epsilon}, {robust_epsilons}, attack_steps {attack_steps}: expected >= 0, >= 1")
-        self.epsilon, self.attack_steps, self.robust_epsilons = epsilon, attack_steps, robust_epsilons
         self.is_robust = tf.function(self._is_robust)
 
     def attack(self, model, images, labels, epsilon, training):
@@ -58,7 +46,7 @@ class Adversarial(TrainStep):
         return super().compute_gradients(self.attack(self.model, images, labels, self.epsilon, True), labels)
 
     def _is_robust(self, images, labels, epsilon):
-        images = self.attack(self.eval_model, scale_images(images), tf.one_hot(labels, 10), epsilon, False)
+        images = self.attack(self.eval_model, scale_images(images), tf.one_hot(labels, NUM_CLASSES), epsilon, False)
         return tf.argmax(self.eval_model(images, training=False), 1) == tf.cast(labels, tf.int64)
 
     def extra_metrics(self, images, labels):
@@ -70,10 +58,5 @@ class Adversarial(TrainStep):
         return metrics
 
 
-def make_step(model, optimizer, **kwargs):
-    kwargs |= {"epsilon": FLAGS.epsilon, "attack_steps": FLAGS.attack_steps}
-    return Adversarial(model, optimizer, robust_epsilons=tuple(map(float, FLAGS.robust_epsilons)), **kwargs)
-
-
 if __name__ == "__main__":
-    train.launch(make_step)
+    train.launch(Adversarial)

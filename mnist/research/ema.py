@@ -10,28 +10,19 @@ The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train
+from mnist.settings import Setting
 from mnist.step import TrainStep
 
 import tensorflow as tf
-from absl import flags
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_float("decay", 0.998, "Weight of the past; 0 averages nothing.", lower_bound=0.0, upper_bound=0.999999)
 
 
 class EMA(TrainStep):
-    """Keeps `average`, a copy of the model whose variables follow the model's.
+    """Keeps `average`, a copy of the model whose variables follow the model's."""
 
-    Args:
-      decay: weight of the past in the average, 0 (no averaging) to below 1.
-    """
+    decay = Setting(0.998, "Weight of the past in the average; 0 averages nothing.", low=0.0, below=1.0)
 
-    def __init__(self, model, optimizer, *, decay=0.998, **kwargs):
+    def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay is {decay}, expected 0 <= decay < 1")
-        self.decay = decay
         self.average = type(model).from_config(model.get_config())
         self.average.set_weights(model.get_weights())
 
@@ -51,4 +42,4 @@ class EMA(TrainStep):
 
 
 if __name__ == "__main__":
-    train.launch(lambda model, optimizer, **kwargs: EMA(model, optimizer, decay=FLAGS.decay, **kwargs))
+    train.launch(EMA)

@@ -11,30 +11,24 @@ N is shown then, 64 * 199 with the defaults. A higher --noise_decay reaches furt
 """
 
 from mnist import train
+from mnist.settings import Setting
 from mnist.step import TrainStep
 
 import tensorflow as tf
-from absl import flags
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_float(
-    "noise_decay", 0.99, "Decay per step of the averages of both estimates.", lower_bound=0.0, upper_bound=0.999999
-)
 
 
 class GradientNoise(TrainStep):
-    """Adds `gradient_noise_scale`, in images: tr(covariance) / |gradient|^2, averaged over steps.
+    """Adds `gradient_noise_scale`, in images: tr(covariance) / |gradient|^2, averaged over steps."""
 
-    Args:
-      noise_decay: decay of the running averages, 0 to below 1. A ratio of single estimates is biased.
-    """
+    noise_decay = Setting(
+        0.99,
+        "Decay per step of the averages of both estimates; a ratio of single estimates is biased.",
+        low=0.0,
+        below=1.0,
+    )
 
-    def __init__(self, model, optimizer, *, noise_decay=0.99, **kwargs):
+    def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
-        if not 0 <= noise_decay < 1:
-            raise ValueError(f"noise_decay is {noise_decay}, expected 0 <= noise_decay < 1")
-        self.noise_decay = noise_decay
         self.noise, self.signal = tf.Variable(0.0), tf.Variable(0.0)
 
     def compute_gradients(self, images, labels):
@@ -55,6 +49,4 @@ class GradientNoise(TrainStep):
 
 
 if __name__ == "__main__":
-    train.launch(
-        lambda model, optimizer, **kwargs: GradientNoise(model, optimizer, noise_decay=FLAGS.noise_decay, **kwargs)
-    )
+    train.launch(GradientNoise)

@@ -10,34 +10,21 @@ The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train
+from mnist.settings import Setting
 from mnist.step import TrainStep
 
 import tensorflow as tf
-from absl import flags
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_float(
-    "alpha", 0.2, "Parameter of the Beta(alpha, alpha) that shares are drawn from; 0: none.", lower_bound=0.0
-)
 
 
 class Mixup(TrainStep):
-    """Blends a batch with itself reversed.
+    """Blends a batch with itself reversed."""
 
-    Args:
-      alpha: parameter of the Beta distribution of the shares, at least 0; 0 blends nothing.
-    """
+    alpha = Setting(0.2, "Parameter of the Beta(alpha, alpha) that shares are drawn from; 0: none.", low=0.0)
 
-    def __init__(self, model, optimizer, *, alpha=0.2, **kwargs):
-        super().__init__(model, optimizer, **kwargs)
-        if alpha < 0:
-            raise ValueError(f"alpha is {alpha}, expected >= 0")
-        # Beta(0, 0) is all or nothing; as a distribution to draw from it needs a number above 0.
-        self.draw_share = self._draw_beta if alpha else lambda: 1.0
-        self.alpha = alpha
-
-    def _draw_beta(self):
+    def draw_share(self):
+        """The share of a batch in its blend: a scalar from 0.5 to 1."""
+        if not self.alpha:  # Beta(0, 0) is all or nothing, and no distribution to draw from
+            return 1.0
         gammas = tf.random.stateless_gamma([2], self.random_seed("mixup"), self.alpha)
         share = tf.math.divide_no_nan(gammas[0], tf.reduce_sum(gammas))
         return tf.maximum(share, 1 - share)
@@ -49,4 +36,4 @@ class Mixup(TrainStep):
 
 
 if __name__ == "__main__":
-    train.launch(lambda model, optimizer, **kwargs: Mixup(model, optimizer, alpha=FLAGS.alpha, **kwargs))
+    train.launch(Mixup)

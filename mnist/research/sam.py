@@ -10,28 +10,16 @@ The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train
+from mnist.settings import Setting
 from mnist.step import TrainStep
 
 import tensorflow as tf
-from absl import flags
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_float("rho", 0.05, "Radius of the perturbation of the weights; 0: none.", lower_bound=0.0)
 
 
 class SAM(TrainStep):
-    """Climbs by `rho` along the gradient, takes the gradient there, and climbs back.
+    """Climbs by `rho` along the gradient, takes the gradient there, and climbs back."""
 
-    Args:
-      rho: radius, at least 0, in the norm of all weights together.
-    """
-
-    def __init__(self, model, optimizer, *, rho=0.05, **kwargs):
-        super().__init__(model, optimizer, **kwargs)
-        if rho < 0:
-            raise ValueError(f"rho is {rho}, expected >= 0")
-        self.rho = rho
+    rho = Setting(0.05, "Radius of the perturbation, in the norm of all weights together; 0: none.", low=0.0)
 
     def compute_gradients(self, images, labels):
         gradients, scalars = super().compute_gradients(images, labels)
@@ -47,4 +35,4 @@ class SAM(TrainStep):
 
 
 if __name__ == "__main__":
-    train.launch(lambda model, optimizer, **kwargs: SAM(model, optimizer, rho=FLAGS.rho, **kwargs))
+    train.launch(SAM)

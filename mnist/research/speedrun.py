@@ -12,18 +12,10 @@ from mnist import train
 from mnist.research.label_smoothing import LabelSmoothing
 from mnist.research.winograd import Winograd
 
-from absl import flags
-
-FLAGS = flags.FLAGS  # --slices and --smoothing come with the imports
-
 
 class Speedrun(Winograd, LabelSmoothing):
     """Smoothed labels, in slices, with fewer multiplications."""
 
 
 if __name__ == "__main__":
-    train.launch(
-        lambda model, optimizer, **kwargs: Speedrun(
-            model, optimizer, slices=FLAGS.slices, alpha=FLAGS.smoothing, **kwargs
-        )
-    )
+    train.launch(Speedrun)

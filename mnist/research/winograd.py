@@ -20,13 +20,11 @@ import typing
 from mnist import train
 from mnist.model import CNN
 from mnist.research.accumulate import slice_bounds
+from mnist.settings import Setting
 from mnist.step import TrainStep
 
 import numpy as np
 import tensorflow as tf
-from absl import flags
-
-FLAGS = flags.FLAGS  # --slices comes with the import
 
 # Where polynomials are evaluated, the first `outputs + 1` of these and infinity. Small powers of two keep
 # round-off low, and Bᵀ and Aᵀ are exact in bfloat16.
@@ -99,20 +97,14 @@ def max_pool(x):
 
 
 class Winograd(TrainStep):
-    """Runs the layers of a `CNN` with Winograd convolutions, slice by slice, in the dtype of its policy.
+    """Runs the layers of a `CNN` with Winograd convolutions, slice by slice, in the dtype of its policy."""
 
-    Args:
-      model: a `CNN`.
-      slices: number of slices of a batch.
-    """
+    slices = Setting(2, "Parts of a batch; 1: the batch as it is.", low=1)
 
-    def __init__(self, model, optimizer, *, slices=2, **kwargs):
+    def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
         if type(model) is not CNN:
             raise ValueError(f"model is a {type(model).__name__}, expected a mnist.model.CNN, whose layers this knows")
-        if slices < 1:
-            raise ValueError(f"slices is {slices}, expected >= 1")
-        self.slices = slices
 
     def compute_loss(self, images, labels):
         model, dtype = self.model, self.model.conv2.compute_dtype
@@ -144,6 +136,4 @@ class Winograd(TrainStep):
 
 
 if __name__ == "__main__":
-    train.launch(
-        lambda model, optimizer, **kwargs: Winograd(model, optimizer, slices=FLAGS.slices, **kwargs),
-    )
+    train.launch(Winograd)

@@ -1,8 +1,7 @@
 """Metrics: every example counts, the values are scikit-learn's and Keras' own."""
 
-from mnist.evaluate import RunningMeans, compute_metrics, make_predict_logits
-from mnist.model import CNN
-from mnist.step import scale_images
+from mnist.metrics import RunningMeans, compute_metrics, count_confusions, softmax
+from mnist.model import CNN, make_predict_logits, scale_images
 
 import keras
 import numpy as np
@@ -97,3 +96,13 @@ def keras_mean(values, sizes):
     for value, size in zip(values, sizes, strict=True):
         mean.update_state(value, sample_weight=size)
     return mean.result().numpy()
+
+
+def test_confusions_are_counted_by_label_and_prediction():
+    matrix = count_confusions(np.array([0, 1, 1, 9], np.uint8), np.array([0, 1, 2, 9]), 10)
+    assert matrix[1, 2] == matrix[0, 0] == matrix[1, 1] == matrix[9, 9] == 1
+    assert matrix.sum() == 4
+
+
+def test_softmax_bears_huge_logits():
+    np.testing.assert_allclose(softmax([[1e30, 1e30, 0], [0, np.log(3), -1e30]]), [[0.5, 0.5, 0], [0.25, 0.75, 0]])

@@ -1,0 +1,97 @@
+"""How a command starts: flags from settings, --help in groups, a user's mistakes in a line or two."""
+
+import difflib
+import logging as std_logging
+import os
+import shutil
+import sys
+import textwrap
+
+from mnist import Error
+from mnist.settings import defined_flags, read_flags
+
+from absl import app, flags, logging
+
+_GROUPS = ("data", "length", "optimizer", "speed", "output")  # in the order of --help
+
+
+def run(main, *classes, arguments=False):
+    """Makes flags of the settings of `classes`, parses the command line and runs `main`; exits with what it returns.
+
+    `main` is called with a namespace of all settings, if there are classes, and with the list of other
+    arguments if `arguments` is true; if not, they are refused. An `mnist.Error` is printed in its own words; any
+    other exception keeps its traceback.
+    """
+
+    def guarded(argv):
+        if not flags.FLAGS["verbosity"].present:  # importing TensorFlow raised it to INFO
+            logging.set_verbosity(logging.WARNING)
+        std_logging.getLogger("tensorflow").setLevel("WARNING")
+        if argv[1:] and not arguments:
+            raise Error(f"unexpected argument: {argv[1]!r} (flags are written --name=value).")
+        try:
+            return main(*([read_flags(*classes)] if classes else []), *([argv[1:]] if arguments else []))
+        except BrokenPipeError:  # whoever read the output has left, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+
+    try:
+        with defined_flags(*classes):
+            app.run(guarded, flags_parser=_parse)
+    except Error as error:
+        sys.exit(f"error: {error}")
+
+
+def project_flags():
+    """All flags but those that absl and TensorFlow define for themselves, by name."""
+    groups = flags.FLAGS.flags_by_module_dict().items()
+    own = [flag for module, group in groups if not module.startswith(("absl.", "tensorflow.")) for flag in group]
+    return {flag.name: flag for flag in own}
+
+
+def _parse(argv):
+    flagged = [argument.lstrip("-") for argument in argv[1:] if argument.startswith("-")]
+    if wanted := [name for name in flagged if name in ("help", "h", "?", "helpshort", "helpfull")]:
+        print(_help(wanted[0]))
+        sys.exit(0)
+    try:
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        raise Error(f"there is no flag --{error.flagname}{_suggest(error.flagname)} --help lists all.") from None
+    except (flags.Error, ValueError) as error:
+        raise Error(str(error).removeprefix("flag ")) from None
+
+
+def _suggest(name):
+    """Names of flags that may be meant: by initials (lr), as a part (patience), or by a slip (bach_size)."""
+    known = list(project_flags())
+    likely = [flag for flag in known if "".join(word[0] for word in flag.split("_")) == name]
+    if len(name) > 2:
+        likely += difflib.get_close_matches(name, known)
+        likely += [flag for flag in known if name in flag or flag in name]
+    names = [f"--{flag}" for flag in dict.fromkeys(likely)][:3]
+    return f": did you mean {' or '.join(names)}?" if names else "."
+
+
+def _help(wanted):
+    """The text of --help; with helpshort, of flags that are of no other command; with helpfull, of absl's too."""
+    groups = {}
+    for name, flag in project_flags().items():
+        setting = getattr(flag, "setting", None)
+        groups.setdefault(setting.group if setting else "flags of this file", []).append((name, flag))
+    own = [group for group in groups if group not in _GROUPS]
+    shown = own if wanted == "helpshort" and own else [*own, *(group for group in _GROUPS if group in groups)]
+    width = min(shutil.get_terminal_size().columns, 120)
+    lines = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
+    for group in shown:
+        lines.append(f"{group}:")
+        for name, flag in groups[group]:
+            default = flag.serialize() or f"--{name}"
+            expected = f" ({flag.setting.expected()})" if getattr(flag, "setting", None) and not flag.boolean else ""
+            text = textwrap.fill(f"{flag.help}{expected}", width - 6)
+            lines += [f"  {default}", textwrap.indent(text, "      ")]
+        lines.append("")
+    lines.append("--flagfile=FILE reads flags from a file. --helpfull lists the flags of absl, too.")
+    if wanted == "helpfull":
+        lines.append(flags.FLAGS.get_help())
+    return "\n".join(lines)

@@ -1,0 +1,191 @@
+"""What may be set, said once: a `Setting` in the class that uses it.
+
+    class SAM(TrainStep):
+        rho = Setting(0.05, "Radius of the perturbation of the weights; 0: none.", low=0)
+
+`rho` is then a keyword of the constructor, an attribute, the flag `--rho` of the command that launches the
+class, a range that is checked, and a part of what a resumed run must have in common with its beginning.
+"""
+
+import contextlib
+import copy
+import numbers
+import types
+
+from mnist import Error
+
+import numpy as np
+from absl import flags
+
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+
+
+class Setting:
+    """A value that may be set, declared as a class attribute.
+
+    Args:
+      default: the value unless another is given. None: not set.
+      help: what it is, with its unit and the reason of the default, in a sentence or two.
+      low, high: the least and the greatest value allowed.
+      below: a bound above that is not allowed itself.
+      kind: int, float, bool or str; a tuple of strings, of which it is one; `[float]` for a tuple of numbers,
+        comma-separated as a flag. Default: the kind of `default`.
+      group: the heading under which --help lists the flag. Default: the name of the class.
+      may_change: whether a run may be resumed with another value: True if the numbers do not depend on it.
+    """
+
+    def __init__(self, default, help, *, low=None, high=None, below=None, kind=None, group=None, may_change=False):
+        if kind is None:
+            kind = [type(default[0])] if isinstance(default, (tuple, list)) else type(default)
+        self.help, self.kind = help, kind
+        self.low, self.high, self.below = low, high, below
+        self.group, self.may_change = group, may_change
+        self.name = "the default"
+        self.default = None if default is None else self.check(default)
+
+    def __set_name__(self, owner, name):
+        self.name = name
+        self.group = self.group or owner.__name__
+
+    def __get__(self, instance, owner):
+        if instance is None:
+            return self
+        if self.name not in vars(instance):
+            raise AttributeError(f"{self.name} is not set yet: call super().__init__() first")
+        return vars(instance)[self.name]
+
+    def __set__(self, instance, value):
+        vars(instance)[self.name] = self.check(value)
+
+    def check(self, value):
+        """Returns a value of Python as it is held. Raises: ValueError that names the setting and what is expected."""
+        if value is None and self.default is None:
+            return None
+        is_list = isinstance(self.kind, list) and isinstance(value, (tuple, list))
+        value = list(value) if is_list else value  # tf.Module wraps those that it is given
+        try:
+            values = tuple(self._check_one(item) for item in (value if is_list else [value]))
+        except ValueError:
+            raise ValueError(f"{self.name} is {value!r}, expected {self.expected()}") from None
+        return values if isinstance(self.kind, list) else values[0]
+
+    def _check_one(self, value):
+        kind = self.kind[0] if isinstance(self.kind, list) else self.kind
+        if isinstance(kind, tuple):
+            right = value in kind
+        elif kind in (int, float):
+            right = isinstance(value, (numbers.Integral, numbers.Real)[kind is float]) and not isinstance(value, bool)
+            right = right and (self.low is None or value >= self.low) and value == value
+            right = right and (self.high is None or value <= self.high) and (self.below is None or value < self.below)
+        else:
+            right = isinstance(value, (kind, np.bool_) if kind is bool else kind)
+        if not right:
+            raise ValueError
+        return value if isinstance(kind, tuple) else kind(value)
+
+    def parse(self, text):
+        """Returns the value that a flag's text stands for. Raises: ValueError as `check`."""
+        kind, several = (self.kind[0], True) if isinstance(self.kind, list) else (self.kind, False)
+        try:
+            values = [kind(part) if kind in (int, float) else part for part in (text.split(",") if several else [text])]
+        except ValueError:
+            raise ValueError(f"expected {self.expected()}") from None
+        return self.check(values if several else values[0])
+
+    def expected(self):
+        """The kind and the range, in words."""
+        kind, several = (self.kind[0], True) if isinstance(self.kind, list) else (self.kind, False)
+        if isinstance(kind, tuple):
+            return f"one of {', '.join(kind)}"
+        text = "numbers, separated by commas, each" if several else _NAMES[kind]
+        if self.high is not None or self.below is not None:
+            upper = f"{self.high:g}" if self.below is None else f"below {self.below:g}"
+            return f"{text} from {self.low:g} to {upper}"
+        return text if self.low is None else f"{text} of at least {self.low:g}"
+
+
+def settings_of(cls):
+    """The settings of a class and of those that it inherits from, by name.
+
+    A subclass may give another default (`rho = 0.1`), or compute the value (a property, which is no setting).
+    Raises: `mnist.Error` if two classes of which none inherits from the other have a setting of one name.
+    """
+    found, owners = {}, {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            if isinstance(value, Setting):
+                other = owners.get(name, base)
+                if not issubclass(base, other):
+                    raise Error(
+                        f"{cls.__name__}: {other.__name__} and {base.__name__} both have a setting {name!r}: "
+                        "rename one in a subclass of its own."
+                    )
+                found[name], owners[name] = value, base
+            elif name in found and hasattr(value, "__get__"):
+                del found[name]
+            elif name in found:
+                found[name] = copy.copy(found[name])
+                found[name].default = found[name].check(value)
+    return found
+
+
+def take(instance, values):
+    """Sets all settings of an object: from a dict, and those that it lacks to their defaults.
+
+    Raises: TypeError that names a value which is no setting; ValueError for one out of range.
+    """
+    settings = settings_of(type(instance))
+    for name in values:
+        if name not in settings:
+            known = ", ".join(settings) or "none"
+            raise TypeError(f"{type(instance).__name__} has no setting {name!r}; its settings: {known}")
+    for name, setting in settings.items():
+        setattr(instance, name, setting.check(values.get(name, setting.default)))
+
+
+class _Parser(flags.ArgumentParser):
+    def __init__(self, setting):
+        self.setting = setting
+
+    def parse(self, argument):
+        return self.setting.parse(argument) if isinstance(argument, str) else self.setting.check(argument)
+
+    def flag_type(self):
+        return self.setting.expected()
+
+
+class _Serializer(flags.ArgumentSerializer):
+    def serialize(self, value):
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@contextlib.contextmanager
+def defined_flags(*classes):
+    """While entered, the settings of the classes are absl flags, each with its `setting`.
+
+    Raises: `mnist.Error` if there is a flag of that name.
+    """
+    defined = []
+    try:
+        for setting in [setting for cls in classes for setting in settings_of(cls).values()]:
+            if setting.name in flags.FLAGS:
+                raise Error(
+                    f"the setting {setting.name!r} of {setting.group} has the name of another flag: rename one of them."
+                )
+            if setting.kind is bool:
+                flag = flags.BooleanFlag(setting.name, setting.default, setting.help)
+            else:
+                flag = flags.Flag(_Parser(setting), _Serializer(), setting.name, setting.default, setting.help)
+            flag.setting = setting
+            flags.DEFINE_flag(flag)
+            defined.append(setting.name)
+        yield
+    finally:
+        for name in defined:
+            delattr(flags.FLAGS, name)
+
+
+def read_flags(*classes):
+    """The values of the flags that `defined_flags` made of the classes, as attributes of a namespace."""
+    names = [name for cls in classes for name in settings_of(cls)]
+    return types.SimpleNamespace(**{name: flags.FLAGS[name].value for name in names})

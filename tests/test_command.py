@@ -1,0 +1,88 @@
+"""What every command shares: a quiet start, errors in their own words, the exit code."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from PIL import Image, ImageDraw
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def shell(main, tail=""):
+    code = f"import sys\nfrom mnist import Error\nfrom mnist.command import run\n{main}\nrun(main)\n"
+    command = f'"$0" -c "$1" {tail}; echo "exit ${{PIPESTATUS[0]}}"'
+    return subprocess.run(["bash", "-c", command, sys.executable, code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "tail", "code", "said"),
+    [
+        ("import tensorflow, keras; print('done')", "", 0, ""),
+        ("sys.exit('tensorflow' in sys.modules)", "", 0, ""),
+        ("raise Error('found this, expected that')", "", 1, "error: found this, expected that\n"),
+        ("pass", "stray", 1, "error: unexpected argument: 'stray' (flags are written --name=value).\n"),
+        ("pass", "--nonsense", 1, "error: there is no flag --nonsense. --help lists all.\n"),
+        ("[print('x' * 99) for _ in range(9999)]", "| head -1", 141, ""),
+    ],
+)
+def test_a_command_says_what_it_has_to_say_and_no_more(body, tail, code, said):
+    done = shell(f"def main():\n    {body}", tail)
+    assert done.stdout.endswith(f"exit {code}\n")
+    assert done.stderr == said
+
+
+def test_a_bug_keeps_its_traceback():
+    done = shell("def main():\n    {}['key']")
+    assert "exit 1" in done.stdout
+    assert "Traceback" in done.stderr
+    assert "KeyError: 'key'" in done.stderr
+
+
+def test_tensorflow_may_be_imported_before_and_what_it_says_later_is_heard():
+    done = shell("import tensorflow\ndef main():\n    print('late', file=sys.stderr)")
+    assert done.stdout.endswith("exit 0\n")
+    assert done.stderr == "late\n"
+
+
+def test_the_package_lists_its_commands_without_tensorflow():
+    code = "import runpy, sys; runpy.run_module('mnist', run_name='__main__'); sys.exit('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("train", "evaluate", "predict", "export"):
+        assert f"python -m mnist.{name} " in done.stdout
+    assert "  hard_examples    Hard examples first" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict image.png", "export", "plot"])
+def test_a_missing_workdir_is_said_in_words(command, start, tmp_path):
+    ImageDraw.Draw(image := Image.new("L", (28, 28))).line((14, 4, 14, 24), 255, 3)
+    image.save(tmp_path / "image.png")
+    name, *arguments = command.split()
+    done = start(str(ROOT / "scripts" / "plot.py") if name == "plot" else f"mnist.{name}", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "error: --workdir is missing: name the folder of a run, as in --workdir=runs/first.\n"
+
+
+def test_help_tells_the_flags_of_any_command(start):
+    done = start("mnist.evaluate", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("Evaluates a run")
+    assert "  --eval_batch_size=500\n      Images at a time" in done.stdout
+    assert "--logtostderr" not in done.stdout
+    assert "--[no]logtostderr" in start("mnist.evaluate", "--helpfull").stdout
+
+
+def test_no_module_asks_for_what_another_system_lacks():
+    """As on native Windows, where these do not exist."""
+    code = """
+import sys
+sys.modules |= dict.fromkeys(["fcntl", "resource", "termios", "pwd", "grp"])
+import pkgutil, mnist
+for module in pkgutil.walk_packages(mnist.__path__, "mnist."):
+    if not module.name.endswith("__main__"):
+        __import__(module.name)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
