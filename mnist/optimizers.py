@@ -1,5 +1,6 @@
 """Keras' optimizers and learning rates, as the flags of a training command name them."""
 
+import functools
 import inspect
 
 from mnist import Error
@@ -22,67 +23,42 @@ OPTIMIZERS = {
 }
 
 
+_setting = functools.partial(Setting, group="optimizer")
+_unset = functools.partial(_setting, None, kind=float, low=0.0)
+
+
 class Rate:
     """What the learning rate is made of."""
 
-    learning_rate = Setting(
-        1e-3,
-        "Learning rate, or the schedule's peak, per step. 1e-3 is Keras' default for Adam.",
-        low=0.0,
-        high=1e9,
-        group="optimizer",
+    learning_rate = _setting(
+        1e-3, "Learning rate, or the schedule's peak, per step. 1e-3 is Keras' default for Adam.", low=0.0, high=1e9
     )
-    schedule = Setting(
+    schedule = _setting(
         "constant",
         "Learning rate over the run; cosine and one_cycle fall to 0 at its end.",
         kind=("constant", "cosine", "one_cycle"),
-        group="optimizer",
     )
-    warmup = Setting(
+    warmup = _setting(
         None,
         "Steps of linear rise from a 25th of the rate. Default: 0; with one_cycle 30 % of all steps.",
         kind=int,
         low=0,
-        group="optimizer",
     )
 
 
 class Optimizer:
-    """What the optimizer is made of beside its rate. Those that are not set are as Keras has them."""
+    """What the optimizer is made of beside its rate. What is not set is as Keras has it."""
 
-    optimizer = Setting(
-        "adam", "Keras' optimizer of this name. Adam as in the tutorials.", kind=tuple(OPTIMIZERS), group="optimizer"
-    )
-    beta_1 = Setting(
-        None,
-        "Decay of the mean gradient. Default: Keras', for Adam 0.9.",
-        kind=float,
-        low=0.0,
-        below=1.0,
-        group="optimizer",
-    )
-    beta_2 = Setting(
-        None,
+    optimizer = _setting("adam", "Keras' optimizer of this name. Adam as in the tutorials.", kind=tuple(OPTIMIZERS))
+    beta_1 = _unset("Decay of the mean gradient. Default: Keras', for Adam 0.9.", below=1.0)
+    beta_2 = _unset(
         "Decay of the mean squared gradient. Default: Keras', for Adam 0.999; runs of an epoch gain from 0.95.",
-        kind=float,
-        low=0.0,
         below=1.0,
-        group="optimizer",
     )
-    weight_decay = Setting(
-        None,
-        "Share of each weight that a step takes off, times the rate. Default: Keras', for AdamW 0.004, else none.",
-        kind=float,
-        low=0.0,
-        group="optimizer",
+    weight_decay = _unset(
+        "Share of each weight that a step takes off, times the rate. Default: Keras', for AdamW 0.004."
     )
-    clipnorm = Setting(
-        None,
-        "Largest norm of the gradient of one variable; a larger one is scaled down; 0: none. Default: none.",
-        kind=float,
-        low=0.0,
-        group="optimizer",
-    )
+    clipnorm = _unset("Largest norm of one variable's gradient, larger ones are scaled down; 0: any. Default: any.")
 
 
 def make_learning_rate(schedule, rate, total_steps, warmup=None):

@@ -4,11 +4,16 @@ Steps are counted from 1: after step n, n updates are done. Epochs are counted f
 what a person reads.
 """
 
+import functools
 import re
 import sys
 
 from mnist import Error
 from mnist.settings import Setting, take
+
+_length, _speed, _output = (
+    functools.partial(Setting, group=group, may_change=True) for group in ("length", "speed", "output")
+)
 
 
 class Plan:
@@ -22,60 +27,28 @@ class Plan:
       what is out of its range.
     """
 
-    epochs = Setting(
-        5, "Passes over the training set. Five reach 99 % on MNIST.", low=1, group="length", may_change=True
-    )
-    max_steps = Setting(
-        None, "Steps after which to end, even within an epoch.", kind=int, low=1, group="length", may_change=True
-    )
-    early_stopping_patience = Setting(
-        0,
-        "Epochs without a better validation loss after which to end. Default 0: never.",
-        low=0,
-        group="length",
-        may_change=True,
+    epochs = _length(5, "Passes over the training set. Five reach 99 % on MNIST.", low=1)
+    max_steps = _length(None, "Steps after which to end, even within an epoch. Default: none.", kind=int, low=1)
+    early_stopping_patience = _length(
+        0, "Epochs without a better validation loss after which to end. Default 0: never.", low=0
     )
     batch_size = Setting(64, "Images per step. 64 as in the classic tutorial.", low=1, group="length")
-    steps_per_loop = Setting(
+    steps_per_loop = _speed(
         100,
         "Steps in one call into the graph; no part in the result. 100 take about half a second, which is how "
         "long Ctrl-C waits.",
         low=1,
-        group="speed",
-        may_change=True,
     )
-    eval_batch_size = Setting(
-        500,
-        "Images at a time in evaluation. 100 to 2,500 take the same within 15 %.",
-        low=1,
-        group="speed",
-        may_change=True,
-    )
+    eval_batch_size = _speed(500, "Images at a time in evaluation. 100 to 2,500 take the same within 15 %.", low=1)
     jit_compile = Setting(False, "Compile the step with XLA. Off: it is slower on CPU.", group="speed")
-    checkpoint_every = Setting(
-        None,
-        "Steps between checkpoints. Default: one each epoch.",
-        kind=int,
-        low=1,
-        group="output",
-        may_change=True,
-    )
-    keep_checkpoints = Setting(
-        3, "Newest checkpoints to keep. 3 leave two to fall back on.", low=1, group="output", may_change=True
-    )
-    resume = Setting(
-        True,
-        "Resume from the newest checkpoint in --workdir; if false, refuse when there is one.",
-        group="output",
-        may_change=True,
-    )
-    profile = Setting(
+    checkpoint_every = _output(None, "Steps between checkpoints. Default: one each epoch.", kind=int, low=1)
+    keep_checkpoints = _output(3, "Newest checkpoints to keep. 3 leave two to fall back on.", low=1)
+    resume = _output(True, "Resume from the newest checkpoint in --workdir; if false, refuse when there is one.")
+    profile = _output(
         None,
         "START:STOP: writes a TensorFlow profile of these steps, counted from 1, both included, for TensorBoard's "
         "Profile tab (the extra `profile` of setup.cfg). A hundred steps show all there is and make 2 MB.",
         kind=str,
-        group="output",
-        may_change=True,
     )
 
     def __init__(self, num_examples, **settings):

@@ -37,8 +37,9 @@ class Setting:
     def __init__(self, default, help, *, low=None, high=None, below=None, kind=None, group=None, may_change=False):
         if kind is None:
             kind = [type(default[0])] if isinstance(default, (tuple, list)) else type(default)
-        self.help, self.kind = help, kind
-        self.low, self.high, self.below = low, high, below
+        self.several = isinstance(kind, list)
+        self.kind = kind[0] if self.several else kind
+        self.help, self.low, self.high, self.below = help, low, high, below
         self.group, self.may_change = group, may_change
         self.name = "the default"
         self.default = None if default is None else self.check(default)
@@ -61,43 +62,38 @@ class Setting:
         """Returns a value of Python as it is held. Raises: ValueError that names the setting and what is expected."""
         if value is None and self.default is None:
             return None
-        is_list = isinstance(self.kind, list) and isinstance(value, (tuple, list))
-        value = list(value) if is_list else value  # tf.Module wraps those that it is given
-        try:
-            values = tuple(self._check_one(item) for item in (value if is_list else [value]))
-        except ValueError:
-            raise ValueError(f"{self.name} is {value!r}, expected {self.expected()}") from None
-        return values if isinstance(self.kind, list) else values[0]
+        # tf.Module wraps the lists that it is given.
+        values = list(value) if self.several and isinstance(value, (tuple, list)) else [value]
+        if not all(map(self._fits, values)):
+            raise ValueError(f"{self.name} is {values if self.several else value!r}, expected {self.expected()}")
+        values = tuple(value if isinstance(self.kind, tuple) else self.kind(value) for value in values)
+        return values if self.several else values[0]
 
-    def _check_one(self, value):
-        kind = self.kind[0] if isinstance(self.kind, list) else self.kind
-        if isinstance(kind, tuple):
-            right = value in kind
-        elif kind in (int, float):
-            right = isinstance(value, (numbers.Integral, numbers.Real)[kind is float]) and not isinstance(value, bool)
-            right = right and (self.low is None or value >= self.low) and value == value
-            right = right and (self.high is None or value <= self.high) and (self.below is None or value < self.below)
-        else:
-            right = isinstance(value, (kind, np.bool_) if kind is bool else kind)
-        if not right:
-            raise ValueError
-        return value if isinstance(kind, tuple) else kind(value)
+    def _fits(self, value):
+        if isinstance(self.kind, tuple):
+            return value in self.kind
+        if self.kind in (bool, str):
+            return isinstance(value, (bool, np.bool_) if self.kind is bool else str)
+        number = numbers.Integral if self.kind is int else numbers.Real
+        if not isinstance(value, number) or isinstance(value, bool) or value != value:
+            return False
+        low = self.low is None or value >= self.low
+        return low and (self.high is None or value <= self.high) and (self.below is None or value < self.below)
 
     def parse(self, text):
         """Returns the value that a flag's text stands for. Raises: ValueError as `check`."""
-        kind, several = (self.kind[0], True) if isinstance(self.kind, list) else (self.kind, False)
+        parts = text.split(",") if self.several else [text]
         try:
-            values = [kind(part) if kind in (int, float) else part for part in (text.split(",") if several else [text])]
+            values = [self.kind(part) if self.kind in (int, float) else part for part in parts]
         except ValueError:
             raise ValueError(f"expected {self.expected()}") from None
-        return self.check(values if several else values[0])
+        return self.check(values if self.several else values[0])
 
     def expected(self):
         """The kind and the range, in words."""
-        kind, several = (self.kind[0], True) if isinstance(self.kind, list) else (self.kind, False)
-        if isinstance(kind, tuple):
-            return f"one of {', '.join(kind)}"
-        text = "numbers, separated by commas, each" if several else _NAMES[kind]
+        if isinstance(self.kind, tuple):
+            return f"one of {', '.join(self.kind)}"
+        text = "numbers, separated by commas, each" if self.several else _NAMES[self.kind]
         if self.high is not None or self.below is not None:
             upper = f"{self.high:g}" if self.below is None else f"below {self.below:g}"
             return f"{text} from {self.low:g} to {upper}"

@@ -163,7 +163,7 @@ def test_a_schedule_is_as_long_as_the_run(command, tmp_path):
     arguments = ["--dataset=digits", "--schedule=cosine", "--max_steps=3", f"--workdir={tmp_path}"]
     assert command(*arguments)[0] == 0
     code, _, _ = command(f"--workdir={tmp_path}", "--max_steps=4")
-    assert "--max_steps was 3, is 4 (--schedule=cosine depends on it)" in code
+    assert "--max_steps was 3, is 4 (the schedule depends on it)" in code
 
 
 def test_a_run_of_another_command_is_named(command, tmp_path):
