@@ -56,8 +56,9 @@ class StopAfter:
 
 # A Python that has imported TensorFlow already: it forks for each program that `CLIENT` asks it to run.
 SERVER = """
-import gc, json, os, runpy, signal, socket, sys
-import mnist.train, scipy.stats, sklearn.datasets, sklearn.metrics, tensorboard.plugins.hparams.api
+import gc, json, os, runpy, select, signal, socket, sys
+import matplotlib.backends.backend_agg, mnist.pictures, mnist.train, scipy.stats, sklearn.datasets
+import sklearn.metrics, tensorboard.plugins.hparams.api
 path, client = sys.argv[1:]
 server = socket.socket(socket.AF_UNIX)
 server.bind(path)
@@ -95,7 +96,10 @@ while True:
         if not child:
             run(json.loads(message), files)
         connection.sendall(b"%d\\n" % child)
-        connection.sendall(b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if select.select([connection], [], [], 0.02)[0]:
+                os.kill(child, signal.SIGKILL)  # as the client was
+        connection.sendall(b"%d\\n" % os.waitstatus_to_exitcode(ended[1]))
         os._exit(0)
     for file in [connection.detach(), *files]:
         os.close(file)

@@ -6,7 +6,7 @@ from scripts.compare_with_fit import _difference, compare, make_optimizers
 import numpy as np
 import pytest
 
-EPOCHS, BATCH_SIZE = 9, 64  # of 1,500 images: 216 steps, the last of each epoch with 28 images
+EPOCHS, BATCH_SIZE = 5, 64  # of 1,500 images: 120 steps, the last of each epoch with 28 images
 
 
 @pytest.mark.parametrize("name", make_optimizers(1))
