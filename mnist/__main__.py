@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import sys
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -12,6 +13,8 @@ def describe(path):
 
 
 def main():
+    if len(sys.argv) > 1:
+        sys.exit(f"error: unexpected argument: {sys.argv[1]!r} (a command is started as python -m mnist.train).")
     print("Commands, each with --help:\n")
     for name in ("train", "evaluate", "predict", "export"):
         print(f"  python -m mnist.{name:<10} {describe(FOLDER / f'{name}.py').partition(': python')[0]}")

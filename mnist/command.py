@@ -59,7 +59,7 @@ def _parse(argv):
     except flags.UnrecognizedFlagError as error:
         raise Error(f"there is no flag --{error.flagname}{_suggest(error.flagname)} --help lists all.") from None
     except (flags.Error, ValueError) as error:
-        raise Error(str(error).removeprefix("flag ")) from None
+        raise Error(f"{str(error).removeprefix('flag ').rstrip('.')}.") from None
 
 
 def _suggest(name):
@@ -86,8 +86,9 @@ def _help(wanted):
     for group in shown:
         lines.append(f"{group}:")
         for name, flag in groups[group]:
-            default = flag.serialize() or f"--{name}"
-            expected = f" ({flag.setting.expected()})" if getattr(flag, "setting", None) and not flag.boolean else ""
+            default = f"--{name}={str(flag.value).lower()}" if flag.boolean else flag.serialize() or f"--{name}"
+            setting = getattr(flag, "setting", None)
+            expected = f" ({setting.expected()})" if setting and setting.kind not in (bool, str) else ""
             text = textwrap.fill(f"{flag.help}{expected}", width - 6)
             lines += [f"  {default}", textwrap.indent(text, "      ")]
         lines.append("")

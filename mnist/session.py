@@ -100,7 +100,7 @@ class Session:
         """Says what is run, and writes down what it is run with."""
         dataset, name, say = self.dataset, type(self.step.model).__name__, self.progress.say
         if self.plan.is_over(self.step_number, self.validation_losses):
-            say(f"{self.workdir} is finished, at step {self.step_number:,}.")
+            say(f"{self.workdir} is finished, at step {self.step_number:,}: --epochs or --max_steps may be raised.")
             return
         if self.flags_text:
             files.write_atomically(os.path.join(self.workdir, "flags.txt"), self.flags_text)

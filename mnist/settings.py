@@ -17,7 +17,11 @@ from mnist import Error
 import numpy as np
 from absl import flags
 
-_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+
+
+def _text(number):
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 class Setting:
@@ -81,13 +85,13 @@ class Setting:
         return low and (self.high is None or value <= self.high) and (self.below is None or value < self.below)
 
     def parse(self, text):
-        """Returns the value that a flag's text stands for. Raises: ValueError as `check`."""
+        """Returns the value that a flag's text stands for. Raises: ValueError that says what is expected."""
         parts = text.split(",") if self.several else [text]
         try:
             values = [self.kind(part) if self.kind in (int, float) else part for part in parts]
+            return self.check(values if self.several else values[0])
         except ValueError:
             raise ValueError(f"expected {self.expected()}") from None
-        return self.check(values if self.several else values[0])
 
     def expected(self):
         """The kind and the range, in words."""
@@ -95,9 +99,9 @@ class Setting:
             return f"one of {', '.join(self.kind)}"
         text = "numbers, separated by commas, each" if self.several else _NAMES[self.kind]
         if self.high is not None or self.below is not None:
-            upper = f"{self.high:g}" if self.below is None else f"below {self.below:g}"
-            return f"{text} from {self.low:g} to {upper}"
-        return text if self.low is None else f"{text} of at least {self.low:g}"
+            upper = _text(self.high) if self.below is None else f"below {_text(self.below)}"
+            return f"{text} from {_text(self.low)} to {upper}"
+        return text if self.low is None else f"{text} of at least {_text(self.low)}"
 
 
 def settings_of(cls):

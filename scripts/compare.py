@@ -130,8 +130,9 @@ def compare_runs(folders):
     names = [name for name in dict.fromkeys([*flags, *other_flags]) if flags.get(name) != other_flags.get(name)]
     rows = [("", *folders)] + [(name, flags.get(name, "-"), other_flags.get(name, "-")) for name in names]
     for name in dict.fromkeys([*numbers, *other_numbers]):
-        pair = [values.get(name, math.nan) for values in (numbers, other_numbers)]
-        rows.append((name, *(f"{value:.6g}" for value in pair), f"{pair[1] - pair[0]:+.4g}"))
+        pair = [values.get(name) for values in (numbers, other_numbers)]
+        cells = ["-" if value is None else f"{value:.6g}" for value in pair]
+        rows.append((name, *cells, "" if None in pair else f"{pair[1] - pair[0]:+.4g}"))
     widths = [max(len(row[i]) for row in rows) + 2 for i in range(3)]
     lines = [
         "".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)) + "".join(row[3:]) for row in rows
@@ -147,8 +148,12 @@ class Compare:
 
 def main(options, folders):
     if len(folders) != 2:
-        raise Error(f"{len(folders)} folders were named, expected two: python scripts/compare.py W1 W2")
-    if all(os.path.isfile(os.path.join(folder, "results.json")) for folder in folders):
+        raise Error(f"expected two folders, not {len(folders)}: python scripts/compare.py W1 W2")
+    plain = [folder for folder in folders if os.path.isfile(os.path.join(folder, "results.json"))]
+    if plain and len(plain) < 2:
+        other = next(folder for folder in folders if folder not in plain)
+        raise Error(f"{plain[0]} is a finished run, {other} is none: it has no results.json.")
+    if plain:
         print(compare_runs(folders))
     else:
         values = [read_values(folder, options.metric) for folder in folders]

@@ -37,7 +37,7 @@ BAD = [
     (["--batch_size=0"], "batch_size"),
     (["--dataset=digits", "--batch_size=1501"], "1,500 training images"),
     (["--epochs=-1"], "epochs"),
-    (["--epochs=many"], "--epochs=many: expected an integer of at least 1"),
+    (["--epochs=many"], "--epochs=many: expected an integer of at least 1."),
     (["--max_steps=0"], "max_steps"),
     (["--learning_rate=-1"], "learning_rate"),
     (["--schedule=linear"], "expected one of constant, cosine, one_cycle"),
@@ -121,7 +121,7 @@ def test_the_workdir_alone_resumes_with_the_flags_of_the_run(command, stopped, t
     assert f"s of training: {stopped}/results.json" in out.splitlines()[-2]
     code, out, _ = command(f"--workdir={stopped}")
     assert code == 0
-    assert out.startswith(f"{stopped} is finished, at step 7.\ntest loss ")
+    assert out.startswith(f"{stopped} is finished, at step 7: --epochs or --max_steps may be raised.\ntest loss ")
     code, out, _ = command(f"--workdir={stopped}", "--max_steps=9", "--steps_per_loop=1")
     assert code == 0
     assert f"workdir: {stopped}, resuming from step 7" in out

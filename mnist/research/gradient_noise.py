@@ -1,5 +1,6 @@
-"""The simple gradient noise scale, one more scalar in TensorBoard: the batch size beyond which more
-images a step help little. It changes nothing; it costs half a step, for the gradient of half the batch.
+"""The simple gradient noise scale: the batch size beyond which more images a step help little.
+
+One more scalar in TensorBoard. It changes nothing; it costs half a step, for the gradient of half the batch.
 
 McCandlish et al., "An Empirical Model of Large-Batch Training" (arXiv:1812.06162, appendix A.1).
 

@@ -20,7 +20,7 @@ import numpy as np
 
 
 class HardExamples(TrainStep):
-    """Looks at the whole training set when an epoch begins; this costs about a fifth of an epoch."""
+    """Looks at the whole training set when an epoch begins; this costs a quarter of an epoch."""
 
     pressure = Setting(4.0, "Chance of the hardest example over that of the easiest; 1: all alike.", low=1.0)
 

@@ -1,5 +1,6 @@
-"""The shortest way to 99 %: one cycle of the rate in less than an epoch, smoothed labels, Winograd convolutions, a
-core for each half of the batch.
+"""The shortest way to 99 %: one cycle of the rate in less than an epoch.
+
+Smoothed labels, Winograd convolutions, a core for each half of the batch.
 
 Smith and Topin, "Super-Convergence" (arXiv:1708.07120).
 
