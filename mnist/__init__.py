@@ -27,7 +27,7 @@ class Error(Exception):
 
 
 class _QuietTensorFlow(importlib.abc.MetaPathFinder):
-    """Has the first import of TensorFlow, whoever asks for it, start the runtime with stderr sifted."""
+    """Has the first import of TensorFlow, by any module, start the runtime with stderr sifted."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "tensorflow":

@@ -25,7 +25,7 @@ def check_order(order, num_examples, source):
 def as_tensors(examples):
     """Images and labels as tensors, on the memory of the NumPy arrays if it can be: a large data set is held once.
 
-    Whoever then changes the arrays changes the batches.
+    To change the arrays is then to change the batches.
     """
     return tuple(_as_tensor(array) for array in examples)
 

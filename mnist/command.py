@@ -29,17 +29,16 @@ def run(main, *classes, arguments=False):
         std_logging.getLogger("tensorflow").setLevel("WARNING")
         if argv[1:] and not arguments:
             raise Error(f"unexpected argument: {argv[1]!r} (flags are written --name=value).")
-        try:
-            return main(*([read_flags(*classes)] if classes else []), *([argv[1:]] if arguments else []))
-        except BrokenPipeError:  # whoever read the output has left, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
+        return main(*([read_flags(*classes)] if classes else []), *([argv[1:]] if arguments else []))
 
     try:
         with defined_flags(*classes):
             app.run(guarded, flags_parser=_parse)
     except Error as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # the reader of the output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
 
 
 def project_flags():
@@ -52,7 +51,7 @@ def project_flags():
 def _parse(argv):
     flagged = [argument.lstrip("-") for argument in argv[1:] if argument.startswith("-")]
     if wanted := [name for name in flagged if name in ("help", "h", "?", "helpshort", "helpfull")]:
-        print(_help(wanted[0]))
+        print(_help(wanted[0]), flush=True)
         sys.exit(0)
     try:
         return flags.FLAGS(argv)

@@ -21,7 +21,7 @@ class Progress:
         self._terminal = sys.stdout.isatty()
         self._said = time.monotonic()
         self._bar_is_open = False
-        self.closed = False  # whether whoever read stdout has left
+        self.closed = False  # whether the reader of stdout has left
 
     def _print(self, text, end="\n"):
         try:

@@ -25,6 +25,7 @@ def shell(main, tail=""):
         ("pass", "stray", 1, "error: unexpected argument: 'stray' (flags are written --name=value).\n"),
         ("pass", "--nonsense", 1, "error: there is no flag --nonsense. --help lists all.\n"),
         ("[print('x' * 99) for _ in range(9999)]", "| head -1", 141, ""),
+        ("pass", "--helpfull | true", 141, ""),
     ],
 )
 def test_a_command_says_what_it_has_to_say_and_no_more(body, tail, code, said):

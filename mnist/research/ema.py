@@ -1,4 +1,4 @@
-"""Averaged weights: an exponential moving average is evaluated and exported, training goes on as it is.
+"""Averaged weights: an exponential moving average is evaluated and exported, training itself is as ever.
 
 Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992); the decay
 warms up much as that of `tf.train.ExponentialMovingAverage` does, n / (n + 10) after n steps.

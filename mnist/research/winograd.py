@@ -72,7 +72,7 @@ def transform(matrices, x):
 
 @tf.custom_gradient
 def multiply(a, b):
-    """`tf.matmul(a, b)`, the gradient of `b` first: other cores can go on with it meanwhile."""
+    """`tf.matmul(a, b)`, the gradient of `b` first: other cores can use it meanwhile."""
 
     def gradients(dy):
         db = tf.matmul(a, dy, transpose_a=True)
