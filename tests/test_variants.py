@@ -3,6 +3,8 @@
 import importlib
 
 from mnist import checkpoint
+from mnist.loop import Interrupted, train_and_evaluate
+from mnist.metrics import example_losses
 from mnist.research.ema import EMA
 from mnist.step import TrainStep
 
@@ -10,7 +12,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_research import NAMES, make_step, run, variant, weights_of
+from conftest import StopAfter
+from test_research import NAMES, bits_of, make_step, run, variant, weights_of
 
 
 def test_smoothed_labels_are_the_mix_of_one_hot_and_uniform(digits):
@@ -105,6 +108,52 @@ def test_an_attack_stays_within_its_bounds_and_lowers_the_accuracy(digits):
     assert attacked.max() <= 1
     metrics = step.extra_metrics(*digits.test)
     assert metrics["robust_accuracy_0.3"] < metrics["robust_accuracy_0"] - 0.2
+
+
+def test_hard_examples_come_more_often_and_the_first_epoch_is_the_plain_one(digits):
+    step = make_step(variant("hard_examples"), pressure=9.0)
+    run(step, digits, [24])
+    assert np.array_equal(step.epoch_order(digits.train, 0), make_step(TrainStep).epoch_order(digits.train, 0))
+    order = step.epoch_order(digits.train, 1)
+    losses = example_losses(step.predict_logits(digits.train.images), digits.train.labels)
+    times = np.bincount(order, minlength=len(losses))[np.argsort(-losses)]  # the hardest first
+    third = len(times) // 3
+    chances = 9.0 ** (-np.arange(len(times)) / len(times))
+    expected = [part.sum() / chances.sum() * len(times) for part in np.split(chances, [third, 2 * third])]
+    found = [part.sum() for part in np.split(times, [third, 2 * third])]
+    np.testing.assert_allclose(found, expected, atol=0.03 * len(times))  # each count is rounded up or down
+    assert set(times) <= {0, 1, 2, 3}
+    assert not np.array_equal(order, step.epoch_order(digits.train, 2))
+
+
+def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(digits, tmp_path):
+    options = {"batch_size": 300, "epochs": 2, "steps_per_loop": 1}  # five steps an epoch
+    straight, orders = make_step(variant("hard_examples"), pressure=9.0), []
+    original = straight.epoch_order
+    straight.epoch_order = lambda *args: orders.append(np.array(original(*args))) or orders[-1]
+    train_and_evaluate(straight, digits, str(tmp_path / "straight"), **options)
+    assert len(orders) == 2
+    step = make_step(variant("hard_examples"), pressure=9.0)
+    with pytest.raises(Interrupted):
+        train_and_evaluate(step, digits, str(tmp_path / "stopped"), interrupt=StopAfter(7), **options)
+    saved, metadata = checkpoint.load_newest(str(tmp_path / "stopped" / "checkpoints"))
+    assert metadata["step"] == 7
+    assert np.array_equal(saved["run/order"], orders[1])
+    resumed = make_step(variant("hard_examples"), pressure=9.0)
+    train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), **options)
+    assert bits_of(resumed) == bits_of(straight)
+
+
+@pytest.mark.parametrize("names", [("mixup", "sam", "gradient_noise"), ("hard_examples", "augment", "accumulate")])
+def test_a_composition_is_resumed_exactly(names, digits, tmp_path):
+    cls = type("Composed", tuple(variant(name) for name in names), {})
+    options = {"batch_size": 300, "epochs": 2, "max_steps": 8, "steps_per_loop": 1}
+    straight, resumed = make_step(cls), make_step(cls)
+    train_and_evaluate(straight, digits, str(tmp_path / "straight"), **options)
+    with pytest.raises(Interrupted):
+        train_and_evaluate(make_step(cls), digits, str(tmp_path / "stopped"), interrupt=StopAfter(6), **options)
+    train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), **options)
+    assert bits_of(resumed) == bits_of(straight)
 
 
 def test_augmented_images_differ_by_step_and_replay_exactly(digits):
