@@ -1,6 +1,7 @@
 """How a command starts: flags from settings, --help in groups, a user's mistakes in a line or two."""
 
 import difflib
+import itertools
 import logging as std_logging
 import os
 import shutil
@@ -49,7 +50,8 @@ def project_flags():
 
 
 def _parse(argv):
-    flagged = [argument.lstrip("-") for argument in argv[1:] if argument.startswith("-")]
+    own = itertools.takewhile(lambda argument: argument != "--", argv[1:])  # the others are passed on
+    flagged = [argument.lstrip("-") for argument in own if argument.startswith("-")]
     if wanted := [name for name in flagged if name in ("help", "h", "?", "helpshort", "helpfull")]:
         print(_help(wanted[0]), flush=True)
         sys.exit(0)

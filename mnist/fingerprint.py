@@ -58,6 +58,8 @@ def fingerprint_of(step, dataset, plan, settings=None):
 
 def differences(old, new):
     """What differs between two fingerprints, in words: a list of strings."""
+    if not isinstance(old["dataset"], dict):
+        return ["it was written by an older version"]
     if old["dataset"]["sha256"] == new["dataset"]["sha256"]:  # the same data from another folder is the same
         old = {**old, "dataset": new["dataset"]}
     return _differences(old, new, "")
