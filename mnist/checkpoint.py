@@ -10,6 +10,7 @@ import glob
 import json
 import os
 import re
+from collections.abc import Mapping
 
 from mnist import Error
 from mnist.files import sync, write_atomically, write_errors
@@ -47,9 +48,25 @@ def _attributes(module):
     return [item for item in vars(module).items() if not item[0].startswith("_self_")]
 
 
+def _leaves(value):
+    """What collections hold, however deep; dicts by their sorted keys where those have an order."""
+    if isinstance(value, Mapping):
+        try:
+            items = [value[key] for key in sorted(value)]
+        except TypeError:
+            items = [part for item in value.items() for part in item]  # keys may be layers
+    elif isinstance(value, (list, tuple)):
+        items = value
+    else:
+        yield value
+        return
+    for item in items:
+        yield from _leaves(item)
+
+
 def _variables_in(value, modules):
     """The variables of a value; `modules` are ids of those that it is within."""
-    for part in tf.nest.flatten(value):
+    for part in _leaves(value):
         if isinstance(part, tf.Variable):
             yield part
         elif isinstance(part, keras.Variable):
@@ -63,12 +80,18 @@ def _variables_in(value, modules):
             yield from _variables_in(values, modules | {id(part)})
 
 
-def save(directory, step, metadata, keep, extra=None):
-    """Saves a `TrainStep` with its metadata as `ckpt-<metadata["step"]>`; deletes all but `keep`.
+def variables_of_eval_model(step):
+    """The variables of the model that a step evaluates, a dict with names as `eval_model/3`."""
+    return {f"eval_model/{i}": v.value for i, v in enumerate(step.eval_model.variables)}
+
+
+def save(directory, variables, metadata, keep, extra=None):
+    """Saves variables with metadata as `ckpt-<metadata["step"]>`; deletes all but `keep`.
 
     The files get their names only when they are whole and on disk, the index last.
 
     Args:
+      variables: a dict of `tf.Variable`s, those of `variables_of` and of `variables_of_eval_model`.
       metadata: a dict of plain JSON with the step's number, `step`.
       keep: how many checkpoints stay, the newest.
       extra: a dict of further tensors, which `assign` passes over; saved as `run/<name>`.
@@ -76,8 +99,6 @@ def save(directory, step, metadata, keep, extra=None):
     Raises: `NotFinite` if a variable is; `mnist.Error` if the disk is full or read-only. Either way
       the checkpoints that were there stay as they are.
     """
-    variables = variables_of(step)
-    variables.update({f"eval_model/{i}": v.value for i, v in enumerate(step.eval_model.variables)})
     for name, variable in variables.items():
         if variable.dtype.is_floating and not np.isfinite(variable.numpy().astype(np.float64)).all():
             raise NotFinite(f"{name} ({variable.path if hasattr(variable, 'path') else variable.name})")

@@ -1,11 +1,19 @@
 """What the numbers of a run depend on: a resume with anything else is refused."""
 
+import base64
+import hashlib
 import json
+import marshal
+import math
 import os
+import warnings
+from collections.abc import Mapping
 
+from mnist import Error
 from mnist.settings import settings_of
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -21,15 +29,123 @@ def num_threads():
     return asked or (int(variable) if variable.isdecimal() else 0) or num_cores()
 
 
-def _hyperparameters(step):
-    """Settings, and public attributes that are numbers or strings, or collections of them."""
-    found = {name: getattr(step, name) for name, setting in settings_of(type(step)).items() if not setting.may_change}
-    for name, value in vars(step).items():
-        leaves = tf.nest.flatten(value)
-        plain = all(isinstance(leaf, (bool, int, float, str)) for leaf in leaves)
-        if leaves and plain and not name.startswith("_") and name not in settings_of(type(step)):
-            found[name] = leaves if tf.nest.is_nested(value) else leaves[0]
+# Variables of the environment that choose other kernels or other arithmetic, by their beginnings.
+_ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS", "TF_DETERMINISTIC_OPS", "ONEDNN_", "DNNL_")
+_QUIET = (
+    "ONEDNN_VERBOSE",
+    "DNNL_VERBOSE",
+    "ONEDNN_JIT_DUMP",
+    "DNNL_JIT_DUMP",
+    "ONEDNN_JIT_PROFILE",
+    "DNNL_JIT_PROFILE",
+)
+
+
+def _environment():
+    """What in the environment changes the bits; oneDNN's kernels are on unless they are switched off."""
+    names = sorted(name for name in os.environ if name.startswith(_ENVIRONMENT) and name not in _QUIET)
+    found = {name: os.environ[name] for name in names}
+    if found.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("1", "true"):
+        found.pop("TF_ENABLE_ONEDNN_OPTS", None)
     return found
+
+
+def _plain(value):
+    """A value as JSON that two runs can be compared by: of objects that are not plain, only the class."""
+    if isinstance(value, (keras.Variable, tf.Variable)):  # its value changes, and is saved
+        return {"class": "Variable", "shape": list(value.shape)}
+    if isinstance(value, tf.Tensor):
+        return _plain(value.numpy()) if hasattr(value, "numpy") else {"class": "Tensor"}
+    if isinstance(value, np.generic):
+        return _plain(value.item()) if isinstance(value.item(), (bool, int, float, str)) else str(value)
+    if isinstance(value, np.ndarray):
+        if value.size <= 100:
+            return _plain(value.tolist())
+        digest = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)  # NaN equals nothing, not even itself
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(_plain, value), key=str)
+    return {"class": type(value).__name__}
+
+
+def _is_object(plain):
+    """Whether nothing in what `_plain` returned can be compared but classes."""
+    if isinstance(plain, dict):
+        return set(plain) <= {"class", "shape"} or all(map(_is_object, plain.values()))
+    return isinstance(plain, list) and all(map(_is_object, plain))
+
+
+def _hyperparameters(step):
+    """Settings, and public attributes that are numbers, strings, arrays, or collections of them."""
+    settings = settings_of(type(step))
+    found = {name: getattr(step, name) for name, setting in settings.items() if not setting.may_change}
+    found |= {k: v for k, v in vars(step).items() if not k.startswith("_") and k not in settings}
+    found = {name: _plain(value) for name, value in found.items()}
+    return {name: plain for name, plain in found.items() if not _is_object(plain)}
+
+
+def _describe_object(value):
+    """What Keras tells of an object and of all layers in it, but for names that it counts up, adam_1 or dense_3.
+
+    Raises: `mnist.Error` for an optimizer that has no get_config() or whose schedule has none.
+    """
+    description = _serialize(value)
+    if description is None and not isinstance(value, keras.Layer):
+        name = type(value).__name__
+        raise Error(f"a resume could not compare the {name}: it, or its learning rate, needs a get_config().")
+    # A subclass of keras.Model may tell nothing of its layers.
+    if isinstance(value, keras.Layer) and "layers" not in (description or {}).get("config", {}):
+        layers = [_serialize(layer) or layer for layer in value._flatten_layers(include_self=False)]
+        described = [layer if isinstance(layer, dict) else _describe_silent(layer) for layer in layers]
+        description = (description or _describe_silent(value)) | {"layers": described}
+    return _anonymous(description, {})
+
+
+def _describe_silent(layer):
+    return {"class_name": type(layer).__name__, "dtype": layer.dtype_policy.name, "trainable": layer.trainable}
+
+
+def _serialize(value):
+    """As Keras does it; None if a part has no get_config()."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a lambda would be unsafe to read back
+            return keras.saving.serialize_keras_object(value)
+    except (NotImplementedError, TypeError):
+        return None
+
+
+def _anonymous(part, names):
+    """A description with each name replaced by its position among all, and without the modules of classes."""
+    if isinstance(part, dict):
+        if part.get("class_name", "").endswith("DTypePolicy"):
+            return part["config"]["name"]
+        if part.get("class_name") == "__lambda__":
+            code, *bound = part["config"].get("value") or part["config"].values()  # of optimizers, of layers
+            return {"class": "lambda", "code": _describe_code(code), "bound": _anonymous(bound, names)}
+        if isinstance(name := part.get("name"), str):
+            names.setdefault(name, f"#{len(names)}")
+        left_out = ("module", "registered_name", "build_config", "compile_config")
+        items = [(key.removesuffix("_name"), value) for key, value in part.items() if key not in left_out]
+        return {key: _anonymous(value, names) for key, value in items}
+    if isinstance(part, (list, tuple)):
+        return [_anonymous(inner, names) for inner in part]
+    return names.get(part, part) if isinstance(part, str) else part
+
+
+def _describe_code(encoded):
+    """What a lambda does, but for where it is written."""
+    code = marshal.loads(base64.b64decode(encoded))
+    plain = [constant for constant in code.co_consts if isinstance(constant, (bool, int, float, str))]
+    return hashlib.sha256(repr((code.co_code, plain, code.co_names)).encode()).hexdigest()
 
 
 def _describe_data(dataset):
@@ -47,13 +163,12 @@ def fingerprint_of(step, dataset, plan, settings=None):
         "intra_op_threads": num_threads(),
         "precision": step.model.dtype_policy.name,
         "step": type(step).__name__,
+        "environment": _environment(),
     }
     for name, value in vars(step).items():
-        if isinstance(value, keras.optimizers.Optimizer):
-            config = keras.saving.serialize_keras_object(value)["config"]
-            del config["name"]  # Keras counts up its optimizers: adam, adam_1, ...
-            fingerprint[name] = {"class": type(value).__name__, **config}
-    return json.loads(json.dumps(fingerprint))
+        if isinstance(value, (keras.Layer, keras.optimizers.Optimizer)):
+            fingerprint[name] = _describe_object(value)
+    return json.loads(json.dumps(_plain(fingerprint)))
 
 
 def differences(old, new):
@@ -71,13 +186,17 @@ def _differences(old, new, name):
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*new, *old])
         prefix = f"{name}." if name else ""
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), prefix + key)]
+        names = {key: name if key == "config" else prefix + key for key in keys}
+        return [d for key in keys for d in _differences(old.get(key), new.get(key), names[key])]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [d for i, pair in pairs for d in _differences(*pair, f"{name}[{i}]")]
     return [] if old == new else [f"{name} was {_name_value(old)}, is {_name_value(new)}"]
 
 
 def _name_value(value):
     """A value as text; what Keras serialized, a schedule for one, by its class alone."""
-    return value["class_name"] if isinstance(value, dict) and "class_name" in value else value
+    return value["class"] if isinstance(value, dict) and "class" in value else value
 
 
 def _name_data(data):

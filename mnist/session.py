@@ -10,9 +10,10 @@ from mnist.batches import as_tensors, check_order, epoch_batches
 from mnist.fingerprint import differences, fingerprint_of
 from mnist.finished import describe_model
 from mnist.metrics import RunningMeans, compute_metrics
-from mnist.model import make_predict_logits, summarize_model
+from mnist.model import make_predict_logits, scale_images, summarize_model
 from mnist.profiler import Profiler
 from mnist.progress import Progress
+from mnist.readers import NUM_CLASSES
 from mnist.step import TrainStep, make_train_loop
 from mnist.summaries import Summaries
 
@@ -38,6 +39,8 @@ class Session:
         self.directory = os.path.join(workdir, "checkpoints")
         self.flags_text = flags_text
         fingerprint = fingerprint_of(step, dataset, plan, settings)
+        # What a fresh step has and can take back: not what it holds when it has been traced.
+        self.variables = checkpoint.variables_of(step)
         self.state = {"step": 0, "totals": {}, "count": 0, "history": [], "seconds": 0.0, "images": 0}
         self.order = self.batches = None
         self._restore(fingerprint)
@@ -74,8 +77,8 @@ class Session:
         """Takes the state and the variables of the newest sound checkpoint, if there is any."""
         loaded = checkpoint.load_newest(self.directory)
         if not loaded:
-            if updates := int(self.step.optimizer.iterations):
-                raise Error(f"the step has trained already (updates: {updates}): a new run needs a new one.")
+            if done := int(self.step.iterations):
+                raise Error(f"the step has trained already (updates: {done}): a new run needs a new one.")
             return
         if not self.plan.resume:
             raise Error(f"{self.workdir} holds a run already: leave out --noresume, or name another --workdir.")
@@ -123,10 +126,37 @@ class Session:
     @functools.cached_property
     def train_loop(self):
         train_step, train_loop = make_train_loop(self.step, jit_compile=self.plan.jit_compile)
+        self._check_logits()
+        self._check_captures(train_step.get_concrete_function(*self.batches.element_spec))
         train_loop(self.batches, tf.constant(0))  # traces, so that no clock counts it
         if not self.start_step:
             self.summaries.describe_graph(train_step.get_concrete_function(*self.batches.element_spec).graph)
         return train_loop
+
+    def _check_logits(self):
+        """Raises `mnist.Error` for a model that does not answer with logits: it would train, and worse."""
+        model = self.step.eval_model
+        images = scale_images(self.dataset.validation.images[:8])
+        answers = np.asarray(keras.ops.convert_to_numpy(model(images, training=False)), np.float64)
+        name = type(model).__name__
+        if answers.shape != (len(images), NUM_CLASSES):
+            found = list(answers.shape)
+            raise Error(f"{name} answers {len(images)} images with {found}, expected logits [B, {NUM_CLASSES}].")
+        if (answers > 0).all() and (answers < 1).all():
+            end = "a softmax" if np.allclose(answers.sum(axis=1), 1, atol=1e-2) else "a sigmoid"
+            raise Error(
+                f"{name} answers with probabilities, as of {end} at its end; the loss takes logits: leave it out."
+            )
+
+    def _check_captures(self, train_step):
+        """Raises `mnist.Error` for a variable that the traced step uses and no checkpoint would hold."""
+        held = {id(variable) for variable in self.variables.values()}
+        for variable in train_step.graph.variables:
+            if id(variable) not in held:
+                raise Error(
+                    f"the step uses the variable {variable.name}, which checkpoints would not hold: make it, or the "
+                    f"model, layer or optimizer that has it, an attribute of the {type(self.step).__name__}."
+                )
 
     @functools.cached_property
     def predict_logits(self):
@@ -165,8 +195,9 @@ class Session:
         if done < num_steps:
             summaries.flush()
             raise self._not_finite(f"the loss is {scalars['loss'][done]} at step {first + done}")
-        counted = int(self.step.optimizer.iterations)
-        if counted != first + done - 1:
+        counted = int(self.step.iterations)
+        skips = isinstance(self.step.optimizer, keras.optimizers.LossScaleOptimizer)  # gradients that are not finite
+        if counted != first + done - 1 and not skips:
             raise RuntimeError(f"optimizer.iterations is {counted} after step {first + done - 1}.")
         batch_sizes = plan.batch_sizes(first, done)
         means = RunningMeans(state["totals"], state["count"])
@@ -206,6 +237,7 @@ class Session:
 
     def _compute_metrics(self, examples):
         """Returns: a dict of metrics, predicted labels, images per second but for the step's own metrics."""
+        self.step.update_eval_model()
         predict_logits = self.predict_logits
         start = time.perf_counter()
         logits = predict_logits(examples.images).numpy()
@@ -223,9 +255,11 @@ class Session:
         # The default order is a pure function; another may depend on what the step had learnt when the epoch began.
         learnt = type(self.step).epoch_order is not TrainStep.epoch_order and self.order is not None
         extra = {"order": self.order} if learnt else {}
+        self.step.update_eval_model()
         metadata = self.state | {"model": describe_model(self.step.eval_model)}
+        variables = self.variables | checkpoint.variables_of_eval_model(self.step)
         try:
-            checkpoint.save(self.directory, self.step, metadata, self.plan.keep_checkpoints, extra)
+            checkpoint.save(self.directory, variables, metadata, self.plan.keep_checkpoints, extra)
         except checkpoint.NotFinite as error:
             raise self._not_finite(f"{error} is not finite at step {self.step_number}") from None
         self.saved = now

@@ -1,12 +1,15 @@
 """One update of the weights, in small pieces that research overrides, and the loop over it in graph."""
 
+import contextlib
 import zlib
 
+from mnist import Error
 from mnist.batches import epoch_order
 from mnist.model import scale_images
 from mnist.readers import NUM_CLASSES
 from mnist.settings import take
 
+import keras
 import tensorflow as tf
 
 
@@ -20,25 +23,54 @@ class TrainStep(tf.Module):
 
     Args:
       model: a built `keras.Model` from float32 images `[B, 28, 28, 1]` to logits `[B, 10]`.
-      optimizer: a Keras optimizer; its `iterations` is the global step.
+      optimizer: a Keras optimizer. As `compile` does, one of a `mixed_float16` model is wrapped to scale its loss.
       seed: seed of every random draw within the step.
       settings: the class's `Setting`s, as keywords; defaults for the others.
 
-    Raises: TypeError for a keyword that is no setting, ValueError for one out of range.
+    Raises: TypeError for a keyword that is no setting, ValueError for one out of range; `mnist.Error` for a
+      model or an optimizer that this loop would not train as `fit` does.
     """
 
     def __init__(self, model, optimizer, *, seed=0, **settings):
         super().__init__(name="train_step")
         take(self, settings)
+        _check(model, optimizer)
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if model.dtype_policy.name == "mixed_float16" and not scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self.model = model
         self.optimizer = optimizer
         self.seed = seed
         optimizer.build(model.trainable_variables)
+        if _inner(optimizer).use_ema:
+            self.averaged = copy_model(model)
+
+    @property
+    def iterations(self):
+        """The global step, a `tf.Variable`: batches so far. An optimizer's own `iterations` may count updates."""
+        return _inner(self.optimizer).variables[0].value
 
     @property
     def eval_model(self):
-        """The model that is evaluated and exported: a `keras.Model`, the same one at each call."""
-        return self.model
+        """The model that is evaluated and exported: a `keras.Model`, the same one at each call.
+
+        With an optimizer that averages (`use_ema`), a copy that has the averages, with which `fit` ends.
+        """
+        return getattr(self, "averaged", self.model)
+
+    def update_eval_model(self):
+        """Brings `eval_model` up to date; called outside of any graph before it is evaluated or saved."""
+        if hasattr(self, "averaged"):
+            for copied, variable in zip(self.averaged.variables, self.model.variables, strict=True):
+                copied.assign(variable)
+            inner = _inner(self.optimizer)
+            weights = [v.value.numpy() for v in self.model.trainable_variables]
+            inner.finalize_variable_values(self.model.trainable_variables)  # Keras keeps the averages to itself
+            for copied, variable, value in zip(
+                self.averaged.trainable_variables, self.model.trainable_variables, weights, strict=True
+            ):
+                copied.assign(variable)
+                variable.assign(value)
 
     def random_seed(self, purpose):
         """Seed for a stateless random op: int32 `[2]`, a function of `(seed, step, purpose)`.
@@ -47,7 +79,7 @@ class TrainStep(tf.Module):
           purpose: a name. Draws of the same purpose in one step are equal, others independent.
         """
         salt = zlib.crc32(purpose.encode()) & 0x7FFFFFFF
-        step = tf.cast(self.optimizer.iterations.value, tf.int32)
+        step = tf.cast(self.iterations, tf.int32)
         return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), salt)
 
     def epoch_order(self, examples, epoch):
@@ -72,16 +104,24 @@ class TrainStep(tf.Module):
         return scale_images(images), tf.one_hot(labels, NUM_CLASSES)
 
     def compute_loss(self, images, labels):
-        """Runs the model in training mode. Returns: the mean loss (a scalar), logits `[B, 10]`."""
+        """Runs the model in training mode.
+
+        Returns: the mean loss (a scalar) with the losses of regularizers and `add_loss`, logits `[B, 10]`.
+        """
         logits = self.model(images, training=True)
         losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)  # [B]
-        return tf.reduce_mean(losses), logits
+        return _total(tf.reduce_mean(losses), self.model.losses), logits
 
     def compute_gradients(self, images, labels):
-        """Returns: gradients, one per trainable variable, and a dict of scalars to be shown."""
+        """Returns: gradients, one per trainable variable, and a dict of scalars to be shown.
+
+        A gradient is None where the loss does not depend on the variable. With an optimizer that scales the
+        loss, they are those of the scaled loss, as the optimizer takes them.
+        """
         with tf.GradientTape() as tape:
             loss, logits = self.compute_loss(images, labels)
-        gradients = tape.gradient(loss, [v.value for v in self.model.trainable_variables])
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
         correct = tf.equal(tf.argmax(logits, 1), tf.argmax(labels, 1))
         return gradients, {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(correct, tf.float32))}
 
@@ -108,6 +148,61 @@ class TrainStep(tf.Module):
         gradients, scalars = self.compute_gradients(images, labels)
         self.apply_gradients(gradients)
         return scalars
+
+
+def _inner(optimizer):
+    """The optimizer within a `LossScaleOptimizer`, or the optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _check(model, optimizer):
+    """Raises `mnist.Error` for what `fit` would heed and this loop does not."""
+    name = type(model).__name__
+    for method in ("train_step", "compute_loss"):
+        if getattr(type(model), method) is not getattr(keras.Model, method):
+            raise Error(
+                f"{name} has a {method} of its own, which only fit calls: override compute_loss of a TrainStep."
+            )
+    if not model.trainable_variables:
+        raise Error(f"{name} has no trainable variables.")
+    known = getattr(optimizer, "_trainable_variables", [])
+    if optimizer.built and [id(v) for v in known] != [id(v) for v in model.trainable_variables]:
+        raise Error(f"the {type(optimizer).__name__} was built for the variables of another model: make a new one.")
+
+
+def _total(loss, others):
+    """The sum of a loss and of a model's own, added up as `fit` adds them."""
+    return keras.ops.sum([loss, *(keras.ops.sum(other) for other in others)]) if others else loss
+
+
+def copy_model(model):
+    """A model of the same configuration with the same values, and variables of its own.
+
+    Raises: `mnist.Error` if its class has arguments that no get_config() tells.
+    """
+    try:
+        copied = type(model).from_config(model.get_config())
+    except (NotImplementedError, TypeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise Error(
+            f"{type(model).__name__} cannot be copied to average it, write its get_config(): {reason}"
+        ) from None
+    for variable, value in zip(copied.variables, model.variables, strict=True):
+        variable.assign(value)
+    return copied
+
+
+@contextlib.contextmanager
+def keep_state(model):
+    """While entered, in a graph or out of one, what layers write (moving means, seeds) is taken back at the end.
+
+    For a further pass over a batch in one step, which is not to count twice.
+    """
+    variables = [v.value for v in model.non_trainable_variables]
+    before = [tf.identity(v) for v in variables]
+    yield
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
 
 
 def make_train_loop(step, *, jit_compile=False):

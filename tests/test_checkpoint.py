@@ -13,7 +13,12 @@ import tensorflow as tf
 
 def save(folder, step):
     metadata = {"step": 1, "history": [], "dataset": "digits", "data_dir": None}
-    checkpoint.save(str(folder), step, metadata | {"model": finished.describe_model(step.eval_model)}, keep=1)
+    checkpoint.save(
+        str(folder),
+        checkpoint.variables_of(step) | checkpoint.variables_of_eval_model(step),
+        metadata | {"model": finished.describe_model(step.eval_model)},
+        keep=1,
+    )
 
 
 class Linear(keras.Model):

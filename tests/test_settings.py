@@ -171,7 +171,7 @@ def test_settings_are_hyperparameters_whatever_their_kind():
         "rounds": 1,
         "share": 0.5,
         "mode": "fast",
-        "sizes": (0.1, 0.2),
+        "sizes": [0.1, 0.2],
         "loud": True,
         "limit": None,
     }

@@ -28,6 +28,11 @@ def slice_bounds(batch_size, slices):
     return [(begin, tf.maximum(end, begin + 1), end - begin) for begin, end in itertools.pairwise(ends)]
 
 
+def _map(function, *structures):
+    """`tf.nest.map_structure`, but a gradient that is None stays None."""
+    return tf.nest.map_structure(lambda *xs: None if xs[0] is None else function(*xs), *structures)
+
+
 class Accumulate(TrainStep):
     """Averages the gradients of slices, weighted by their sizes."""
 
@@ -39,8 +44,8 @@ class Accumulate(TrainStep):
         for begin, end, size in slice_bounds(batch_size, self.slices):
             share = tf.cast(size, tf.float32) / tf.cast(batch_size, tf.float32)
             part = super().compute_gradients(images[begin:end], labels[begin:end])
-            parts.append(tf.nest.map_structure(lambda x, share=share: x * share, part))
-        return tf.nest.map_structure(lambda *xs: tf.add_n(xs), *parts)
+            parts.append(_map(lambda x, share=share: x * tf.cast(share, x.dtype), part))
+        return _map(lambda *xs: tf.add_n(xs), *parts)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from mnist import train
 from mnist.model import scale_images
 from mnist.readers import NUM_CLASSES
 from mnist.settings import Setting
-from mnist.step import TrainStep
+from mnist.step import TrainStep, keep_state
 
 import tensorflow as tf
 
@@ -43,7 +43,9 @@ class Adversarial(TrainStep):
         return tf.stop_gradient(attacked)
 
     def compute_gradients(self, images, labels):
-        return super().compute_gradients(self.attack(self.model, images, labels, self.epsilon, True), labels)
+        with keep_state(self.model):
+            attacked = self.attack(self.model, images, labels, self.epsilon, True)
+        return super().compute_gradients(attacked, labels)
 
     def _is_robust(self, images, labels, epsilon):
         images = self.attack(self.eval_model, scale_images(images), tf.one_hot(labels, NUM_CLASSES), epsilon, False)

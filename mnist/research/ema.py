@@ -11,7 +11,7 @@ The plain step gives 99.26 ± 0.08 %.
 
 from mnist import train
 from mnist.settings import Setting
-from mnist.step import TrainStep
+from mnist.step import TrainStep, copy_model
 
 import tensorflow as tf
 
@@ -23,18 +23,24 @@ class EMA(TrainStep):
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
-        self.average = type(model).from_config(model.get_config())
-        self.average.set_weights(model.get_weights())
+        self.average = copy_model(model)
+        # Sixteen bits cannot hold a small share of a new value: those are summed in float32.
+        short = [(i, v) for i, v in enumerate(self.average.variables) if v.dtype in ("bfloat16", "float16")]
+        self.sums = {i: tf.Variable(tf.cast(v.value, tf.float32)) for i, v in short}
 
-    def apply_gradients(self, gradients):
-        super().apply_gradients(gradients)
-        step = tf.cast(self.optimizer.iterations.value, tf.float32)
+    def __call__(self, images, labels):  # not in apply_gradients: the update is whole, whatever this is composed with
+        scalars = super().__call__(images, labels)
+        step = tf.cast(self.iterations, tf.float32)
         decay = tf.minimum(self.decay, step / (step + 10))  # early on the initial weights count for little
-        for average, variable in zip(self.average.variables, self.model.variables, strict=True):
-            if average.dtype == "float32":
-                average.assign(decay * average.value + (1 - decay) * variable.value)
-            else:  # the state of a random generator
-                average.assign(variable.value)
+        for i, (average, variable) in enumerate(zip(self.average.variables, self.model.variables, strict=True)):
+            total, value = self.sums.get(i, average.value), variable.value
+            if total.dtype.is_floating:  # not the state of a random generator
+                share = tf.cast(decay, total.dtype)
+                value = share * total + (1 - share) * tf.cast(value, total.dtype)
+            total.assign(value)
+            if i in self.sums:
+                average.assign(tf.cast(total, average.dtype))
+        return scalars
 
     @property
     def eval_model(self):

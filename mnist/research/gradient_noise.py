@@ -13,7 +13,7 @@ N is shown then, 64 * 199 with the defaults. A higher --noise_decay reaches furt
 
 from mnist import train
 from mnist.settings import Setting
-from mnist.step import TrainStep
+from mnist.step import TrainStep, keep_state
 
 import tensorflow as tf
 
@@ -35,7 +35,8 @@ class GradientNoise(TrainStep):
     def compute_gradients(self, images, labels):
         gradients, scalars = super().compute_gradients(images, labels)
         half = tf.maximum(tf.shape(images)[0] // 2, 1)  # pooling fails on no image
-        small, _ = super().compute_gradients(images[:half], labels[:half])
+        with keep_state(self.model):
+            small, _ = super().compute_gradients(images[:half], labels[:half])
         sizes = [tf.cast(n, tf.float32) for n in (half, tf.shape(images)[0])]
         norms = [tf.linalg.global_norm(g) ** 2 for g in (small, gradients)]
         signal = (sizes[1] * norms[1] - sizes[0] * norms[0]) / (sizes[1] - sizes[0])  # estimates |G|^2

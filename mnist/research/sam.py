@@ -11,7 +11,7 @@ The plain step gives 99.26 ± 0.08 %.
 
 from mnist import train
 from mnist.settings import Setting
-from mnist.step import TrainStep
+from mnist.step import TrainStep, keep_state
 
 import tensorflow as tf
 
@@ -22,12 +22,14 @@ class SAM(TrainStep):
     rho = Setting(0.05, "Radius of the perturbation, in the norm of all weights together; 0: none.", low=0.0)
 
     def compute_gradients(self, images, labels):
-        gradients, scalars = super().compute_gradients(images, labels)
-        scale = self.rho / (tf.linalg.global_norm(gradients) + 1e-12)
         weights = [v.value for v in self.model.trainable_variables]
         before = [tf.identity(w) for w in weights]
+        with keep_state(self.model):  # both passes begin with the same state; that of the second is kept
+            gradients, scalars = super().compute_gradients(images, labels)
+        scale = self.rho / (tf.linalg.global_norm(gradients) + 1e-12)
         for w, g in zip(weights, gradients, strict=True):
-            w.assign_add(scale * g)
+            if g is not None:
+                w.assign_add(tf.cast(scale, w.dtype) * g)
         gradients, _ = super().compute_gradients(images, labels)
         for w, value in zip(weights, before, strict=True):
             w.assign(value)  # not a subtraction, which would not bring back the last bit

@@ -1,0 +1,298 @@
+"""What a model, an optimizer or a step brings is trained as `fit` trains it, or refused; a resume notices a change."""
+
+from mnist import Error, checkpoint
+from mnist.loop import train_and_evaluate
+from mnist.model import CNN
+from mnist.research.ema import EMA
+from mnist.step import TrainStep
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+layers, optimizers = keras.layers, keras.optimizers
+
+
+def make_model(*inner, end=None, **kwargs):
+    return keras.Sequential(
+        [keras.Input([28, 28, 1]), layers.Flatten(), *inner, layers.Dense(10, activation=end, **kwargs)]
+    )
+
+
+def train(tmp_path, digits, step=TrainStep, model=make_model, optimizer=optimizers.SGD, steps=3, **settings):
+    keras.utils.set_random_seed(0)
+    step = step(model(), optimizer(), **settings)
+    train_and_evaluate(step, digits, str(tmp_path / "run"), epochs=1, max_steps=steps, steps_per_loop=2)
+    return step
+
+
+def is_refused(match, *args, **kwargs):
+    with pytest.raises(Error, match=match) as caught:
+        train(*args, **kwargs)
+    assert str(caught.value).count("\n") < 2
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+class OwnLoss(keras.Sequential):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return 0.0
+
+
+class OwnSchedule(optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.1
+
+
+def own(cls):
+    return lambda: cls([keras.Input([28, 28, 1]), layers.Flatten(), layers.Dense(10)])
+
+
+def frozen():
+    model = make_model()
+    model.trainable = False
+    return model
+
+
+def built_for_another():
+    optimizer = optimizers.Adam()
+    optimizer.build(make_model().trainable_variables)
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"model": lambda: make_model(end="softmax")}, "a softmax at its end.*logits"),
+        ({"model": lambda: make_model(end="sigmoid")}, "a sigmoid at its end.*logits"),
+        ({"model": lambda: keras.Sequential([make_model(), layers.Softmax()])}, "a softmax"),
+        ({"model": lambda: keras.Sequential([make_model(), layers.Dense(7)])}, r"\[8, 7\], expected logits \[B, 10\]"),
+        ({"model": own(OwnStep)}, "OwnStep has a train_step of its own"),
+        ({"model": own(OwnLoss)}, "OwnLoss has a compute_loss of its own"),
+        ({"model": frozen}, "no trainable variables"),
+        ({"optimizer": built_for_another}, "Adam was built for the variables of another model"),
+        ({"optimizer": lambda: optimizers.Adam(OwnSchedule())}, "get_config"),
+    ],
+)
+def test_what_would_not_train_as_fit_does_is_refused_before_the_first_step(options, match, digits, tmp_path):
+    is_refused(match, tmp_path, digits, **options)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_optimizer_that_averages_is_evaluated_with_averages_and_resumes_without(digits, tmp_path):
+    def averaging():
+        return optimizers.SGD(0.5, use_ema=True, ema_momentum=0.9)
+
+    step = train(tmp_path, digits, optimizer=averaging, steps=4)
+    raw, averaged = (model.get_weights()[0] for model in (step.model, step.eval_model))
+    assert not np.array_equal(raw, averaged)
+    tensors, _ = checkpoint.load_newest(str(tmp_path / "run" / "checkpoints"))
+    assert np.array_equal(tensors["eval_model/0"], averaged)
+    assert np.array_equal(tensors["model/0"], raw)
+    resumed = train(tmp_path, digits, optimizer=averaging, steps=9)
+    straight = train(tmp_path / "straight", digits, optimizer=averaging, steps=9)
+    for models in ((resumed.model, straight.model), (resumed.eval_model, straight.eval_model)):
+        assert all(np.array_equal(*weights) for weights in zip(*(m.get_weights() for m in models), strict=True))
+
+
+def test_float16_trains_with_a_scaled_loss_as_compile_has_it(digits, tmp_path):
+    def half():
+        keras.config.set_dtype_policy("mixed_float16")
+        try:
+            return keras.Sequential(
+                [keras.Input([28, 28, 1]), *make_model().layers, layers.Activation("linear", dtype="float32")]
+            )
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+    step = train(tmp_path, digits, model=half)
+    assert isinstance(step.optimizer, optimizers.LossScaleOptimizer)
+    assert int(step.iterations) == 3
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_variables_of_any_type_are_averaged(dtype, digits, tmp_path):
+    def model():
+        return make_model(layers.Dense(10, dtype=dtype), dtype="float32")
+
+    step = train(tmp_path, digits, step=EMA, model=model, optimizer=lambda: optimizers.SGD(0.5), steps=24)
+    average, weights = (np.asarray(m.get_weights()[0], np.float64) for m in (step.eval_model, step.model))
+    keras.utils.set_random_seed(0)
+    first = np.asarray(model().get_weights()[0], np.float64)
+    assert 0 < np.abs(average - weights).mean() < np.abs(first - weights).mean()
+
+
+def test_an_average_follows_the_whole_update_in_any_order(digits, tmp_path):
+    class Halved(TrainStep):
+        def apply_gradients(self, gradients):
+            super().apply_gradients(gradients)
+            for variable in self.model.trainable_variables:
+                variable.assign(0.5 * variable.value)
+
+    orders = [type("Either", bases, {}) for bases in ((Halved, EMA), (EMA, Halved))]
+    steps = [train(tmp_path / str(i), digits, step=order) for i, order in enumerate(orders)]
+    first, second = (step.eval_model.get_weights() for step in steps)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
+
+
+# What a resume notices.
+
+
+class Holder(TrainStep):
+    """A step with an attribute of any kind."""
+
+    def __init__(self, *args, value, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.value = value
+
+
+def mixed():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return make_model(layers.Dense(8))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+class Configured(keras.Model):
+    """A model that tells Keras nothing of what is in it."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.inner = make_model(layers.Dropout(rate))
+        self.built = True
+
+    def call(self, images, training=False):
+        return self.inner(images, training=training)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "match"),
+    [
+        (lambda: make_model(layers.Dense(8)), mixed, "precision was float32, is mixed_bfloat16"),
+        (lambda: make_model(layers.Dropout(0.3)), lambda: make_model(layers.Dropout(0.9)), "rate was 0.3, is 0.9"),
+        (
+            lambda: make_model(layers.Dense(8, activation="relu")),
+            lambda: make_model(layers.Dense(8, activation="tanh")),
+            "activation was relu, is tanh",
+        ),
+        (make_model, lambda: make_model(kernel_regularizer="l2"), "kernel_regularizer was None"),
+        (lambda: Configured(0.3), lambda: Configured(0.9), "rate was 0.3, is 0.9"),
+        (
+            lambda: make_model(layers.Lambda(lambda x: 2 * x, output_shape=(784,))),
+            lambda: make_model(layers.Lambda(lambda x: 3 * x, output_shape=(784,))),
+            "code was",
+        ),
+    ],
+)
+def test_another_model_is_refused_and_the_same_resumes(first, second, match, digits, tmp_path):
+    train(tmp_path, digits, model=first, steps=2)
+    is_refused(match, tmp_path, digits, model=second)
+    train(tmp_path, digits, model=first, steps=3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (np.float32(0.1), np.float32(0.2)),
+        (np.arange(3), np.arange(3) + 1),
+        (np.zeros([50, 50]), np.eye(50)),
+        (tf.constant(0.1), tf.constant(0.2)),
+        ((None, 0.1), (None, 0.2)),
+        ({"a": None}, {"a": 1}),
+        ({1, 2}, {1, 3}),
+        (float("nan"), 1.0),
+        ([float("inf")], [float("-inf")]),
+        ({0.1: "low"}, {0.1: "high"}),
+    ],
+)
+def test_another_value_of_an_attribute_is_refused_and_the_same_resumes(first, second, digits, tmp_path):
+    train(tmp_path, digits, step=Holder, value=first, steps=2)
+    is_refused("value", tmp_path, digits, step=Holder, value=second)
+    train(tmp_path, digits, step=Holder, value=first, steps=3)
+
+
+def test_a_dict_keyed_by_a_layer_is_no_hindrance(digits, tmp_path):
+    for steps in (2, 3):
+        train(tmp_path, digits, step=Holder, value={layers.Flatten(): 0.1, "other": object()}, steps=steps)
+
+
+def test_names_that_keras_counts_up_are_no_difference(digits, tmp_path):
+    for steps in (2, 3):
+        train(tmp_path, digits, optimizer=lambda: optimizers.LossScaleOptimizer(optimizers.Adam()), steps=steps)
+
+
+@pytest.mark.parametrize(("name", "value"), [("TF_ENABLE_ONEDNN_OPTS", "0"), ("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")])
+def test_an_environment_with_other_arithmetic_is_refused(name, value, digits, tmp_path, monkeypatch):
+    train(tmp_path, digits, steps=2)
+    monkeypatch.setenv(name, value)
+    is_refused(f"{name} was None, is {value}", tmp_path, digits)
+
+
+# What the step uses is saved, or the run is refused at its start.
+
+
+class Plain:
+    def __init__(self, value):
+        self.inside = value
+
+
+class UsesPlain(TrainStep):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.plain = Plain(tf.Variable(1.0, name="hidden_scale"))
+
+    def compute_loss(self, images, labels):
+        loss, logits = super().compute_loss(images, labels)
+        return loss * self.plain.inside, logits
+
+
+class UsesGlobalGenerator(TrainStep):
+    def prepare_batch(self, images, labels):
+        images, labels = super().prepare_batch(images, labels)
+        return images + tf.random.get_global_generator().normal([1, 28, 28, 1]), labels
+
+
+@pytest.mark.parametrize(("step", "name"), [(UsesPlain, "hidden_scale"), (UsesGlobalGenerator, "StateVar")])
+def test_a_variable_that_no_checkpoint_would_hold_is_refused(step, name, digits, tmp_path):
+    is_refused(f"uses the variable {name}", tmp_path, digits, step=step)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_list_that_is_filled_while_the_step_is_traced_resumes(digits, tmp_path):
+    class TwoOptimizers(TrainStep):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.second, self.other = optimizers.SGD(0.1), make_model()
+            self.second.build(self.other.trainable_variables)
+            self.updates = []
+
+        def __call__(self, images, labels):
+            prepared = self.prepare_batch(images, labels)
+            gradients, scalars = self.compute_gradients(*prepared)
+            self.updates.append((self.optimizer, self.model, gradients))
+            self.updates.append((self.second, self.other, gradients))
+            for optimizer, model, gradients in self.updates[-2:]:
+                optimizer.apply(gradients, model.trainable_variables)
+            return scalars
+
+    train(tmp_path, digits, step=TwoOptimizers, steps=4)
+    resumed = train(tmp_path, digits, step=TwoOptimizers, steps=9)
+    straight = train(tmp_path / "straight", digits, step=TwoOptimizers, steps=9)
+    assert all(
+        np.array_equal(*weights)
+        for weights in zip(resumed.other.get_weights(), straight.other.get_weights(), strict=True)
+    )
+
+
+def test_cnn_of_float64_by_default_resumes(digits, tmp_path):
+    keras.config.set_floatx("float64")
+    try:
+        for steps in (2, 3):
+            train(tmp_path, digits, model=lambda: CNN(dtype="float32"), optimizer=optimizers.Adam, steps=steps)
+    finally:
+        keras.config.set_floatx("float32")
