@@ -14,7 +14,7 @@ from mnist.model import make_predict_logits, scale_images, summarize_model
 from mnist.profiler import Profiler
 from mnist.progress import Progress
 from mnist.readers import NUM_CLASSES
-from mnist.step import TrainStep, make_train_loop
+from mnist.step import TrainStep, check_compilation, make_train_loop
 from mnist.summaries import Summaries
 
 import keras
@@ -128,6 +128,8 @@ class Session:
         train_step, train_loop = make_train_loop(self.step, jit_compile=self.plan.jit_compile)
         self._check_logits()
         self._check_captures(train_step.get_concrete_function(*self.batches.element_spec))
+        if self.plan.jit_compile:
+            check_compilation(train_step, self.batches.element_spec)
         train_loop(self.batches, tf.constant(0))  # traces, so that no clock counts it
         if not self.start_step:
             self.summaries.describe_graph(train_step.get_concrete_function(*self.batches.element_spec).graph)

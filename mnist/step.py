@@ -1,6 +1,7 @@
 """One update of the weights, in small pieces that research overrides, and the loop over it in graph."""
 
 import contextlib
+import re
 import zlib
 
 from mnist import Error
@@ -231,3 +232,14 @@ def make_train_loop(step, *, jit_compile=False):
         return {name: array.stack()[:done] for name, array in zip(names, scalars, strict=True)}
 
     return train_step, train_loop
+
+
+def check_compilation(train_step, element_spec):
+    """Raises `mnist.Error` if XLA cannot compile a `train_step`; to find out in the loop would fill a screen."""
+    batch = [tf.zeros([size or 1 for size in spec.shape], spec.dtype) for spec in element_spec]
+    try:
+        train_step.experimental_get_compiler_ir(*batch)(stage="hlo")
+    except ValueError as error:
+        operation = re.search(r"unsupported operations .*?: (\w+)", str(error))
+        what = f"the operation {operation[1]} of " if operation else ""
+        raise Error(f"XLA cannot compile {what}this step: leave out --jit_compile.") from None

@@ -3,7 +3,9 @@
 from mnist import Error, checkpoint
 from mnist.loop import train_and_evaluate
 from mnist.model import CNN
+from mnist.research.augment import Augment
 from mnist.research.ema import EMA
+from mnist.research.mixup import Mixup
 from mnist.step import TrainStep
 
 import keras
@@ -296,3 +298,12 @@ def test_cnn_of_float64_by_default_resumes(digits, tmp_path):
             train(tmp_path, digits, model=lambda: CNN(dtype="float32"), optimizer=optimizers.Adam, steps=steps)
     finally:
         keras.config.set_floatx("float32")
+
+
+@pytest.mark.parametrize(
+    ("step", "operation"), [(Augment, "ImageProjectiveTransformV3"), (Mixup, "StatelessRandomGamma")]
+)
+def test_what_xla_cannot_compile_is_said_in_a_line(step, operation, digits, tmp_path):
+    keras.utils.set_random_seed(0)
+    with pytest.raises(Error, match=f"cannot compile the operation {operation}.*leave out --jit_compile"):
+        train_and_evaluate(step(make_model(), optimizers.SGD()), digits, str(tmp_path / "run"), jit_compile=True)
