@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 
 from mnist import Error
-from mnist.files import sync, write_atomically, write_errors
+from mnist.files import sync, without_pattern, write_atomically, write_errors
 
 import keras
 import numpy as np
@@ -152,8 +152,10 @@ def _list(directory):
 
 def _read(path):
     """Reads a checkpoint whole, every tensor's checksum verified. Returns: tensors, metadata."""
-    reader = tf.train.load_checkpoint(path)
-    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    directory, name = os.path.split(path)
+    with without_pattern(directory) as directory:
+        reader = tf.train.load_checkpoint(os.path.join(directory, name))
+        tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     return tensors, json.loads(tensors.pop("metadata"))
 
 
@@ -163,24 +165,29 @@ def load_newest(directory):
     Returns: a dict from names to arrays, and the metadata; None if there is no checkpoint at all.
     Raises: `mnist.Error` if there are checkpoints and none is sound.
     """
-    damaged = []
-    for path in _list(directory):
-        try:
-            loaded = _read(path)
-        # Whatever the reader raises (DataLossError, NotFoundError, ValueError): it cannot be read.
-        except Exception as error:
-            logging.warning("%s is damaged: %s", path, " ".join(str(error).split())[:200])
-            damaged.append(path)
-            continue
-        if damaged:
-            logging.warning("Resuming from %s instead.", path)
-        return loaded
-    if damaged:
+    paths, listed = None, _list(directory)
+    while paths != listed:  # a run that trains deletes old ones between list and read
+        paths, damaged, loaded = listed, {}, None
+        for path in paths:
+            try:
+                loaded = _read(path)
+                break
+            # Whatever the reader raises (DataLossError, NotFoundError, ValueError): it cannot be read.
+            except Exception as error:
+                damaged[path] = " ".join(str(error).split())[:200]
+        if loaded and not damaged:
+            return loaded
+        listed = _list(directory)
+    for path, reason in damaged.items():
+        logging.warning("%s is damaged: %s", path, reason)
+    if damaged and loaded:
+        logging.warning("Resuming from %s instead.", paths[len(damaged)])
+    elif damaged:
         raise Error(
             f"none of the {len(damaged)} checkpoints in {directory} can be read. "
             "Bring back a copy of one, or start over with another --workdir."
         )
-    return None
+    return loaded
 
 
 def set_aside_newer(directory, step_number):

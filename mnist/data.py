@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mnist import Error, readers
 from mnist.readers import NUM_CLASSES, SIDE
+from mnist.settings import local_path
 
 import keras
 import numpy as np
@@ -77,7 +78,7 @@ def load(name="auto", data_dir=None, holdout=0):
             raise Error("--dataset=digits comes with scikit-learn: leave out --data_dir.")
         train, test = _load_digits()
     elif data_dir:
-        data_dir = os.path.abspath(data_dir)
+        data_dir = os.path.abspath(local_path(data_dir))
         train, test = _load_folder(data_dir)
         if name == "auto":
             is_mnist = hashlib.sha256(train.images).hexdigest() == _MNIST_IMAGES_SHA256

@@ -5,14 +5,14 @@ from mnist.command import run
 from mnist.metrics import compute_metrics, count_confusions
 from mnist.model import make_predict_logits
 from mnist.readers import NUM_CLASSES
-from mnist.settings import Setting
+from mnist.settings import Setting, local_path
 
 
 class Evaluate:
     """What is evaluated."""
 
-    workdir = Setting(None, "Folder of a run.", kind=str)
-    data_dir = Setting(None, "Folder of other data to evaluate on. Default: the run's own.", kind=str)
+    workdir = Setting(None, "Folder of a run.", kind=local_path)
+    data_dir = Setting(None, "Folder of other data to evaluate on. Default: the run's own.", kind=local_path)
     dataset = Setting(None, "Other data set to evaluate on. Default: the run's own.", kind=data.NAMES[1:])
     eval_batch_size = Setting(500, "Images at a time; has no part in the result.", low=1)
 

@@ -6,7 +6,7 @@ import tempfile
 from mnist import Error, files, finished
 from mnist.command import run
 from mnist.model import IMAGE_SHAPE, scale_images
-from mnist.settings import Setting
+from mnist.settings import Setting, local_path
 
 import tensorflow as tf
 
@@ -46,8 +46,8 @@ def export(model, output):
 class Export:
     """What is exported, and where to."""
 
-    workdir = Setting(None, "Folder of a run.", kind=str)
-    output = Setting(None, "Folder to write. Default: <workdir>/saved_model.", kind=str)
+    workdir = Setting(None, "Folder of a run.", kind=local_path)
+    output = Setting(None, "Folder to write. Default: <workdir>/saved_model.", kind=local_path)
 
 
 def main(options):

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import socket
+import tempfile
 import warnings
 
 from mnist import Error
@@ -17,19 +18,39 @@ import tensorflow as tf
 def lock(workdir):
     """Holds a folder for this process alone, made if need be. The lock dies with its owner."""
     path, owner = (os.path.join(workdir, name) for name in (".lock", ".owner"))
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        held = _acquire(path)
-    except filelock.Timeout:
-        name = "another process"
-        with contextlib.suppress(OSError), open(owner) as file:
-            name = file.read().strip() or name
-        raise Error(f"{workdir} is in use by {name}.") from None
-    except OSError as error:
-        raise Error(f"cannot write to --workdir={workdir}: {error.strerror}.") from None
-    with held:
+    with contextlib.ExitStack() as held:
+        try:
+            os.makedirs(workdir, exist_ok=True)
+            _lock_folder(workdir, held)
+            held.enter_context(_acquire(path))
+        except (filelock.Timeout, BlockingIOError):
+            name = "another process"
+            with contextlib.suppress(OSError), open(owner) as file:
+                name = file.read().strip() or name
+            raise Error(f"{workdir} is in use by {name}.") from None
+        except OSError as error:
+            raise Error(f"cannot write to --workdir={workdir}: {error.strerror}.") from None
         write_atomically(owner, f"process {os.getpid()} on {socket.gethostname()}\n")
         yield
+
+
+def _lock_folder(folder, held):
+    """Locks the folder itself where the system can: `.lock` may be deleted, and another made in its place.
+
+    Raises: BlockingIOError if another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a file that is open cannot be deleted
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    held.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # a network file system: `.lock` has to do
+        pass
 
 
 def _acquire(path):
@@ -72,11 +93,30 @@ def write_atomically(path, text):
 
 
 def sync(path):
-    """Waits until a file, or a folder's list of files, is on disk. Windows has no way to ask that for a folder."""
-    if os.name == "nt" and os.path.isdir(path):
+    """Waits until a file, or a folder's list of files, is on disk, as far as the system can for a folder."""
+    folder = os.path.isdir(path)
+    if os.name == "nt" and folder:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # CIFS and some of FUSE
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def without_pattern(folder):
+    """Gives a folder a path that TensorFlow's checkpoint reader does not take for a pattern, by a symbolic link.
+
+    It matches the path of a checkpoint: one with `[1]` or a backslash in it names no file.
+    """
+    if os.name == "nt" or not re.search(r"[\[\]*?\\]", os.path.abspath(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        link = os.path.join(temporary, "folder")
+        os.symlink(os.path.abspath(folder), link)
+        yield link

@@ -7,6 +7,7 @@ import os
 import sys
 
 from mnist import Error, checkpoint, data
+from mnist.settings import local_path
 
 import keras
 from absl import flags, logging
@@ -39,6 +40,7 @@ def load(workdir):
     """Loads a run, finished or not, from its newest checkpoint. Returns: a `Run`. Raises: `mnist.Error`."""
     if not workdir:
         raise Error("--workdir is missing: name the folder of a run, as in --workdir=runs/first.")
+    workdir = local_path(workdir)
     if not os.path.isdir(workdir):
         raise Error(f"--workdir={workdir} is not a folder. Train first: python -m mnist.train.")
     loaded = checkpoint.load_newest(os.path.join(workdir, "checkpoints"))

@@ -6,6 +6,7 @@ import os
 from mnist import files
 from mnist.plan import Plan
 from mnist.session import Session
+from mnist.settings import local_path
 
 
 class Interrupted(Exception):
@@ -27,8 +28,10 @@ def train_and_evaluate(step, dataset, workdir, *, settings=None, flags_text="", 
     Returns: the content of `results.json`, a flat dict.
     Raises: `mnist.Error`; `Interrupted` when everything is saved.
     """
+    workdir = local_path(workdir)
+    folder = os.path.abspath(workdir)  # wherever the step goes with os.chdir
     plan = Plan(len(dataset.train.labels), **options)
-    with files.lock(workdir), Session(step, dataset, workdir, plan, settings, flags_text) as run:
+    with files.lock(folder), Session(step, dataset, workdir, plan, settings, flags_text) as run:
         while True:
             interrupted = bool(interrupt and interrupt.signum) or run.progress.closed  # as by `| head`
             if plan.evaluation_due(run.step_number, run.evaluated):  # also when interrupted: no checkpoint comes twice
@@ -43,5 +46,5 @@ def train_and_evaluate(step, dataset, workdir, *, settings=None, flags_text="", 
             run.train_steps(min(plan.steps_per_loop, plan.steps_to_next_event(run.step_number)))
         run.save()
         results = run.results()
-        files.write_atomically(os.path.join(workdir, "results.json"), json.dumps(results, indent=2) + "\n")
+        files.write_atomically(os.path.join(folder, "results.json"), json.dumps(results, indent=2) + "\n")
         return results

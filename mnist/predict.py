@@ -8,7 +8,7 @@ from mnist.command import run
 from mnist.metrics import softmax
 from mnist.model import make_predict_logits
 from mnist.readers import SIDE
-from mnist.settings import Setting
+from mnist.settings import Setting, local_path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -131,7 +131,7 @@ def _centre(small):
 class Predict:
     """What predicts, and how its answers are printed."""
 
-    workdir = Setting(None, "Folder of a run.", kind=str)
+    workdir = Setting(None, "Folder of a run.", kind=local_path)
     json = Setting(False, "Print a JSON list instead of lines.")
 
 

@@ -36,7 +36,8 @@ class Session:
 
     def __init__(self, step, dataset, workdir, plan, settings=None, flags_text=""):
         self.step, self.dataset, self.workdir, self.plan = step, dataset, workdir, plan
-        self.directory = os.path.join(workdir, "checkpoints")
+        self.folder = os.path.abspath(workdir)  # of all files; messages have it as it was given
+        self.directory = os.path.join(self.folder, "checkpoints")
         self.flags_text = flags_text
         fingerprint = fingerprint_of(step, dataset, plan, settings)
         # What a fresh step has and can take back: not what it holds when it has been traced.
@@ -47,7 +48,7 @@ class Session:
         self.start_step = self.step_number
         self.saved = (self.step_number, len(self.state["history"]))
         self.state |= {"fingerprint": fingerprint, "dataset": dataset.name, "data_dir": dataset.data_dir}
-        self.profiler = Profiler(workdir, plan.profiled)
+        self.profiler = Profiler(self.folder, plan.profiled)
         self.progress = Progress(plan)
         self._introduce()
 
@@ -106,8 +107,8 @@ class Session:
             say(f"{self.workdir} is finished, at step {self.step_number:,}: --epochs or --max_steps may be raised.")
             return
         if self.flags_text:
-            files.write_atomically(os.path.join(self.workdir, "flags.txt"), self.flags_text)
-        files.write_atomically(os.path.join(self.workdir, "model.txt"), summarize_model(self.step.model) + "\n")
+            files.write_atomically(os.path.join(self.folder, "flags.txt"), self.flags_text)
+        files.write_atomically(os.path.join(self.folder, "model.txt"), summarize_model(self.step.model) + "\n")
         counts = f"{len(dataset.train.labels):,} training images, {len(dataset.test.labels):,} test images"
         say(f"{dataset.name}: {counts}")
         say(f"{name}: {self.step.model.count_params():,} parameters")
@@ -116,7 +117,7 @@ class Session:
     @functools.cached_property
     def summaries(self):
         """The event files."""
-        summaries = Summaries(self.workdir, self.start_step)
+        summaries = Summaries(self.folder, self.start_step)
         if not self.start_step:
             model = summarize_model(self.step.model)
             texts = {"flags": self.flags_text, "model": model, "dataset": self.dataset.name}

@@ -10,6 +10,7 @@ class, a range that is checked, and a part of what a resumed run must have in co
 import contextlib
 import copy
 import numbers
+import os
 import types
 
 from mnist import Error
@@ -17,7 +18,16 @@ from mnist import Error
 import numpy as np
 from absl import flags
 
-_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+
+def local_path(path):
+    """Returns a path with `~` expanded. Raises: `mnist.Error` for a URL, of which half would be local and half not."""
+    path = os.fspath(path)
+    if "://" in path:
+        raise Error(f"{path} is a URL: name a folder of this machine, into which a remote one may be mounted.")
+    return os.path.expanduser(path)
+
+
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", local_path: "a path"}
 
 
 def _text(number):
@@ -32,8 +42,8 @@ class Setting:
       help: what it is, with its unit and the reason of the default, in a sentence or two.
       low, high: the least and the greatest value allowed.
       below: a bound above that is not allowed itself.
-      kind: int, float, bool or str; a tuple of strings, of which it is one; `[float]` for a tuple of numbers,
-        comma-separated as a flag. Default: the kind of `default`.
+      kind: int, float, bool, str or `local_path`; a tuple of strings, of which it is one; `[float]` for a tuple of
+        numbers, comma-separated as a flag. Default: the kind of `default`.
       group: the heading under which --help lists the flag. Default: the name of the class.
       may_change: whether a run may be resumed with another value: True if the numbers do not depend on it.
     """
@@ -78,6 +88,8 @@ class Setting:
             return value in self.kind
         if self.kind in (bool, str):
             return isinstance(value, (bool, np.bool_) if self.kind is bool else str)
+        if self.kind is local_path:
+            return isinstance(value, (str, os.PathLike))
         number = numbers.Integral if self.kind is int else numbers.Real
         if not isinstance(value, number) or isinstance(value, bool) or value != value:
             return False

@@ -15,7 +15,7 @@ from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN, make_predict_logits
 from mnist.optimizers import Optimizer, Rate, make_learning_rate, make_optimizer
 from mnist.plan import Plan
-from mnist.settings import Setting, read_flags, settings_of
+from mnist.settings import Setting, local_path, read_flags, settings_of
 from mnist.step import TrainStep
 
 import keras
@@ -32,7 +32,7 @@ class Launch:
         None,
         "Folder of the run. One that holds a run is resumed, with its own flags for those not given. "
         "Default: runs/<date-time>.",
-        kind=str,
+        kind=local_path,
         may_change=True,
     )
     dry_run = _output(False, "A few steps of everything: train, evaluate, save, plot.", may_change=True)
@@ -45,7 +45,7 @@ class Launch:
     data_dir = _data(
         None,
         "Folder with the four IDX files or an mnist.npz. Default: Keras' cache or a download.",
-        kind=str,
+        kind=local_path,
         may_change=True,
     )
     holdout = _data(

@@ -40,7 +40,7 @@ import time
 
 from mnist import Error, data, files
 from mnist.command import run
-from mnist.settings import Setting
+from mnist.settings import Setting, local_path
 
 import contenders
 
@@ -118,14 +118,14 @@ def run_overheads(folder, repeats):
 class Benchmark:
     """What is measured."""
 
-    data_dir = Setting(None, "Folder with the data, as of mnist.train.", kind=str)
+    data_dir = Setting(None, "Folder with the data, as of mnist.train.", kind=local_path)
     repeats = Setting(5, "Processes for each contender.", low=1)
     epochs = Setting(2, "Epochs that are timed in each process, after one that is not.", low=1)
     rows = Setting(None, "Contenders to run, comma-separated; ratios are to the first. Default: all.", kind=str)
     table = Setting(True, "Time the contenders.")
     scaling = Setting(False, "Measure the cost of an image by the size of the data and by epochs.")
     overheads = Setting(False, "Measure what evaluation, summaries, progress and checkpoints cost.")
-    json = Setting(None, "File for all results.", kind=str)
+    json = Setting(None, "File for all results.", kind=local_path)
 
 
 def main(options):

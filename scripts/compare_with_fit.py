@@ -16,7 +16,7 @@ from mnist.metrics import RunningMeans
 from mnist.model import CNN, IMAGE_SHAPE
 from mnist.plan import steps_per_epoch
 from mnist.readers import NUM_CLASSES
-from mnist.settings import Setting
+from mnist.settings import Setting, local_path
 from mnist.step import TrainStep, make_train_loop
 
 import keras
@@ -228,7 +228,7 @@ def _difference(a, b):
 class Comparison:
     """What is trained both ways."""
 
-    data_dir = Setting(None, "Folder with the data, as of mnist.train.", kind=str)
+    data_dir = Setting(None, "Folder with the data, as of mnist.train.", kind=local_path)
     dataset = Setting("auto", "Data set, as of mnist.train.", kind=data.NAMES)
     epochs = Setting(5, "Passes over the training set.", low=1)
     batch_size = Setting(64, "Images per step.", low=1)

@@ -5,14 +5,14 @@ import os
 from mnist import finished, pictures
 from mnist.command import run
 from mnist.model import make_predict_logits
-from mnist.settings import Setting
+from mnist.settings import Setting, local_path
 
 
 class Plot:
     """What is drawn, and where to."""
 
-    workdir = Setting(None, "Folder of a run.", kind=str)
-    output = Setting(None, "Folder for the three PNG files. Default: <workdir>/plots.", kind=str)
+    workdir = Setting(None, "Folder of a run.", kind=local_path)
+    output = Setting(None, "Folder for the three PNG files. Default: <workdir>/plots.", kind=local_path)
 
 
 def main(options):

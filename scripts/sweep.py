@@ -42,7 +42,7 @@ from mnist import Error, files
 from mnist.command import run as run_command
 from mnist.fingerprint import num_cores
 from mnist.interrupt import Interrupt
-from mnist.settings import Setting
+from mnist.settings import Setting, local_path
 
 import tensorflow as tf
 from compare import describe
@@ -290,7 +290,7 @@ def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=
 class Sweep:
     """What is run."""
 
-    workdir = Setting(None, "Folder of the sweep.", kind=str)
+    workdir = Setting(None, "Folder of the sweep.", kind=local_path)
     module = Setting("mnist.train", "What to run: any module that calls mnist.train.launch.")
     grid = Setting("", "NAME=VALUE,VALUE;NAME=VALUE...: flags of the module, in every combination.")
     seeds = Setting(5, "How many seeds: 0, 1, 2...", low=1)

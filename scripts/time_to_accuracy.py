@@ -20,7 +20,7 @@ import tempfile
 
 from mnist import Error, data
 from mnist.command import run
-from mnist.settings import Setting
+from mnist.settings import Setting, local_path
 
 import contenders
 from benchmark import run_contender, spread
@@ -57,7 +57,7 @@ def format_row(name, length, accuracies, seconds, base):
 class Target:
     """What is to be reached, and how."""
 
-    data_dir = Setting(None, "Folder with the data, as of mnist.train.", kind=str)
+    data_dir = Setting(None, "Folder with the data, as of mnist.train.", kind=local_path)
     target = Setting(0.99, "Mean test accuracy to reach, a share.", low=0.0, high=1.0)
     seeds = Setting(10, "Runs of each recipe: seeds 0, 1, 2...", low=2)
     fit_epochs = Setting(8, "The most epochs that the tutorial's recipe is given.", low=1)

@@ -17,7 +17,7 @@ import time
 
 from mnist import Error, checkpoint
 from mnist.command import run
-from mnist.settings import Setting
+from mnist.settings import Setting, local_path
 
 # One image at a time makes the evaluation long enough to be hit, and the many saves likewise.
 DEFAULT_FLAGS = ["--epochs=2", "--checkpoint_every=100", "--eval_batch_size=1"]
@@ -107,7 +107,7 @@ def torture(workdir, arguments, *, kills, seed, module="mnist.train"):
 class Torture:
     """What is killed, and how often."""
 
-    workdir = Setting(None, "Folder for both runs, a new one.", kind=str)
+    workdir = Setting(None, "Folder for both runs, a new one.", kind=local_path)
     kills = Setting(20, "How often to kill the run.", low=1)
     seed = Setting(0, "Of the moments.", low=0)
     module = Setting("mnist.train", "What to run: any module that calls mnist.train.launch.")
