@@ -222,7 +222,8 @@ def test_an_own_model_is_made_under_the_precision_and_an_own_optimizer_gets_the_
     assert (type(rate).__name__, float(rate(0)), dtype) == ("CosineDecay", 0.5, "bfloat16")
     assert keras.config.dtype_policy().name == "float32"  # as before
     state = checkpoint.load_newest(f"{tmp_path}/checkpoints")[1]
-    assert (state["fingerprint"]["optimizer"]["class"], state["fingerprint"]["optimizer"]["config"]["momentum"]) == ("SGD", 0.9)
+    described = state["fingerprint"]["optimizer"]
+    assert (described["class"], described["config"]["momentum"]) == ("SGD", 0.9)
     assert state["fingerprint"]["precision"] == "mixed_bfloat16"
     code, _, _ = command(
         *common, f"--workdir={tmp_path}", "--flagfile=/dev/null", model=make_linear, optimizer=optimizer
