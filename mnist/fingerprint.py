@@ -1,15 +1,17 @@
 """What the numbers of a run depend on: a resume with anything else is refused."""
 
 import base64
+import dataclasses
+import enum
 import hashlib
-import json
 import marshal
 import math
 import os
-import warnings
+import types
 from collections.abc import Mapping
 
 from mnist import Error
+from mnist.model import describe
 from mnist.settings import settings_of
 
 import keras
@@ -31,19 +33,12 @@ def num_threads():
 
 # Variables of the environment that choose other kernels or other arithmetic, by their beginnings.
 _ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS", "TF_DETERMINISTIC_OPS", "ONEDNN_", "DNNL_")
-_QUIET = (
-    "ONEDNN_VERBOSE",
-    "DNNL_VERBOSE",
-    "ONEDNN_JIT_DUMP",
-    "DNNL_JIT_DUMP",
-    "ONEDNN_JIT_PROFILE",
-    "DNNL_JIT_PROFILE",
-)
+_QUIET = ("_VERBOSE", "_JIT_DUMP", "_JIT_PROFILE", "_PRIMITIVE_CACHE_CAPACITY")
 
 
 def _environment():
     """What in the environment changes the bits; oneDNN's kernels are on unless they are switched off."""
-    names = sorted(name for name in os.environ if name.startswith(_ENVIRONMENT) and name not in _QUIET)
+    names = sorted(name for name in os.environ if name.startswith(_ENVIRONMENT) and not name.endswith(_QUIET))
     found = {name: os.environ[name] for name in names}
     if found.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("1", "true"):
         found.pop("TF_ENABLE_ONEDNN_OPTS", None)
@@ -51,22 +46,28 @@ def _environment():
 
 
 def _plain(value):
-    """A value as JSON that two runs can be compared by: of objects that are not plain, only the class."""
+    """A value as JSON that two runs can be compared by: of what is neither plain nor Keras', only the class."""
     if isinstance(value, (keras.Variable, tf.Variable)):  # its value changes, and is saved
         return {"class": "Variable", "shape": list(value.shape)}
+    if hasattr(value, "get_config"):
+        return _describe_object(value)
     if isinstance(value, tf.Tensor):
         return _plain(value.numpy()) if hasattr(value, "numpy") else {"class": "Tensor"}
-    if isinstance(value, np.generic):
-        return _plain(value.item()) if isinstance(value.item(), (bool, int, float, str)) else str(value)
-    if isinstance(value, np.ndarray):
-        if value.size <= 100:
-            return _plain(value.tolist())
+    if isinstance(value, np.ndarray) and value.size > 100:
         digest = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
         return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)  # NaN equals nothing, not even itself
-    if value is None or isinstance(value, (bool, int, str)):
+    if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, enum.Enum)):
         return value
+    if isinstance(value, (enum.Enum, os.PathLike, tf.DType, bytes, complex, range)):
+        return str(value)
+    if isinstance(value, types.FunctionType):
+        return {"class": value.__qualname__, "code": _describe_code(value.__code__)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
         return {str(_plain(key)): _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -84,10 +85,12 @@ def _is_object(plain):
 
 
 def _hyperparameters(step):
-    """Settings, and public attributes that are numbers, strings, arrays, or collections of them."""
+    """Settings, and public attributes that are plain, Keras', or collections of these."""
     settings = settings_of(type(step))
     found = {name: getattr(step, name) for name, setting in settings.items() if not setting.may_change}
-    found |= {k: v for k, v in vars(step).items() if not k.startswith("_") and k not in settings}
+    for name, value in vars(step).items():
+        if name not in settings and (not name.startswith("_") or hasattr(value, "get_config")):
+            found |= {name: value}
     found = {name: _plain(value) for name, value in found.items()}
     return {name: plain for name, plain in found.items() if not _is_object(plain)}
 
@@ -97,13 +100,13 @@ def _describe_object(value):
 
     Raises: `mnist.Error` for an optimizer that has no get_config() or whose schedule has none.
     """
-    description = _serialize(value)
+    description = describe(value)
     if description is None and not isinstance(value, keras.Layer):
         name = type(value).__name__
         raise Error(f"a resume could not compare the {name}: it, or its learning rate, needs a get_config().")
     # A subclass of keras.Model may tell nothing of its layers.
     if isinstance(value, keras.Layer) and "layers" not in (description or {}).get("config", {}):
-        layers = [_serialize(layer) or layer for layer in value._flatten_layers(include_self=False)]
+        layers = [describe(layer) or layer for layer in value._flatten_layers(include_self=False)]
         described = [layer if isinstance(layer, dict) else _describe_silent(layer) for layer in layers]
         description = (description or _describe_silent(value)) | {"layers": described}
     return _anonymous(description, {})
@@ -113,16 +116,6 @@ def _describe_silent(layer):
     return {"class_name": type(layer).__name__, "dtype": layer.dtype_policy.name, "trainable": layer.trainable}
 
 
-def _serialize(value):
-    """As Keras does it; None if a part has no get_config()."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a lambda would be unsafe to read back
-            return keras.saving.serialize_keras_object(value)
-    except (NotImplementedError, TypeError):
-        return None
-
-
 def _anonymous(part, names):
     """A description with each name replaced by its position among all, and without the modules of classes."""
     if isinstance(part, dict):
@@ -130,6 +123,7 @@ def _anonymous(part, names):
             return part["config"]["name"]
         if part.get("class_name") == "__lambda__":
             code, *bound = part["config"].get("value") or part["config"].values()  # of optimizers, of layers
+            code = marshal.loads(base64.b64decode(code))
             return {"class": "lambda", "code": _describe_code(code), "bound": _anonymous(bound, names)}
         if isinstance(name := part.get("name"), str):
             names.setdefault(name, f"#{len(names)}")
@@ -141,9 +135,8 @@ def _anonymous(part, names):
     return names.get(part, part) if isinstance(part, str) else part
 
 
-def _describe_code(encoded):
-    """What a lambda does, but for where it is written."""
-    code = marshal.loads(base64.b64decode(encoded))
+def _describe_code(code):
+    """What a function does, but for where it is written."""
     plain = [constant for constant in code.co_consts if isinstance(constant, (bool, int, float, str))]
     return hashlib.sha256(repr((code.co_code, plain, code.co_names)).encode()).hexdigest()
 
@@ -159,16 +152,13 @@ def fingerprint_of(step, dataset, plan, settings=None):
         "dataset": _describe_data(dataset),
         **(settings or {}),
         **{name: getattr(plan, name) for name, setting in settings_of(type(plan)).items() if not setting.may_change},
-        **_hyperparameters(step),  # the seed among them
         "intra_op_threads": num_threads(),
         "precision": step.model.dtype_policy.name,
         "step": type(step).__name__,
         "environment": _environment(),
+        **_hyperparameters(step),  # the seed, the model and the optimizer among them
     }
-    for name, value in vars(step).items():
-        if isinstance(value, (keras.Layer, keras.optimizers.Optimizer)):
-            fingerprint[name] = _describe_object(value)
-    return json.loads(json.dumps(_plain(fingerprint)))
+    return _plain(fingerprint)
 
 
 def differences(old, new):

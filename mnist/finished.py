@@ -7,10 +7,11 @@ import os
 import sys
 
 from mnist import Error, checkpoint, data
+from mnist.model import describe
 from mnist.settings import local_path
 
 import keras
-from absl import flags, logging
+from absl import flags
 
 
 @dataclasses.dataclass
@@ -55,11 +56,8 @@ def load(workdir):
 
 def describe_model(model):
     """All that another process needs to rebuild a model but its weights, as JSON; None if Keras cannot tell."""
-    try:
-        description = keras.saving.serialize_keras_object(model)
-    except NotImplementedError:  # Keras' answer for a class with arguments of its own and no get_config()
-        lack = "%s has no get_config(): it trains and resumes, and cannot be evaluated or exported by other commands."
-        logging.log_first_n(logging.WARNING, lack, 1, type(model).__name__)
+    description = describe(model)
+    if description is None:
         return None
     spec = sys.modules["__main__"].__spec__
     script = os.path.splitext(os.path.basename(sys.argv[0]))[0]

@@ -3,7 +3,7 @@
 import json
 import os
 
-from mnist import files
+from mnist import checks, files
 from mnist.plan import Plan
 from mnist.session import Session
 from mnist.settings import local_path
@@ -46,5 +46,6 @@ def train_and_evaluate(step, dataset, workdir, *, settings=None, flags_text="", 
             run.train_steps(min(plan.steps_per_loop, plan.steps_to_next_event(run.step_number)))
         run.save()
         results = run.results()
-        files.write_atomically(os.path.join(folder, "results.json"), json.dumps(results, indent=2) + "\n")
+        text = json.dumps(checks.without_nan(results), indent=2) + "\n"
+        files.write_atomically(os.path.join(folder, "results.json"), text)
         return results

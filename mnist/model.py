@@ -1,5 +1,9 @@
-"""The network, a small convolutional classifier with 93,322 parameters, and what an image is to a model."""
+"""The network, a small convolutional classifier with 93,322 parameters, and what one does with any model."""
 
+import contextlib
+import warnings
+
+from mnist import Error
 from mnist.readers import NUM_CLASSES, SIDE
 
 import keras
@@ -82,3 +86,39 @@ def summarize_model(model):
     lines = []
     model.summary(print_fn=lambda line, **_: lines.append(line))
     return "\n".join(lines)
+
+
+def describe(value):
+    """What Keras tells of a model, a layer, an optimizer: a dict to make its like from; None if it cannot tell."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a lambda would be unsafe to read back: that is refused then
+            return keras.saving.serialize_keras_object(value)
+    except NotImplementedError:  # what Keras raises for a class with arguments of its own and no get_config()
+        return None
+
+
+def copy_model(model):
+    """A model of the same configuration with the same values, and variables of its own.
+
+    Raises: `mnist.Error` if its class has arguments that no get_config() tells.
+    """
+    if describe(model) is None:
+        raise Error(f"{type(model).__name__} cannot be copied, as averaging needs it: write its get_config().")
+    copied = type(model).from_config(model.get_config())
+    for variable, value in zip(copied.variables, model.variables, strict=True):
+        variable.assign(value)
+    return copied
+
+
+@contextlib.contextmanager
+def keep_state(model):
+    """While entered, in a graph or out of one, what layers write (moving means, seeds) is taken back at the end.
+
+    For a further pass over a batch in one step, which is not to count twice.
+    """
+    variables = [v.value for v in model.non_trainable_variables]
+    before = [tf.identity(v) for v in variables]
+    yield
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)

@@ -5,16 +5,15 @@ import math
 import os
 import time
 
-from mnist import Error, checkpoint, files
+from mnist import Error, checkpoint, checks, files
 from mnist.batches import as_tensors, check_order, epoch_batches
 from mnist.fingerprint import differences, fingerprint_of
 from mnist.finished import describe_model
 from mnist.metrics import RunningMeans, compute_metrics
-from mnist.model import make_predict_logits, scale_images, summarize_model
+from mnist.model import make_predict_logits, summarize_model
 from mnist.profiler import Profiler
 from mnist.progress import Progress
-from mnist.readers import NUM_CLASSES
-from mnist.step import TrainStep, check_compilation, make_train_loop
+from mnist.step import TrainStep, make_train_loop
 from mnist.summaries import Summaries
 
 import keras
@@ -112,6 +111,8 @@ class Session:
         counts = f"{len(dataset.train.labels):,} training images, {len(dataset.test.labels):,} test images"
         say(f"{dataset.name}: {counts}")
         say(f"{name}: {self.step.model.count_params():,} parameters")
+        if describe_model(self.step.eval_model) is None:
+            say(f"{name} has no get_config(): it trains and resumes; other commands cannot evaluate or export it.")
         say(f"workdir: {self.workdir}" + (f", resuming from step {self.start_step:,}" if self.start_step else ""))
 
     @functools.cached_property
@@ -126,40 +127,15 @@ class Session:
 
     @functools.cached_property
     def train_loop(self):
-        train_step, train_loop = make_train_loop(self.step, jit_compile=self.plan.jit_compile)
-        self._check_logits()
-        self._check_captures(train_step.get_concrete_function(*self.batches.element_spec))
-        if self.plan.jit_compile:
-            check_compilation(train_step, self.batches.element_spec)
+        jit_compile = self.plan.jit_compile
+        train_step, train_loop = make_train_loop(self.step, jit_compile=jit_compile)
+        checks.check_answers(self.step.eval_model, self.dataset.validation.images[:8])
+        traced = train_step.get_concrete_function(*self.batches.element_spec)
+        checks.check_step(traced, self.variables.values(), train_step if jit_compile else None)
         train_loop(self.batches, tf.constant(0))  # traces, so that no clock counts it
         if not self.start_step:
-            self.summaries.describe_graph(train_step.get_concrete_function(*self.batches.element_spec).graph)
+            self.summaries.describe_graph(traced.graph)
         return train_loop
-
-    def _check_logits(self):
-        """Raises `mnist.Error` for a model that does not answer with logits: it would train, and worse."""
-        model = self.step.eval_model
-        images = scale_images(self.dataset.validation.images[:8])
-        answers = np.asarray(keras.ops.convert_to_numpy(model(images, training=False)), np.float64)
-        name = type(model).__name__
-        if answers.shape != (len(images), NUM_CLASSES):
-            found = list(answers.shape)
-            raise Error(f"{name} answers {len(images)} images with {found}, expected logits [B, {NUM_CLASSES}].")
-        if (answers > 0).all() and (answers < 1).all():
-            end = "a softmax" if np.allclose(answers.sum(axis=1), 1, atol=1e-2) else "a sigmoid"
-            raise Error(
-                f"{name} answers with probabilities, as of {end} at its end; the loss takes logits: leave it out."
-            )
-
-    def _check_captures(self, train_step):
-        """Raises `mnist.Error` for a variable that the traced step uses and no checkpoint would hold."""
-        held = {id(variable) for variable in self.variables.values()}
-        for variable in train_step.graph.variables:
-            if id(variable) not in held:
-                raise Error(
-                    f"the step uses the variable {variable.name}, which checkpoints would not hold: make it, or the "
-                    f"model, layer or optimizer that has it, an attribute of the {type(self.step).__name__}."
-                )
 
     @functools.cached_property
     def predict_logits(self):
@@ -246,7 +222,7 @@ class Session:
         logits = predict_logits(examples.images).numpy()
         metrics = compute_metrics(logits, examples.labels)
         images_per_second = len(logits) / (time.perf_counter() - start)
-        extra = {name: float(value) for name, value in self.step.extra_metrics(*examples).items()}
+        extra = checks.check_extra_metrics(self.step.extra_metrics(*examples), metrics)
         return metrics | extra, logits.argmax(axis=1), images_per_second
 
     def save(self):

@@ -1,12 +1,10 @@
 """One update of the weights, in small pieces that research overrides, and the loop over it in graph."""
 
-import contextlib
-import re
 import zlib
 
-from mnist import Error
+from mnist import checks
 from mnist.batches import epoch_order
-from mnist.model import scale_images
+from mnist.model import copy_model, scale_images
 from mnist.readers import NUM_CLASSES
 from mnist.settings import take
 
@@ -35,7 +33,7 @@ class TrainStep(tf.Module):
     def __init__(self, model, optimizer, *, seed=0, **settings):
         super().__init__(name="train_step")
         take(self, settings)
-        _check(model, optimizer)
+        checks.check_model_and_optimizer(model, optimizer)
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         if model.dtype_policy.name == "mixed_float16" and not scaled:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -156,54 +154,9 @@ def _inner(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def _check(model, optimizer):
-    """Raises `mnist.Error` for what `fit` would heed and this loop does not."""
-    name = type(model).__name__
-    for method in ("train_step", "compute_loss"):
-        if getattr(type(model), method) is not getattr(keras.Model, method):
-            raise Error(
-                f"{name} has a {method} of its own, which only fit calls: override compute_loss of a TrainStep."
-            )
-    if not model.trainable_variables:
-        raise Error(f"{name} has no trainable variables.")
-    known = getattr(optimizer, "_trainable_variables", [])
-    if optimizer.built and [id(v) for v in known] != [id(v) for v in model.trainable_variables]:
-        raise Error(f"the {type(optimizer).__name__} was built for the variables of another model: make a new one.")
-
-
 def _total(loss, others):
     """The sum of a loss and of a model's own, added up as `fit` adds them."""
     return keras.ops.sum([loss, *(keras.ops.sum(other) for other in others)]) if others else loss
-
-
-def copy_model(model):
-    """A model of the same configuration with the same values, and variables of its own.
-
-    Raises: `mnist.Error` if its class has arguments that no get_config() tells.
-    """
-    try:
-        copied = type(model).from_config(model.get_config())
-    except (NotImplementedError, TypeError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise Error(
-            f"{type(model).__name__} cannot be copied to average it, write its get_config(): {reason}"
-        ) from None
-    for variable, value in zip(copied.variables, model.variables, strict=True):
-        variable.assign(value)
-    return copied
-
-
-@contextlib.contextmanager
-def keep_state(model):
-    """While entered, in a graph or out of one, what layers write (moving means, seeds) is taken back at the end.
-
-    For a further pass over a batch in one step, which is not to count twice.
-    """
-    variables = [v.value for v in model.non_trainable_variables]
-    before = [tf.identity(v) for v in variables]
-    yield
-    for variable, value in zip(variables, before, strict=True):
-        variable.assign(value)
 
 
 def make_train_loop(step, *, jit_compile=False):
@@ -232,14 +185,3 @@ def make_train_loop(step, *, jit_compile=False):
         return {name: array.stack()[:done] for name, array in zip(names, scalars, strict=True)}
 
     return train_step, train_loop
-
-
-def check_compilation(train_step, element_spec):
-    """Raises `mnist.Error` if XLA cannot compile a `train_step`; to find out in the loop would fill a screen."""
-    batch = [tf.zeros([size or 1 for size in spec.shape], spec.dtype) for spec in element_spec]
-    try:
-        train_step.experimental_get_compiler_ir(*batch)(stage="hlo")
-    except ValueError as error:
-        operation = re.search(r"unsupported operations .*?: (\w+)", str(error))
-        what = f"the operation {operation[1]} of " if operation else ""
-        raise Error(f"XLA cannot compile {what}this step: leave out --jit_compile.") from None

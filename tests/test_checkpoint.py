@@ -107,7 +107,7 @@ def test_a_model_whose_configuration_lies_is_not_evaluated_with_what_it_has(tmp_
         finished.load(str(tmp_path))
 
 
-def test_a_model_without_a_configuration_is_saved_and_said_to_lack_it(tmp_path, caplog):
+def test_a_model_without_a_configuration_is_saved_and_resumed(tmp_path):
     class Wrapped(Linear):
         get_config = keras.Model.get_config
 
@@ -121,7 +121,6 @@ def test_a_model_without_a_configuration_is_saved_and_said_to_lack_it(tmp_path, 
         model.build(None)
         steps.append(TrainStep(model, keras.optimizers.Adam()))
     save(tmp_path / "checkpoints", steps[0])
-    assert "Wrapped has no get_config()" in caplog.text
     checkpoint.assign(steps[1], checkpoint.load_newest(str(tmp_path / "checkpoints"))[0])
     assert all(np.array_equal(a, b) for a, b in zip(*(step.model.get_weights() for step in steps), strict=True))
     with pytest.raises(Error, match=r"its class needs a get_config\(\)"):

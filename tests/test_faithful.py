@@ -1,5 +1,7 @@
 """What a model, an optimizer or a step brings is trained as `fit` trains it, or refused; a resume notices a change."""
 
+import json
+
 from mnist import Error, checkpoint
 from mnist.loop import train_and_evaluate
 from mnist.model import CNN
@@ -72,7 +74,7 @@ def built_for_another():
         ({"model": lambda: make_model(end="softmax")}, "a softmax at its end.*logits"),
         ({"model": lambda: make_model(end="sigmoid")}, "a sigmoid at its end.*logits"),
         ({"model": lambda: keras.Sequential([make_model(), layers.Softmax()])}, "a softmax"),
-        ({"model": lambda: keras.Sequential([make_model(), layers.Dense(7)])}, r"\[8, 7\], expected logits \[B, 10\]"),
+        ({"model": lambda: keras.Sequential([make_model(), layers.Dense(7)])}, r"\[8, 7\], expected \[B, 10\]"),
         ({"model": own(OwnStep)}, "OwnStep has a train_step of its own"),
         ({"model": own(OwnLoss)}, "OwnLoss has a compute_loss of its own"),
         ({"model": frozen}, "no trainable variables"),
@@ -307,3 +309,51 @@ def test_what_xla_cannot_compile_is_said_in_a_line(step, operation, digits, tmp_
     keras.utils.set_random_seed(0)
     with pytest.raises(Error, match=f"cannot compile the operation {operation}.*leave out --jit_compile"):
         train_and_evaluate(step(make_model(), optimizers.SGD()), digits, str(tmp_path / "run"), jit_compile=True)
+
+
+def test_a_metric_that_is_not_a_number_yet_is_null_in_results(digits, tmp_path):
+    class Undecided(TrainStep):
+        def extra_metrics(self, images, labels):
+            return {"recall": float("nan"), "shift": np.float32("inf"), "right": np.float64(0.5)}
+
+    train(tmp_path, digits, Undecided, steps=2)
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    results = json.loads((tmp_path / "run" / "results.json").read_text(), parse_constant=refuse)
+    found = [results[f"{part}_{name}"] for part in ("validation", "test") for name in ("recall", "shift", "right")]
+    assert found == [None, None, 0.5] * 2
+
+
+@pytest.mark.parametrize(
+    ("metrics", "match"),
+    [
+        ({"loss": 0.1}, "has a 'loss', which each evaluation has"),
+        ({"by_class": [0.1, 0.2]}, r"'by_class' of shape \(2,\), expected a number"),
+        ({"verdict": "good"}, "'verdict' 'good', expected a number"),
+    ],
+)
+def test_an_extra_metric_that_is_no_number_is_refused_by_name(metrics, match, digits, tmp_path):
+    class Measuring(TrainStep):
+        def extra_metrics(self, images, labels):
+            return metrics
+
+    is_refused(match, tmp_path, digits, Measuring)
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"by_class": tf.zeros([10])}, r"'by_class' is float32 \(10,\), expected a number"),
+        ({"norms": {"first": 1.0}}, "'norms' is a dict, expected a number"),
+        ({"epoch": "first"}, "'epoch' is string .*expected a number"),
+    ],
+)
+def test_a_scalar_of_the_step_that_is_none_is_refused_by_name(more, match, digits, tmp_path):
+    class Showing(TrainStep):
+        def compute_gradients(self, images, labels):
+            gradients, scalars = super().compute_gradients(images, labels)
+            return gradients, scalars | more
+
+    is_refused(match, tmp_path, digits, Showing)

@@ -10,10 +10,10 @@ under the attack with 0.1: 97.08 ± 0.19 %, with 0.2: 91.44 ± 0.72 %. The plain
 """
 
 from mnist import train
-from mnist.model import scale_images
+from mnist.model import keep_state, scale_images
 from mnist.readers import NUM_CLASSES
 from mnist.settings import Setting
-from mnist.step import TrainStep, keep_state
+from mnist.step import TrainStep
 
 import tensorflow as tf
 

@@ -10,8 +10,9 @@ The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train
+from mnist.model import copy_model
 from mnist.settings import Setting
-from mnist.step import TrainStep, copy_model
+from mnist.step import TrainStep
 
 import tensorflow as tf
 

@@ -12,8 +12,9 @@ N is shown then, 64 * 199 with the defaults. A higher --noise_decay reaches furt
 """
 
 from mnist import train
+from mnist.model import keep_state
 from mnist.settings import Setting
-from mnist.step import TrainStep, keep_state
+from mnist.step import TrainStep
 
 import tensorflow as tf
 
