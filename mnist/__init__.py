@@ -4,6 +4,7 @@ Importing the package is quick. It has TensorFlow, once something imports that, 
 brings `Error`, a mistake that the user can mend.
 """
 
+import contextlib
 import importlib.abc
 import importlib.util
 import os
@@ -56,9 +57,25 @@ def _import_quietly(import_module, tensorflow):
             os.close(stderr)
             caught.seek(0)
             for line in caught.read().decode(errors="replace").splitlines(keepends=True):
-                if not any(words in line for words in _CHATTER):
-                    sys.stderr.write(line)
+                with contextlib.suppress(OSError):  # stderr may be full
+                    if not any(words in line for words in _CHATTER):
+                        sys.stderr.write(line)
 
 
+def _open_closed_streams():
+    """Opens those of stdin, stdout and stderr that a process was started without, on nothing.
+
+    Python has None for them, and the next file that is opened would get their number.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # of the free numbers the lowest, which is the stream's own
+            setattr(sys, name, os.fdopen(descriptor, "w" if number else "r"))
+
+
+_open_closed_streams()
+if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":  # a keras.json is overruled, too
+    sys.stderr.write(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is passed over: this is TensorFlow's loop.\n")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
 if "tensorflow" not in sys.modules:
     sys.meta_path.insert(0, _QuietTensorFlow())

@@ -1,6 +1,7 @@
 """How a command starts: flags from settings, --help in groups, a user's mistakes in a line or two."""
 
 import difflib
+import errno
 import itertools
 import logging as std_logging
 import os
@@ -28,25 +29,36 @@ def run(main, *classes, arguments=False):
         if not flags.FLAGS["verbosity"].present:  # importing TensorFlow raised it to INFO
             logging.set_verbosity(logging.WARNING)
         std_logging.getLogger("tensorflow").setLevel("WARNING")
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            raise Error("the current folder is no longer there: go to another.") from None
         if argv[1:] and not arguments:
             raise Error(f"unexpected argument: {argv[1]!r} (flags are written --name=value).")
-        return main(*([read_flags(*classes)] if classes else []), *([argv[1:]] if arguments else []))
+        status = main(*([read_flags(*classes)] if classes else []), *([argv[1:]] if arguments else []))
+        sys.stdout.flush()  # that it cannot be written is said, not left to the interpreter's end
+        return status
 
     try:
+        if hasattr(sys.stdout, "reconfigure"):  # a file's name may have what the terminal's encoding has not
+            sys.stdout.reconfigure(errors="backslashreplace")
         with defined_flags(*classes):
             app.run(guarded, flags_parser=_parse)
     except Error as error:
         sys.exit(f"error: {error}")
-    except BrokenPipeError:  # the reader of the output has left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except OSError as error:
+        # Of the output: the reader has left, as `| head` does, or a disk is full. Files are named.
+        if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer, too
+        sys.exit(141 if error.errno == errno.EPIPE else f"error: cannot write the output: {error.strerror}.")
 
 
 def project_flags():
-    """All flags but those that absl and TensorFlow define for themselves, by name."""
+    """All flags of this command but those that absl and TensorFlow define for themselves, by name."""
     groups = flags.FLAGS.flags_by_module_dict().items()
     own = [flag for module, group in groups if not module.startswith(("absl.", "tensorflow.")) for flag in group]
-    return {flag.name: flag for flag in own}
+    return {flag.name: flag for flag in own if not hasattr(flag, "imported")}
 
 
 def _parse(argv):

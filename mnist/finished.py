@@ -37,6 +37,14 @@ class Run:
         return data.load(self.dataset, self.data_dir)
 
 
+_importing = []  # modules of models that are being imported
+
+
+def being_imported():
+    """The name of the script that is imported for the model in it, and must not train; None outside of that."""
+    return _importing[-1] if _importing else None
+
+
 def load(workdir):
     """Loads a run, finished or not, from its newest checkpoint. Returns: a `Run`. Raises: `mnist.Error`."""
     if not workdir:
@@ -98,6 +106,7 @@ def _import_classes(description):
     A module may define flags, which must not take the place of this command's own.
     """
     own = {name: flags.FLAGS[name] for name in flags.FLAGS}
+    overridable = {name: flag.allow_override for name, flag in own.items()}
     for flag in own.values():
         flag.allow_override = True
     classes = {}
@@ -105,13 +114,26 @@ def _import_classes(description):
         module, name = part.get("module"), part.get("class_name")
         if not name or not module or module.partition(".")[0] in ("keras", "builtins"):
             continue
+        name = part["config"] if name == "function" else name
+        _importing.append(module)
         try:
-            name = part["config"] if name == "function" else name
             classes[name] = getattr(importlib.import_module(module), name, None)
         except ImportError as error:
             raise Error(
                 f"the model's class is in {module}, which cannot be imported ({error}): start in its folder."
             ) from None
+        except SystemExit as end:
+            raise Error(
+                f"the model's class is in {module}, which ended the program when it was imported ({end}): "
+                'put what it starts under `if __name__ == "__main__":`.'
+            ) from None
+        finally:
+            _importing.pop()
+    for name in flags.FLAGS:
+        if flags.FLAGS[name] is not own.get(name):
+            flags.FLAGS[name].imported = flags.FLAGS[name].allow_override = True
     for name, flag in own.items():
         flags.FLAGS[name] = flag
+    for name, flag in own.items():
+        flag.allow_override = overridable[name]
     return {name: value for name, value in classes.items() if value}

@@ -3,7 +3,8 @@
 import json
 import os
 
-from mnist import checks, files
+from mnist import Error, checks, files
+from mnist.finished import being_imported
 from mnist.plan import Plan
 from mnist.session import Session
 from mnist.settings import local_path
@@ -28,6 +29,8 @@ def train_and_evaluate(step, dataset, workdir, *, settings=None, flags_text="", 
     Returns: the content of `results.json`, a flat dict.
     Raises: `mnist.Error`; `Interrupted` when everything is saved.
     """
+    if module := being_imported():
+        raise Error(f'{module} trains when it is imported: put what it starts under `if __name__ == "__main__":`.')
     workdir = local_path(workdir)
     folder = os.path.abspath(workdir)  # wherever the step goes with os.chdir
     plan = Plan(len(dataset.train.labels), **options)

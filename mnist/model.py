@@ -1,6 +1,7 @@
 """The network, a small convolutional classifier with 93,322 parameters, and what one does with any model."""
 
 import contextlib
+import io
 import warnings
 
 from mnist import Error
@@ -8,9 +9,19 @@ from mnist.readers import NUM_CLASSES, SIDE
 
 import keras
 import tensorflow as tf
+from absl import logging
 from keras import layers, ops
 
 IMAGE_SHAPE = (SIDE, SIDE, 1)
+
+
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        f"Keras was imported with the backend {keras.config.backend()} before mnist, which takes TensorFlow's."
+    )
+if keras.config.image_data_format() != "channels_last":
+    logging.warning("channels_first of keras.json is passed over: images are [B, 28, 28, 1] here.")
+    keras.config.set_image_data_format("channels_last")
 
 
 @keras.saving.register_keras_serializable(package="mnist")
@@ -84,7 +95,8 @@ def make_predict_logits(model, batch_size=500):
 def summarize_model(model):
     """The table of `model.summary()`: layers, output shapes, parameters."""
     lines = []
-    model.summary(print_fn=lambda line, **_: lines.append(line))
+    with contextlib.redirect_stdout(io.StringIO()):  # rich flushes it, which may be full
+        model.summary(print_fn=lambda line, **_: lines.append(line))
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """What a run says while it trains: a bar that moves on a terminal, plain lines in a log."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -7,6 +8,32 @@ import time
 
 _LOG_SECONDS = 5
 _BAR = (8, 20)  # least and most columns of the bar
+
+
+def say(text, end="\n"):
+    """Prints to stdout, and goes on where that cannot be: a run is worth more than its log.
+
+    Returns: whether the reader of stdout is still there, who leaves as `| head` does.
+    """
+    try:
+        print(text, end=end, flush=True)
+    except UnicodeEncodeError:
+        return say(ascii(text)[1:-1], end)
+    except BrokenPipeError:
+        _discard_stdout()
+        return False
+    except (OSError, ValueError) as error:  # ValueError: somebody has closed it
+        _discard_stdout()
+        with contextlib.suppress(OSError, ValueError):
+            print(f"cannot write to stdout ({error}): going on without.", file=sys.stderr, flush=True)
+    return True
+
+
+def _discard_stdout():
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer, too
+    except (OSError, ValueError):  # closed, or a notebook's
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 class Progress:
@@ -18,17 +45,14 @@ class Progress:
 
     def __init__(self, plan):
         self._plan = plan
-        self._terminal = sys.stdout.isatty()
+        self._terminal = bool(sys.stdout and not sys.stdout.closed and sys.stdout.isatty())
         self._said = time.monotonic()
         self._bar_is_open = False
         self.closed = False  # whether the reader of stdout has left
 
     def _print(self, text, end="\n"):
-        try:
-            print(text, end=end, flush=True)
-        except BrokenPipeError:
+        if not say(text, end):
             self.closed = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def update(self, step, means, images_per_second, steps_per_second):
         """Shows the state after `step`; in a log at most every few seconds.

@@ -5,16 +5,19 @@ import functools
 import os
 import shlex
 import signal
+import threading
 import time
 
 from mnist import Error, data, flagfile
 from mnist.command import project_flags, run
 from mnist.fingerprint import num_threads
+from mnist.finished import being_imported
 from mnist.interrupt import Interrupt
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN, make_predict_logits
 from mnist.optimizers import Optimizer, Rate, make_learning_rate, make_optimizer
 from mnist.plan import Plan
+from mnist.progress import say
 from mnist.settings import Setting, local_path, read_flags, settings_of
 from mnist.step import TrainStep
 
@@ -80,7 +83,14 @@ def launch(step=TrainStep, *, model=CNN, optimizer=None):
         float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, 10]`.
       optimizer: called with the learning rate, a float or a Keras schedule, as --learning_rate, --schedule and
         --warmup say; returns a Keras optimizer. Default: the one that --optimizer says.
+
+    Does nothing where the script that calls it is imported for its model's class, as by mnist.evaluate.
+    Raises: RuntimeError outside of the main thread, where no signal can be heeded and no command can end.
     """
+    if being_imported():
+        return
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("launch() runs a command, in the main thread alone: in another, call train_and_evaluate().")
     if not (isinstance(step, type) and issubclass(step, TrainStep)):
         raise TypeError(f"launch() takes a subclass of TrainStep, not {step!r}")
     classes = [step, Launch, Plan, Rate, *([] if optimizer else [Optimizer])]
@@ -92,7 +102,13 @@ def _main(classes, step_class, make_model, make_own_optimizer):
     options = read_flags(*classes)
     workdir = options.workdir or os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
     if options.intra_op_threads not in (0, num_threads()):
-        tf.config.threading.set_intra_op_parallelism_threads(options.intra_op_threads)
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(options.intra_op_threads)
+        except RuntimeError:
+            raise Error(
+                f"--intra_op_threads={options.intra_op_threads} comes too late, TensorFlow has computed already: make "
+                "tensors and variables in functions and in __init__, not while a module is imported."
+            ) from None
     if options.resume:
         flagfile.refuse_other_flags(workdir, scheduled=options.schedule != "constant")
     dataset = data.load(options.dataset, options.data_dir, options.holdout)
@@ -121,13 +137,13 @@ def _main(classes, step_class, make_model, make_own_optimizer):
                 **plan_options,
             )
         except Interrupted as stop:
-            print(f"{stop}. To resume: {flagfile.command()} --workdir={shlex.quote(workdir)}", flush=True)
+            say(f"{stop}. To resume: {flagfile.command()} --workdir={shlex.quote(workdir)}")
             return 128 + (interrupt.signum or getattr(signal, "SIGPIPE", 13))
     if options.dry_run:
         _draw(step, dataset, results, workdir)
     metrics = [f"{name[5:]} {value:.4f}" for name, value in results.items() if name.startswith("test_")]
-    print(f"test {' '.join(metrics)}, {results['train_seconds']:.1f} s of training: {workdir}/results.json")
-    print(f"tensorboard --logdir {shlex.quote(workdir)}")
+    say(f"test {' '.join(metrics)}, {results['train_seconds']:.1f} s of training: {workdir}/results.json")
+    say(f"tensorboard --logdir {shlex.quote(workdir)}")
     return 0
 
 
@@ -148,7 +164,7 @@ def _draw(step, dataset, results, workdir):
     predictions = make_predict_logits(step.eval_model)(dataset.test.images).numpy().argmax(axis=1)
     history = [{"step": results["steps"], **results}]
     for path in pictures.save_pictures(history, dataset.test, predictions, os.path.join(workdir, "plots")):
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 if __name__ == "__main__":

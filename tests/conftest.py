@@ -112,7 +112,7 @@ job = dict(argv=sys.argv[1:], cwd=os.getcwd(), env=dict(os.environ))
 socket.send_fds(connection, [json.dumps(job).encode()], [0, 1, 2])
 answers = connection.makefile()
 child = int(answers.readline())
-for signum in (signal.SIGINT, signal.SIGTERM):
+for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
     signal.signal(signum, lambda signum, _: os.kill(child, signum))
 code = int(answers.readline())
 sys.exit(code if code >= 0 else 128 - code)

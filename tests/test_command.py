@@ -81,3 +81,52 @@ for module in pkgutil.walk_packages(mnist.__path__, "mnist."):
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_cannot_be_written_is_said(unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    done = shell("def main():\n    print('answers')", "> /dev/full")
+    assert (done.stdout, done.stderr) == ("exit 1\n", "error: cannot write the output: No space left on device.\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_takes_no_other_files_place(closed, tmp_path):
+    body = "\n    ".join(
+        [
+            "import tensorflow",
+            f"with open({str(tmp_path / 'file')!r}, 'w') as file:",
+            "    assert file.fileno() > 2",
+            "    print('to nobody')",
+            "    print('to nobody', file=sys.stderr)",
+            "    file.write(sys.stdin.read() + 'whole')",
+        ]
+    )
+    done = shell(f"def main():\n    {body}", f"{closed}" if "<" in closed else f"< /dev/null {closed}")
+    assert done.stdout.endswith("exit 0\n")
+    assert (tmp_path / "file").read_text() == "whole"
+
+
+def test_a_folder_that_is_gone_is_said(tmp_path):
+    done = shell(
+        f"import os, shutil\ndef main():\n    pass\nos.chdir({str(tmp_path)!r})\nshutil.rmtree({str(tmp_path)!r})"
+    )
+    assert done.stderr == "error: the current folder is no longer there: go to another.\n"
+
+
+@pytest.mark.parametrize("keras_json", [None, '{"backend": "jax", "image_data_format": "channels_first"}'])
+def test_another_backend_is_passed_over_and_said(keras_json, tmp_path, monkeypatch):
+    if keras_json:
+        (tmp_path / "keras.json").write_text(keras_json)
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+        said = "channels_first of keras.json is passed over"
+    else:
+        monkeypatch.setenv("KERAS_BACKEND", "jax")
+        said = "KERAS_BACKEND=jax is passed over"
+    done = shell(
+        "from mnist.model import CNN\nimport keras\n"
+        "def main():\n    print(CNN().count_params(), keras.config.backend())"
+    )
+    assert done.stdout == "93322 tensorflow\nexit 0\n"
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -9,6 +9,7 @@ import sys
 import time
 
 from mnist import Error, checkpoint, data
+from mnist.interrupt import Interrupt
 from mnist.loop import train_and_evaluate
 from mnist.model import CNN
 from mnist.step import TrainStep
@@ -80,11 +81,12 @@ def test_sigterm_saves_and_a_second_process_is_refused_before(running):
     assert "Traceback" not in out
 
 
-def test_ctrl_c_saves_and_exits_with_130(running):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+def test_a_signal_that_asks_to_end_saves_and_is_the_exit_code(running, signum):
     process, workdir = running
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signum)
     out, _ = process.communicate(timeout=20)
-    assert process.returncode == 130
+    assert process.returncode == 128 + signum
     assert f"stopped at step {newest_step(str(workdir))}" in out
 
 
@@ -95,6 +97,34 @@ def test_a_reader_of_the_output_that_leaves_has_the_run_save(running):
     [path] = (workdir / "validation").glob("events*")
     shown = [event.step for event in tf.compat.v1.train.summary_iterator(str(path))]
     assert newest_step(str(workdir)) >= max(shown) > 0
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            deadline = time.time() + 20
+            while interrupt.signum is None and time.time() < deadline:
+                time.sleep(0.01)
+            assert interrupt.signum == signal.SIGUSR1
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_an_output_that_cannot_be_written_ends_no_run(python, stream, tmp_path):
+    command = [python, "-m", "mnist.train", "--dataset=digits", "--max_steps=30", f"--workdir={tmp_path / 'run'}"]
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, text=True, **{stream: full, other: subprocess.PIPE})
+    assert done.returncode == 0
+    assert newest_step(str(tmp_path / "run")) == 30
+    assert (tmp_path / "run" / "results.json").exists()
+    if stream == "stdout":
+        assert done.stderr.count("cannot write to stdout") == 1
 
 
 def test_a_second_ctrl_c_ends_at_once():

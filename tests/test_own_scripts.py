@@ -1,0 +1,136 @@
+"""Scripts of users, as they write them: without a guard, with flags and tensors at the top, in threads."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import threading
+
+from mnist import train
+
+import pytest
+from PIL import Image
+
+MODEL = """
+from absl import flags
+from mnist import train
+import keras
+from keras import layers
+flags.DEFINE_float("degrees", 3.0, "A flag of this file.")
+
+class Mine(keras.Sequential):
+    pass
+
+def make_model():
+    return Mine([keras.Input([28, 28, 1]), layers.Flatten(), layers.Dense(10)])
+"""
+STUDENT = """
+from mnist import finished, train
+from mnist.step import TrainStep
+
+class Student(TrainStep):
+    def __init__(self, model, optimizer, **kwargs):
+        super().__init__(model, optimizer, **kwargs)
+        self.teacher_model = finished.load("runs/teacher").model
+
+if __name__ == "__main__":
+    train.launch(Student)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, start):
+    """A folder with a script that has no guard, and a run of it that could go on."""
+    folder = tmp_path_factory.mktemp("scripts")
+    (folder / "own_model.py").write_text(f"{MODEL}\ntrain.launch(model=make_model)\n")
+    (folder / "student.py").write_text(STUDENT)
+    done = start(
+        "own_model.py",
+        "--dataset=digits",
+        "--max_steps=3",
+        "--checkpoint_every=1",
+        "--workdir=runs/teacher",
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def digest(folder):
+    """What lies in a folder, but for who held it last."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return [(str(p), p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths]
+
+
+@pytest.mark.parametrize("arguments", [("evaluate",), ("export", "--output=served"), ("predict", "digit.png")])
+def test_a_script_without_a_guard_is_evaluated_and_does_not_train(folder, start, arguments):
+    image = Image.new("L", (28, 28))
+    image.paste(255, (12, 6, 15, 22))
+    image.save(folder / "digit.png")
+    before = digest(folder / "runs")
+    done = start(f"mnist.{arguments[0]}", "--workdir=runs/teacher", *arguments[1:], cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "epoch" not in done.stdout
+    assert digest(folder / "runs") == before
+    assert os.listdir(folder / "runs") == ["teacher"]
+
+
+@pytest.mark.parametrize(
+    ("end", "match"),
+    [
+        (
+            "from mnist.loop import train_and_evaluate\ntrain_and_evaluate(None, None, 'runs/other')",
+            "trains when it is",
+        ),
+        ("import sys\nsys.exit('usage: own_model.py FILE')", r"ended the program .*\(usage: own_model.py FILE\)"),
+    ],
+)
+def test_what_else_a_script_does_when_it_is_imported_is_said(folder, start, end, match, tmp_path):
+    (tmp_path / "own_model.py").write_text(f"{MODEL}\n{end}\n")
+    done = start("mnist.evaluate", f"--workdir={folder / 'runs' / 'teacher'}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+    assert re.search(match, done.stderr)
+    assert "__main__" in done.stderr
+
+
+def test_a_run_with_a_model_of_another_script_writes_down_no_flags_of_it(folder, start):
+    done = start("student.py", "--dataset=digits", "--max_steps=2", "--workdir=runs/student", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    flags_text = folder / "runs" / "student" / "flags.txt"
+    assert "degrees" not in flags_text.read_text()
+    again = start("student.py", f"--flagfile={flags_text}", "--workdir=runs/again", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    for name in ("student", "again"):
+        (folder / "runs" / name).rename(folder / name)
+
+
+def test_launch_outside_of_the_main_thread_says_that_it_cannot():
+    caught = []
+
+    def launch():
+        try:
+            train.launch()
+        except RuntimeError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=launch)
+    thread.start()
+    thread.join()
+    assert "in another, call train_and_evaluate()" in caught[0]
+
+
+def test_threads_that_come_too_late_are_said(tmp_path):
+    (tmp_path / "late.py").write_text(
+        "from mnist import train\nimport tensorflow as tf\nONE = tf.constant(1.0)\ntrain.launch()"
+    )
+    command = [sys.executable, "late.py", "--dataset=digits", "--intra_op_threads=1", "--workdir=run"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()}
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --intra_op_threads=1 comes too late")
+    assert not (tmp_path / "run").exists()
