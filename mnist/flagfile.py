@@ -24,7 +24,14 @@ def command():
 
 
 def flags_text(dataset):
-    """The content of flags.txt for a `data.Dataset`: given back as a --flagfile it repeats the run."""
+    """The content of flags.txt for a `data.Dataset`: given back as a --flagfile it repeats the run.
+
+    Raises: `mnist.Error` for a text that no line of a file can hold.
+    """
+    for name, flag in project_flags().items():
+        for value in flag.value if isinstance(flag.value, (list, tuple)) else [flag.value]:
+            if isinstance(value, str) and (value != value.rstrip() or len(value.splitlines()) > 1):
+                raise Error(f"--{name}={value!r} has a line break or a space at its end, which flags.txt cannot hold.")
     program = command().partition(" ")[2]
     first = f"# python {program} --flagfile=<this file> --workdir=<another folder>"
     name = dataset.name if dataset.name in data.NAMES else "auto"
@@ -39,7 +46,7 @@ def _lines(**resolved):
         value = resolved.get(name, flag.value)
         if value is not None and name not in ("workdir", "resume"):
             lines[name] = f"--{name}={value}" if name in resolved else flag.serialize()
-    return lines
+    return {name: line for name, line in lines.items() if line}  # a flag for many values may have none
 
 
 def _read(workdir):

@@ -166,11 +166,12 @@ class Session:
         train_loop = self.train_loop
         with self.profiler.loop(self.step_number, num_steps):
             start = time.perf_counter()
-            scalars = train_loop(self.batches, tf.constant(num_steps))
+            scalars, rates = train_loop(self.batches, tf.constant(num_steps))
             scalars = {name: values.numpy() for name, values in scalars.items()}
             seconds += time.perf_counter() - start
         done = int(np.isfinite(scalars["loss"]).sum())  # the loop ends after one that is not
-        summaries.write_batches(first, {name: values[:done] for name, values in scalars.items()})
+        curves = {f"batch_{name}": values[:done] for name, values in scalars.items()}
+        summaries.write_steps(first, curves | {"learning_rate": rates[:done]})
         if done < num_steps:
             summaries.flush()
             raise self._not_finite(f"the loss is {scalars['loss'][done]} at step {first + done}")
@@ -185,8 +186,7 @@ class Session:
         state["seconds"] += seconds
         state["images"] += sum(batch_sizes)
         images_per_second = sum(batch_sizes) / seconds
-        rates = {"learning_rate": self._learning_rate(), "images_per_second": images_per_second}
-        summaries.write_scalars("train", self.step_number, rates)
+        summaries.write_scalars("train", self.step_number, {"images_per_second": images_per_second})
         self.progress.update(self.step_number, means.means(), images_per_second, done / seconds)
 
     def evaluate(self):
@@ -204,8 +204,8 @@ class Session:
         if number % self.plan.steps_per_epoch == 0:
             state.update(totals={}, count=0)
         self.summaries.write_scalars("train", number, {f"epoch_{k}": v for k, v in train.items()})
-        rates = {"learning_rate": self._learning_rate(), "images_per_second": images_per_second}
-        self.summaries.write_scalars("validation", number, {f"epoch_{k}": v for k, v in validation.items()} | rates)
+        shown = {f"epoch_{k}": v for k, v in validation.items()} | {"images_per_second": images_per_second}
+        self.summaries.write_scalars("validation", number, shown)
         self.summaries.write_predictions(number, examples, predicted)
         self.summaries.flush()
         self.progress.say(
@@ -264,9 +264,6 @@ class Session:
             **last,
             **{f"test_{name}": value for name, value in metrics.items()},
         }
-
-    def _learning_rate(self):
-        return float(keras.ops.convert_to_numpy(self.step.optimizer.learning_rate))
 
     def _not_finite(self, what):
         last = f"ckpt-{self.saved[0]} is the last good checkpoint" if self.saved[0] else "no checkpoint was saved yet"

@@ -165,23 +165,25 @@ def make_train_loop(step, *, jit_compile=False):
     Returns: `train_step(images, labels)`, the step as a `tf.function`, and
       `train_loop(iterator, num_steps)`, which takes an iterator over batches and an int32 scalar
       tensor, stops after the first step whose loss is not finite, and returns a dict of float32
-      tensors `[steps done]`, one for each scalar of the step.
+      tensors `[steps done]`, one for each scalar of the step, and the learning rate of each step, float32 too.
     """
     train_step = tf.function(step.__call__, jit_compile=jit_compile)
 
     @tf.function
     def train_loop(iterator, num_steps):
         names = sorted(train_step.get_concrete_function(*iterator.element_spec).structured_outputs)
-        scalars = [tf.TensorArray(tf.float32, num_steps, element_shape=[]) for _ in names]
+        rates, *scalars = [tf.TensorArray(tf.float32, num_steps, element_shape=[]) for _ in range(len(names) + 1)]
         done, finite = 0, True
         while done < num_steps and finite:
             images, labels = next(iterator)
+            rates = rates.write(done, tf.cast(step.optimizer.learning_rate, tf.float32))
             result = train_step(images, labels)
             scalars = [
                 array.write(done, tf.cast(result[name], tf.float32)) for array, name in zip(scalars, names, strict=True)
             ]
             finite = tf.math.is_finite(result["loss"])
             done += 1
-        return {name: array.stack()[:done] for name, array in zip(names, scalars, strict=True)}
+        scalars = {name: array.stack()[:done] for name, array in zip(names, scalars, strict=True)}
+        return scalars, rates.stack()[:done]
 
     return train_step, train_loop

@@ -1,7 +1,10 @@
 """What TensorBoard shows, and when. Summaries observe: nothing here changes the training."""
 
 import contextlib
+import glob
 import os
+import re
+import time
 
 from mnist.files import write_errors
 from mnist.metrics import count_confusions
@@ -17,26 +20,28 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 class Summaries:
     """The event files of a run, `<workdir>/train` and `<workdir>/validation`.
 
-    Both have the same tags, so that TensorBoard lays the curves of one over the other.
+    What both have has the same tag, so that TensorBoard lays the curves of one over the other.
 
     Args:
       workdir: the run's folder.
       start_step: the step that the run resumes from. What an earlier process wrote of later steps
-        is taken back, so that each step shows once.
+        is taken back, so that each step shows once: of step 0, too, if no checkpoint was saved.
     """
 
     def __init__(self, workdir, start_step):
         self._writers = {}
         for name in ("train", "validation"):
-            with write_errors(f"write {os.path.join(workdir, name)}"):
-                writer = tf.summary.create_file_writer(os.path.join(workdir, name))
-                start = event_pb2.Event(step=start_step + 1)
+            folder = os.path.join(workdir, name)
+            with write_errors(f"write {folder}"):
+                _put_before_now(folder)
+                writer = tf.summary.create_file_writer(folder)
+                start = event_pb2.Event(step=start_step + 1 if start_step else 0)
                 start.session_log.status = event_pb2.SessionLog.START
                 # tf.summary has no public call for the event that makes TensorBoard forget later steps.
                 tf.raw_ops.ImportEvent(writer=writer._resource, event=start.SerializeToString())
                 self._writers[name] = writer
         # A graph keeps the writer that it was traced with: one graph for each run.
-        self._write_batches = tf.function(_write_batches, reduce_retracing=True)
+        self._write_steps = tf.function(_write_steps, reduce_retracing=True)
 
     @contextlib.contextmanager
     def _writing(self, name, step=None):
@@ -54,15 +59,15 @@ class Summaries:
         with self._writing("train", 0):
             tf.summary.graph(graph)
 
-    def write_batches(self, first_step, scalars):
-        """Writes the scalars of consecutive steps, `batch_<name>` for each key.
+    def write_steps(self, first_step, scalars):
+        """Writes scalars of consecutive steps.
 
         Args:
           first_step: the step of the first element.
-          scalars: a dict from names to float32 tensors `[steps]`.
+          scalars: a dict from tags to float32 tensors `[steps]`.
         """
         with self._writing("train"):
-            self._write_batches(tf.constant(first_step, tf.int64), scalars)
+            self._write_steps(tf.constant(first_step, tf.int64), scalars)
 
     def write_scalars(self, name, step, scalars):
         """Writes a dict of scalars at one step; `name` is "train" or "validation"."""
@@ -88,9 +93,22 @@ class Summaries:
                 writer.close()
 
 
-def _write_batches(first_step, scalars):
+def _put_before_now(folder):
+    """Renames event files that are no older than this second by their names, as of a clock that was ahead.
+
+    TensorBoard reads files in the order of their names: later ones would take back what comes now.
+    """
+    below = int(time.time())
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*")), reverse=True):
+        head, stamp, tail = re.fullmatch(r"(.*tfevents\.)(\d+)(.*?)", path).groups()
+        below = min(int(stamp), below - 1)
+        if below < int(stamp):
+            os.replace(path, f"{head}{below:010d}{tail}")
+
+
+def _write_steps(first_step, scalars):
     metadata = scalar_metadata.create_summary_metadata(display_name="", description="")
-    for name, values in scalars.items():
+    for tag, values in scalars.items():
         for i in tf.range(tf.size(values)):
             # tf.summary.scalar() would put the loop's name scope into the tag.
-            tf.summary.write(f"batch_{name}", values[i], first_step + tf.cast(i, tf.int64), metadata)
+            tf.summary.write(tag, values[i], first_step + tf.cast(i, tf.int64), metadata)

@@ -185,7 +185,7 @@ def train_with_loop(model, optimizer, examples, *, batch_size, epochs, seed):
         means, left = RunningMeans(), num_examples
         while left > 0:
             sizes = [min(batch_size, left - i) for i in range(0, left, batch_size)][:STEPS_PER_LOOP]
-            scalars = train_loop(batches, tf.constant(len(sizes)))
+            scalars, _ = train_loop(batches, tf.constant(len(sizes)))
             means.add({name: values.numpy() for name, values in scalars.items()}, sizes)
             left -= sum(sizes)
         snapshots.append(snapshot(model, optimizer, means.means()))

@@ -198,7 +198,7 @@ def make_train(step, examples, *, jit_compile=False):
             if not in_epoch:
                 batches = iter(epoch_batches(*tensors, step.epoch_order(examples, epoch), BATCH_SIZE))
             steps = min(STEPS_PER_LOOP, end - done, plan.steps_to_next_event(done))
-            for values in train_loop(batches, tf.constant(steps)).values():
+            for values in train_loop(batches, tf.constant(steps))[0].values():
                 values.numpy()
             done += steps
 

@@ -71,7 +71,7 @@ def make_step(cls, dtype="float32", model=CNN, **options):
 def run(step, digits, chunks):
     batches = iter(train_batches(digits.train, 64, seed=0))
     _, loop = make_train_loop(step)
-    return [loop(batches, tf.constant(n)) for n in chunks]
+    return [loop(batches, tf.constant(n))[0] for n in chunks]
 
 
 def weights_of(step):

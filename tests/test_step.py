@@ -28,7 +28,7 @@ def weights_of(step):
 def run_loops(step, train, chunks, batch_size=64):
     batches = iter(train_batches(train, batch_size, seed=step.seed))
     _, loop = make_train_loop(step)
-    results = [loop(batches, tf.constant(n)) for n in chunks]
+    results = [loop(batches, tf.constant(n))[0] for n in chunks]
     return {name: np.concatenate([r[name] for r in results]) for name in results[0]}, loop
 
 

@@ -1,13 +1,15 @@
 """The command: flags, refusals, reruns. In this process; what needs a process of its own is in test_trust."""
 
+import enum
 import json
 import os
 import sys
 import types
 
-from mnist import checkpoint, train
+from mnist import checkpoint, flagfile, train
 from mnist.optimizers import Optimizer, make_learning_rate, make_optimizer
-from mnist.settings import settings_of
+from mnist.plan import Plan
+from mnist.settings import defined_flags, settings_of
 from mnist.step import TrainStep
 
 import keras
@@ -295,3 +297,53 @@ def test_schedules_at_start_middle_and_end(schedule, warmup, expected):
     rate = make_learning_rate(schedule, 1.0, 100, warmup)
     values = [float(rate(step)) if callable(rate) else rate for step in (0, 50, 100)]
     assert values == pytest.approx(expected, abs=1e-6)
+
+
+class Colour(enum.Enum):
+    RED = 1
+    GREEN = 2
+
+
+OWN_FLAGS = [
+    (lambda: flags.DEFINE_multi_string("own", ["a"], "-"), ["--own=x", "--own=y,z"]),
+    (lambda: flags.DEFINE_multi_string("own", [], "-"), []),
+    (lambda: flags.DEFINE_multi_float("own", None, "-"), ["--own=0.5", "--own=-1e-9"]),
+    (lambda: flags.DEFINE_multi_enum("own", ["one"], ["one", "two"], "-"), ["--own=two", "--own=one"]),
+    (lambda: flags.DEFINE_enum_class("own", Colour.RED, Colour, "-"), ["--own=green"]),
+    (lambda: flags.DEFINE_multi_enum_class("own", [Colour.RED], Colour, "-"), ["--own=green", "--own=red"]),
+    (lambda: flags.DEFINE_list("own", ["a", "b"], "-"), ['--own=a,"b,c",d e']),
+    (lambda: flags.DEFINE_spaceseplist("own", ["a"], "-"), ["--own=x y z"]),
+    (lambda: flags.DEFINE_string("own", None, "-"), ["--own= a # 'q' \\ ü"]),
+    (lambda: flags.DEFINE_bool("own", None, "-"), ["--noown"]),
+]
+
+
+@pytest.mark.parametrize(("define", "arguments"), OWN_FLAGS)
+def test_a_flag_of_any_type_is_read_back_as_it_was(tmp_path, monkeypatch, digits, define, arguments):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    define()
+    try:
+        with defined_flags(train.Launch, Plan):
+            flags.FLAGS(["train.py", *arguments])
+            value = flags.FLAGS.own
+            (tmp_path / "flags.txt").write_text(flagfile.flags_text(digits))
+            for read in (
+                lambda: flags.FLAGS(["train.py", f"--flagfile={tmp_path / 'flags.txt'}"]),
+                lambda: flagfile.take_flags_of_run(str(tmp_path)),
+            ):
+                flags.FLAGS["own"].unparse()
+                read()
+                assert flags.FLAGS.own == value
+    finally:
+        delattr(flags.FLAGS, "own")
+
+
+@pytest.mark.parametrize("text", ["ends with a space ", "two\nlines"])
+def test_a_text_that_no_line_can_hold_is_refused(command, tmp_path, text):
+    flags.DEFINE_string("own", "", "-")
+    try:
+        code, _, _ = command("--dataset=digits", f"--own={text}", f"--workdir={tmp_path / 'run'}")
+    finally:
+        delattr(flags.FLAGS, "own")
+    assert code.startswith(f"error: --own={text!r} has a line break or a space at its end")
+    assert not (tmp_path / "run").exists()
