@@ -15,13 +15,16 @@ def describe(path):
 def main():
     if len(sys.argv) > 1:
         sys.exit(f"error: unexpected argument: {sys.argv[1]!r} (a command is started as python -m mnist.train).")
-    print("Commands, each with --help:\n")
-    for name in ("train", "evaluate", "predict", "export"):
-        print(f"  python -m mnist.{name:<10} {describe(FOLDER / f'{name}.py').partition(': python')[0]}")
-    print("\nTraining with an idea about the step, python -m mnist.research.NAME:\n")
-    for path in sorted((FOLDER / "research").glob("[!_]*.py")):
-        print(f"  {path.stem:<16} {describe(path).partition(': python')[0]}")
-    print("\nFrom a clone, also: python scripts/NAME.py (see scripts/README.md).")
+    commands = [FOLDER / f"{name}.py" for name in ("train", "evaluate", "predict", "export")]
+    ideas = sorted((FOLDER / "research").glob("[!_]*.py"))
+    lines = [
+        "Commands, each with --help:\n",
+        *(f"  python -m mnist.{path.stem:<10} {describe(path).partition(': python')[0]}" for path in commands),
+        "\nTraining with an idea about the step, python -m mnist.research.NAME:\n",
+        *(f"  {path.stem:<16} {describe(path).partition(': python')[0]}" for path in ideas),
+        "\nFrom a clone, also: python scripts/NAME.py (see scripts/README.md).",
+    ]
+    print("\n".join(lines))  # at once: a reader as `head` may leave after a few
 
 
 if __name__ == "__main__":

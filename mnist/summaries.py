@@ -100,10 +100,10 @@ def _put_before_now(folder):
     """
     below = int(time.time())
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*")), reverse=True):
-        head, stamp, tail = re.fullmatch(r"(.*tfevents\.)(\d+)(.*?)", path).groups()
+        head, stamp, tail = re.fullmatch(r"(.*tfevents\.)(\d+)(.*?)", os.path.basename(path)).groups()
         below = min(int(stamp), below - 1)
         if below < int(stamp):
-            os.replace(path, f"{head}{below:010d}{tail}")
+            os.replace(path, os.path.join(folder, f"{head}{below:010d}{tail}"))
 
 
 def _write_steps(first_step, scalars):

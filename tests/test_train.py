@@ -6,7 +6,7 @@ import os
 import sys
 import types
 
-from mnist import checkpoint, flagfile, train
+from mnist import checkpoint, finished, flagfile, train
 from mnist.optimizers import Optimizer, make_learning_rate, make_optimizer
 from mnist.plan import Plan
 from mnist.settings import defined_flags, settings_of
@@ -347,3 +347,25 @@ def test_a_text_that_no_line_can_hold_is_refused(command, tmp_path, text):
         delattr(flags.FLAGS, "own")
     assert code.startswith(f"error: --own={text!r} has a line break or a space at its end")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["workdir", "data_dir"])
+@pytest.mark.parametrize("place", ["gs://bucket/run", "file:///tmp/run", "s3://b", "hdfs://host/run"])
+def test_a_folder_elsewhere_is_refused_before_anything_is_written(flag, place, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = command("--dataset=digits", f"--{flag}={place}")
+    assert code.startswith(f"error: {place} is a URL: ")
+    assert len(code.splitlines()) <= 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_tilde_is_the_home_folder(command, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    code, _, _ = command("--dataset=digits", "--max_steps=1", "--workdir=~/run")
+    assert code == 0
+    assert (tmp_path / "home" / "run" / "results.json").exists()
+    assert os.listdir(tmp_path / "here") == []
+    assert finished.load("~/run").step == 1

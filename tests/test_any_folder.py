@@ -1,0 +1,154 @@
+"""A run's folder of any name, wherever the process goes meanwhile, beside a trainer that deletes checkpoints."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+from mnist import Error, checkpoint, files, finished
+from mnist.loop import train_and_evaluate
+from mnist.model import CNN
+from mnist.step import TrainStep
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+NAMES = [
+    "a [1]",
+    "[!a]",
+    "a\\b",
+    "*",
+    "what?",
+    'it\'s "so" $HOME',
+    "größe 数",
+    "-dash",
+    "new\nline",
+    "%41+#&;",
+    "{a,b}",
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(digits, tmp_path_factory):
+    """The weights after four steps of an undisturbed run."""
+    return train(digits, str(tmp_path_factory.mktemp("plain") / "run"), 4)
+
+
+def train(digits, workdir, max_steps, **options):
+    keras.utils.set_random_seed(0)
+    step = TrainStep(CNN(), keras.optimizers.Adam(1e-3), seed=0)
+    train_and_evaluate(step, digits, workdir, max_steps=max_steps, flags_text="", **options)
+    return [v.numpy() for v in step.model.variables]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_in_a_folder_of_any_name_is_resumed_and_loaded(name, undisturbed, digits, tmp_path):
+    workdir = str(tmp_path / name / name)
+    train(digits, workdir, 2)
+    weights = train(digits, workdir, 4)
+    assert sorted(os.listdir(tmp_path)) == [name]
+    for found in (weights, [v.numpy() for v in finished.load(workdir).model.variables]):
+        for a, b in zip(found, undisturbed, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["runs/[1]", "runs/a\\b", "runs/ä 'b'"])
+def test_every_command_reads_a_run_in_a_folder_of_any_name(name, start, tmp_path):
+    picture = tmp_path / "[2].png"
+    keras.utils.save_img(picture, np.pad(np.full([16, 2, 1], 255, np.uint8), [(6, 6), (13, 13), (0, 0)]), scale=False)
+    in_folder = f"--workdir={name}"
+    for program, *arguments in (
+        ("mnist.train", "--dataset=digits", "--max_steps=1", in_folder),
+        ("mnist.train", "--max_steps=2", in_folder),
+        ("mnist.evaluate", in_folder),
+        ("mnist.predict", in_folder, str(picture)),
+        ("mnist.export", in_folder, f"--output={tmp_path / 'served'}"),
+    ):
+        done = start(program, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, (program, done.stderr)
+    assert json.loads((tmp_path / name / "results.json").read_text())["steps"] == 2
+    assert (tmp_path / "served" / "saved_model.pb").exists()
+
+
+def test_a_run_stays_in_its_folder_when_the_process_goes_elsewhere(undisturbed, digits, tmp_path, monkeypatch):
+    for folder in ("here", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    for max_steps in (2, 4):
+        monkeypatch.chdir(tmp_path / "here")
+        weights = train(digits, "run", max_steps, interrupt=Wander(tmp_path / "elsewhere"))
+    assert os.getcwd() == str(tmp_path / "elsewhere")
+    assert os.listdir(tmp_path / "elsewhere") == []
+    assert json.loads((tmp_path / "here" / "run" / "results.json").read_text())["steps"] == 4
+    for a, b in zip(weights, undisturbed, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class Wander:
+    """Goes to another folder when it is asked whether a signal came."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    @property
+    def signum(self):
+        os.chdir(self.folder)
+
+
+def test_a_lock_file_that_is_deleted_lets_no_second_run_in(tmp_path):
+    with files.lock(str(tmp_path / "run")):
+        (tmp_path / "run" / ".lock").unlink()
+        with pytest.raises(Error, match="in use by process"), files.lock(str(tmp_path / "run")):
+            pass
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_syncs_no_folders_saves(code, undisturbed, digits, tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def fsync(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(code, os.strerror(code))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    train(digits, str(tmp_path / "run"), 2)
+    for a, b in zip(train(digits, str(tmp_path / "run"), 4), undisturbed, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_disk_that_cannot_sync_a_file_stops_the_run(digits, tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(Error, match="Input/output error"):
+        train(digits, str(tmp_path / "run"), 2)
+
+
+def test_a_reader_beside_a_trainer_that_keeps_one_checkpoint_reads_the_newer(tmp_path, monkeypatch, caplog):
+    variables = {"v": tf.Variable([1.0])}
+    checkpoint.save(str(tmp_path), variables, {"step": 1}, keep=1)
+    read = tf.train.load_checkpoint
+
+    def saved_meanwhile(path):
+        monkeypatch.setattr(tf.train, "load_checkpoint", read)
+        variables["v"].assign([2.0])
+        checkpoint.save(str(tmp_path), variables, {"step": 2}, keep=1)
+        return read(path)
+
+    monkeypatch.setattr(tf.train, "load_checkpoint", saved_meanwhile)
+    tensors, metadata = checkpoint.load_newest(str(tmp_path))
+    assert metadata["step"] == 2
+    assert tensors["v"] == [2.0]
+    assert not caplog.records
+
+
+def test_a_folder_named_mnist_where_one_works_hides_no_package(tmp_path):
+    (tmp_path / "mnist").mkdir()  # of data, say
+    (tmp_path / "idea.py").write_text("import mnist.settings\nprint(mnist.settings.__file__)")
+    for program in (["-m", "mnist"], ["idea.py"]):
+        done = subprocess.run([sys.executable, *program], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
