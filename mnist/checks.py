@@ -11,15 +11,31 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# Methods of a model that change what fit trains with or what evaluate says.
+_OF_FIT = ("train_step", "test_step", "compute_loss", "compute_metrics", "make_train_function", "fit", "evaluate")
+
+
+def _is_cross_entropy_of_logits(loss, config):
+    known = (keras.losses.CategoricalCrossentropy, keras.losses.SparseCategoricalCrossentropy)
+    if type(loss) not in known or config.get("loss_weights"):
+        return False
+    return loss.get_config() | {"name": None} == type(loss)(from_logits=True).get_config() | {"name": None}
+
 
 def check_model_and_optimizer(model, optimizer):
     """Raises `mnist.Error` for what `fit` would heed and a `TrainStep` does not."""
     name = type(model).__name__
-    for method in ("train_step", "compute_loss"):
+    for method in _OF_FIT:
         if getattr(type(model), method) is not getattr(keras.Model, method):
             raise Error(
                 f"{name} has a {method} of its own, which only fit calls: override compute_loss of a TrainStep."
             )
+    loss = getattr(model, "loss", None)  # as compiled
+    if loss is not None and not _is_cross_entropy_of_logits(loss, model.get_compile_config() or {}):
+        raise Error(
+            f"{name} is compiled with another loss than the cross-entropy of logits, which only fit heeds: leave out "
+            "compile(), and override compute_loss of a TrainStep."
+        )
     if not model.trainable_variables:
         raise Error(f"{name} has no trainable variables.")
     known = getattr(optimizer, "_trainable_variables", [])
@@ -41,6 +57,8 @@ def check_answers(model, images):
     answers = model(scale_images(images), training=False)
     if not tf.is_tensor(answers):
         raise Error(f"{name} answers with a {type(answers).__name__}, expected one tensor of logits.")
+    if getattr(answers, "_keras_mask", None) is not None:
+        raise Error(f"{name} answers with a mask, by which fit leaves out images: end it before the logits.")
     if answers.shape != (len(images), NUM_CLASSES):
         raise Error(f"{name} answers {len(images)} images with {list(answers.shape)}, expected [B, {NUM_CLASSES}].")
     answers = np.asarray(answers, np.float64)

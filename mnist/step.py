@@ -107,7 +107,7 @@ class TrainStep(tf.Module):
 
         Returns: the mean loss (a scalar) with the losses of regularizers and `add_loss`, logits `[B, 10]`.
         """
-        logits = self.model(images, training=True)
+        logits = tf.cast(self.model(images, training=True), keras.config.floatx())  # as Keras' losses do
         losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)  # [B]
         return _total(tf.reduce_mean(losses), self.model.losses), logits
 
@@ -126,7 +126,8 @@ class TrainStep(tf.Module):
 
     def apply_gradients(self, gradients):
         """Updates the model's trainable variables and counts the step."""
-        self.optimizer.apply(gradients, self.model.trainable_variables)
+        # What `fit` calls, and so what an optimizer of one's own may override.
+        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
 
     def extra_metrics(self, images, labels):
         """Metrics of an evaluation beside loss and accuracy, none unless a subclass has some.

@@ -93,6 +93,20 @@ class UnusedHead(keras.Model):
         return self.used(self.flatten(images))
 
 
+class Centralized(keras.optimizers.SGD):
+    """An optimizer with a way of its own to apply gradients: less their mean."""
+
+    def apply_gradients(self, grads_and_vars):
+        return super().apply_gradients((gradient - keras.ops.mean(gradient), v) for gradient, v in grads_and_vars)
+
+
+def make_lora():
+    """A small model, of whose last layer only a low-rank update is trained."""
+    model = make_small()()
+    model.layers[-1].enable_lora(2)
+    return model
+
+
 def make_features():
     """What is compared with --feature: a dict from names to constructors of a model and of an optimizer."""
     layers, optimizers, regularizers = keras.layers, keras.optimizers, keras.regularizers
@@ -120,6 +134,10 @@ def make_features():
         "dropout": (make_small(lambda: layers.Dropout(0.4)), adam),
         "noise": (make_small(lambda: layers.GaussianNoise(0.1)), adam),
         "spectral_norm": (make_small(lambda: layers.SpectralNormalization(layers.Dense(16))), adam),
+        "lora": (make_lora, adam),
+        "bfloat16_logits": (make_small(dense={"dtype": "mixed_bfloat16"}), adam),
+        "float16_logits": (make_small(dense={"dtype": "mixed_float16"}), adam),
+        "float64_logits": (make_small(dense={"dtype": "float64"}), adam),
         "unused_head": (UnusedHead, lambda: optimizers.AdamW(weight_decay=0.1)),
         "use_ema": (plain, lambda: adam(use_ema=True, ema_momentum=0.9)),
         "use_ema_batch_norm": (make_small(layers.BatchNormalization), lambda: optimizers.SGD(0.1, use_ema=True)),
@@ -137,6 +155,7 @@ def make_features():
         "weight_decay": (plain, lambda: adam(weight_decay=0.1)),
         "amsgrad": (plain, lambda: adam(amsgrad=True)),
         "schedule": (plain, lambda: optimizers.SGD(schedules.PiecewiseConstantDecay([5, 9], [0.1, 0.01, 0.2]))),
+        "own_apply_gradients": (plain, lambda: Centralized(0.1)),
         "callable_rate": (plain, lambda: adam(lambda: 2e-3)),
         **{
             name: (plain, getattr(optimizers, name))

@@ -47,6 +47,11 @@ class OwnLoss(keras.Sequential):
         return 0.0
 
 
+class OwnTest(keras.Sequential):
+    def test_step(self, data):
+        return super().test_step(data)
+
+
 class OwnSchedule(optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         return 0.1
@@ -54,6 +59,19 @@ class OwnSchedule(optimizers.schedules.LearningRateSchedule):
 
 def own(cls):
     return lambda: cls([keras.Input([28, 28, 1]), layers.Flatten(), layers.Dense(10)])
+
+
+def compiled(**config):
+    def make():
+        model = make_model()
+        model.compile("adam", **config)
+        return model
+
+    return make
+
+
+def cross_entropy(**config):
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, **config)
 
 
 def frozen():
@@ -77,6 +95,11 @@ def built_for_another():
         ({"model": lambda: keras.Sequential([make_model(), layers.Dense(7)])}, r"\[8, 7\], expected \[B, 10\]"),
         ({"model": own(OwnStep)}, "OwnStep has a train_step of its own"),
         ({"model": own(OwnLoss)}, "OwnLoss has a compute_loss of its own"),
+        ({"model": own(OwnTest)}, "OwnTest has a test_step of its own"),
+        ({"model": compiled(loss="mse")}, "compiled with another loss"),
+        ({"model": compiled(loss=cross_entropy(ignore_class=1))}, "compiled with another loss"),
+        ({"model": compiled(loss=cross_entropy(), loss_weights=[2.0])}, "compiled with another loss"),
+        ({"model": lambda: make_model(layers.Masking())}, "answers with a mask"),
         ({"model": frozen}, "no trainable variables"),
         ({"optimizer": built_for_another}, "Adam was built for the variables of another model"),
         ({"optimizer": lambda: optimizers.Adam(OwnSchedule())}, "get_config"),
@@ -85,6 +108,11 @@ def built_for_another():
 def test_what_would_not_train_as_fit_does_is_refused_before_the_first_step(options, match, digits, tmp_path):
     is_refused(match, tmp_path, digits, **options)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("config", [{"loss": cross_entropy(name="own")}, {"metrics": ["accuracy"]}])
+def test_a_model_compiled_for_the_same_loss_trains(config, digits, tmp_path):
+    assert train(tmp_path, digits, model=compiled(**config)).iterations == 3
 
 
 def test_an_optimizer_that_averages_is_evaluated_with_averages_and_resumes_without(digits, tmp_path):
