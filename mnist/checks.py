@@ -1,7 +1,6 @@
-"""What this loop would train otherwise than `fit`, or could not save: refused in a line before the first step."""
+"""What this loop would train otherwise than `fit`: refused in a line before the first step."""
 
 import math
-import re
 
 from mnist import Error
 from mnist.model import IMAGE_SHAPE, scale_images
@@ -65,46 +64,6 @@ def check_answers(model, images):
     if (answers > 0).all() and (answers < 1).all():
         end = "a softmax" if np.allclose(answers.sum(axis=1), 1, atol=1e-2) else "a sigmoid"
         raise Error(f"{name} answers with probabilities, as of {end} at its end; the loss takes logits: leave it out.")
-
-
-def check_step(train_step, variables, jit_compile):
-    """Raises `mnist.Error` for what a traced step uses and no checkpoint would hold, shows and is no number, or XLA
-    cannot compile.
-
-    Args:
-      train_step: the concrete function of one step.
-      variables: all that a checkpoint holds, `tf.Variable`s.
-      jit_compile: the `tf.function` of the step if it is to be compiled, None if not.
-    """
-    held = {id(variable) for variable in variables}
-    for variable in train_step.graph.variables:
-        if id(variable) not in held:
-            raise Error(
-                f"the step uses the variable {variable.name}, which checkpoints would not hold: make it, or the "
-                "model, layer or optimizer that has it, an attribute of the step."
-            )
-    scalars = train_step.structured_outputs
-    if not isinstance(scalars, dict) or not {"loss", "accuracy"} <= scalars.keys():
-        raise Error("the step does not return a dict of scalars with 'loss' and 'accuracy' among them.")
-    for name, value in scalars.items():
-        if getattr(value, "shape", None) != () or not (
-            value.dtype.is_bool or value.dtype.is_integer or value.dtype.is_floating
-        ):
-            found = f"{value.dtype.name} {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
-            raise Error(f"the step's {name!r} is {found}, expected a number for TensorBoard.")
-    if jit_compile:
-        _check_compilation(jit_compile, train_step)
-
-
-def _check_compilation(function, train_step):
-    """To find it out in the loop would fill a screen."""
-    images, labels = (tf.zeros([size or 1 for size in x.shape], x.dtype) for x in train_step.inputs[:2])
-    try:
-        function.experimental_get_compiler_ir(images, labels)(stage="hlo")
-    except ValueError as error:
-        operation = re.search(r"unsupported operations .*?: (\w+)", str(error))
-        what = f"the operation {operation[1]} of " if operation else ""
-        raise Error(f"XLA cannot compile {what}this step: leave out --jit_compile.") from None
 
 
 def check_extra_metrics(metrics, others):

@@ -37,12 +37,19 @@ _QUIET = ("_VERBOSE", "_JIT_DUMP", "_JIT_PROFILE", "_PRIMITIVE_CACHE_CAPACITY")
 
 
 def _environment():
-    """What in the environment changes the bits; oneDNN's kernels are on unless they are switched off."""
+    """What else changes the bits: versions, the environment, and what a script sets for its whole process."""
     names = sorted(name for name in os.environ if name.startswith(_ENVIRONMENT) and not name.endswith(_QUIET))
     found = {name: os.environ[name] for name in names}
     if found.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("1", "true"):
-        found.pop("TF_ENABLE_ONEDNN_OPTS", None)
-    return found
+        found.pop("TF_ENABLE_ONEDNN_OPTS", None)  # on unless they are switched off
+    return found | {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "epsilon": keras.config.epsilon(),
+        "xla": tf.config.optimizer.get_jit(),
+        "eager": tf.config.functions_run_eagerly(),
+        "graph_optimizer": tf.config.optimizer.get_experimental_options(),
+    }
 
 
 def _plain(value):

@@ -5,7 +5,7 @@ import math
 import os
 import time
 
-from mnist import Error, checkpoint, checks, files
+from mnist import Error, checkpoint, checks, files, traced
 from mnist.batches import as_tensors, check_order, epoch_batches
 from mnist.fingerprint import differences, fingerprint_of
 from mnist.finished import describe_model
@@ -130,11 +130,17 @@ class Session:
         jit_compile = self.plan.jit_compile
         train_step, train_loop = make_train_loop(self.step, jit_compile=jit_compile)
         checks.check_answers(self.step.eval_model, self.dataset.validation.images[:8])
-        traced = train_step.get_concrete_function(*self.batches.element_spec)
-        checks.check_step(traced, self.variables.values(), train_step if jit_compile else None)
+        function = train_step.get_concrete_function(*self.batches.element_spec)
+        traced.check_step(function, self.variables.values(), train_step if jit_compile else None)
+        digest = traced.digest_of(function, self.variables)
+        if self.state.setdefault("traced", digest) != digest:
+            raise Error(
+                f"{self.workdir} holds a run whose step computed something else: its code, or what it reads, has "
+                "changed. Resume it with the same, or take another --workdir."
+            )
         train_loop(self.batches, tf.constant(0))  # traces, so that no clock counts it
         if not self.start_step:
-            self.summaries.describe_graph(traced.graph)
+            self.summaries.describe_graph(function.graph)
         return train_loop
 
     @functools.cached_property
@@ -158,12 +164,11 @@ class Session:
     def train_steps(self, num_steps):
         """Trains `num_steps` in one call into the graph; raises at the first non-finite loss."""
         plan, state, first = self.plan, self.state, self.step_number + 1
-        summaries = self.summaries
         start = time.perf_counter()
         if self.batches is None or plan.position(self.step_number)[1] == 0:
             self._start_batches()
         seconds = time.perf_counter() - start
-        train_loop = self.train_loop
+        train_loop, summaries = self.train_loop, self.summaries  # in this order: a step may be refused
         with self.profiler.loop(self.step_number, num_steps):
             start = time.perf_counter()
             scalars, rates = train_loop(self.batches, tf.constant(num_steps))

@@ -265,6 +265,26 @@ def test_an_environment_with_other_arithmetic_is_refused(name, value, digits, tm
     is_refused(f"{name} was None, is {value}", tmp_path, digits)
 
 
+@pytest.mark.parametrize(
+    ("change", "restore", "match"),
+    [
+        (lambda: keras.config.set_epsilon(1e-5), lambda: keras.config.set_epsilon(1e-7), "epsilon was 1e-07, is 1e-05"),
+        (
+            lambda: tf.config.optimizer.set_experimental_options({"constant_folding": False}),
+            lambda: tf.config.optimizer.set_experimental_options({"constant_folding": True}),
+            "graph_optimizer.constant_folding was .*, is False",
+        ),
+    ],
+)
+def test_a_script_that_sets_other_arithmetic_for_its_process_is_refused(change, restore, match, digits, tmp_path):
+    train(tmp_path, digits, steps=2)
+    change()
+    try:
+        is_refused(match, tmp_path, digits)
+    finally:
+        restore()
+
+
 # What the step uses is saved, or the run is refused at its start.
 
 
