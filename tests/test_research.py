@@ -47,16 +47,13 @@ STEPS = 26  # of 64, in an epoch of 24 whose last batch has 28 images
 
 
 def variant(name):
-    """The `TrainStep` that a file launches; where what it launches is computed, the last one that it defines."""
+    """The `TrainStep` that a file launches, whatever else it defines."""
     module = importlib.import_module(f"mnist.research.{name}")
-    own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
-    own = [c for c in own if issubclass(c, TrainStep)]
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "launch":
-            steps = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "step")]
-            own.append(getattr(module, ast.unparse(steps[0]), own[-1] if own else None) if steps else TrainStep)
-    assert own, f"{module.__file__} neither defines nor launches a TrainStep"
-    return own[-1]
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if ast.unparse(call.func).rpartition(".")[2] == "launch"]
+    assert len(calls) == 1, f"{module.__file__} does not call train.launch once"
+    steps = [*calls[0].args[:1], *(keyword.value for keyword in calls[0].keywords if keyword.arg == "step")]
+    return eval(ast.unparse(steps[0]), dict(vars(module))) if steps else TrainStep
 
 
 IDEA = """
