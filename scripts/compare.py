@@ -4,17 +4,17 @@ Each folder is a setting of scripts/sweep.py, with a results.json in each seed=N
 setting. Runs of the same seed are pairs. Prints both means with their standard deviations, the mean
 difference (second minus first) with its 95 % interval (Student's t), the p-values of the paired t-test
 and of Wilcoxon's signed-rank test, and the effect size: Cohen's d_z, the mean difference divided by
-the differences' standard deviation.
+the differences' standard deviation. --metric=NAME compares another number of results.json; a seed where it is
+null or missing is left out.
 
 Of two plain runs, python scripts/compare.py runs/a runs/b, it prints the flags that differ and all metrics.
 """
 
 import contextlib
 import glob
-import json
 import math
 import os
-import typing
+import re
 
 from mnist import Error
 from mnist.command import run
@@ -22,31 +22,11 @@ from mnist.settings import Setting
 
 import numpy as np
 import scipy.stats
-
-LEVEL = 0.05  # of both tests
-
-
-class Summary(typing.NamedTuple):
-    """What `describe` returns, floats."""
-
-    n: int
-    mean: float
-    std: float  # of the sample
-    low: float  # of the mean's 95 % interval
-    high: float
-
-
-def describe(values):
-    """Mean, standard deviation and 95 % interval of the mean (Student's t), NaN where there are too few values."""
-    n = len(values)
-    mean = float(np.mean(values)) if n else math.nan
-    std = float(np.std(values, ddof=1)) if n > 1 else math.nan
-    half = float(scipy.stats.t.ppf(1 - LEVEL / 2, n - 1)) * std / n**0.5 if n > 1 else math.nan
-    return Summary(n, mean, std, mean - half, mean + half)
+from results import LEVEL, describe, is_percent, missing, read_results, value_of
 
 
 def read_values(folder, metric):
-    """Reads a setting's results. Returns: a dict from data set and seed to `metric` in percent."""
+    """Reads a setting's results. Returns: a dict from data set and seed to what `value_of` says of `metric`."""
     paths = []
     for pattern in ("seed=*", "*/seed=*"):
         paths = paths or glob.glob(os.path.join(glob.escape(folder), pattern, "results.json"))
@@ -54,39 +34,42 @@ def read_values(folder, metric):
     if len(settings) != 1:
         found = f"has {len(settings)} settings, as {settings[0]}" if settings else "has no seed=N/results.json"
         raise Error(f"{folder} {found if os.path.isdir(folder) else 'is not a folder'}: name that of one setting.")
-    values = {}
-    try:
-        for path in paths:
-            seed = int(os.path.basename(os.path.dirname(path)).removeprefix("seed="))
-            with open(path) as file:
-                results = json.load(file)
-            values[results["dataset"], seed] = 100 * float(results[metric])
-    except (ValueError, KeyError, TypeError):
-        raise Error(f"{path} does not hold a run's {metric}: expected seed=N and what a run wrote.") from None
-    return values
+    runs = {}
+    for path in paths:
+        run = os.path.dirname(path)
+        seed = os.path.basename(run).removeprefix("seed=")
+        if not re.fullmatch("[0-9]+", seed):
+            raise Error(f"{run} is not named as a run of a sweep, expected seed=N.")
+        results = read_results(run)
+        runs[results["dataset"], int(seed)] = results
+    if said := missing(metric, runs.values()):
+        raise Error(f"{folder}: {said}")
+    return {key: value_of(results, metric) for key, results in runs.items()}
 
 
 def compare(first, second):
-    """Compares two dicts from data set and seed to values in percent, paired by both. Returns: a dict of numbers.
+    """Compares two dicts from data set and seed to values, paired by both. Returns: a dict of numbers.
 
-    If all differences are equal, t-test and d_z are not defined and NaN.
+    Pairs with None are left out. If all differences are equal, t-test and d_z are not defined and NaN.
     """
-    seeds = sorted(first.keys() & second.keys())
+    seeds = sorted(key for key in first.keys() & second.keys() if None not in (first[key], second[key]))
     if len(seeds) < 2:
-        raise Error(
-            f"{len(seeds)} seeds on one data set in common, of {len(first)} and {len(second)}: expected at least 2."
-        )
+        found = f"{len(seeds)} seeds on one data set in common, of {len(first)} and {len(second)}"
+        raise Error(f"{found}: expected at least 2 with a value in both.")
     a, b = (np.array([values[seed] for seed in seeds]) for values in (first, second))
-    differences = np.round(b - a, 9)  # equal ones, that floats made unequal, are equal again
+    # Differences that are equal but for the last bits of floats are made equal.
+    largest = max(np.abs(a).max(), np.abs(b).max())
+    differences = np.round(b - a, 11 - math.ceil(math.log10(largest))) if largest else b - a
     n, mean, std, low, high = describe(differences)
     constant = np.ptp(differences) == 0
     return {
         "n": n,
+        "runs": (len(first), len(second)),
         "means": (a.mean(), b.mean()),
         "stds": (a.std(ddof=1), b.std(ddof=1)),
         "difference": mean,
         "interval": (mean, mean) if constant else (low, high),
-        "p_t": np.nan if constant else scipy.stats.ttest_rel(b, a).pvalue,
+        "p_t": np.nan if constant else scipy.stats.ttest_1samp(differences, 0).pvalue,
         "p_wilcoxon": scipy.stats.wilcoxon(differences).pvalue if differences.any() else 1.0,
         "d_z": np.nan if constant else mean / std,
     }
@@ -95,11 +78,14 @@ def compare(first, second):
 def report(names, metric, result):
     """The result of `compare` as text, the verdict in words at its end."""
     n, low, high = result["n"], *result["interval"]
-    lines = [f"{metric.replace('_', ' ')} in percent, {n} seeds"]
+    title = f"{metric.replace('_', ' ')}{' in percent' if is_percent(metric) else ''}, {n} seeds"
+    lines = [title + (" in common, of {} and {}".format(*result["runs"]) if set(result["runs"]) != {n} else "")]
+    digits = ".3f" if is_percent(metric) else ".5g"
     width = max(map(len, [*names, "Wilcoxon p-value"])) + 2
     for name, mean, std in zip(names, result["means"], result["stds"], strict=True):
-        lines.append(f"{name:<{width}}{mean:.3f} ± {std:.3f}")
-    lines.append(f"{'difference':<{width}}{result['difference']:+.3f}, 95 % interval {low:+.3f} .. {high:+.3f}")
+        lines.append(f"{name:<{width}}{mean:{digits}} ± {std:{digits}}")
+    difference, low, high = (f"{number:+{digits}}" for number in (result["difference"], low, high))
+    lines.append(f"{'difference':<{width}}{difference}, 95 % interval {low} .. {high}")
     for name, key in (("t-test p-value", "p_t"), ("Wilcoxon p-value", "p_wilcoxon"), ("Cohen's d_z", "d_z")):
         lines.append(f"{name:<{width}}" + ("not defined" if np.isnan(result[key]) else f"{result[key]:.3g}"))
     if 2 * 0.5**n > LEVEL:
@@ -114,14 +100,12 @@ def report(names, metric, result):
 
 def read_run(folder):
     """Reads a plain run. Returns: its flags and its numbers, two dicts, from names to values."""
-    with open(os.path.join(folder, "results.json")) as file:
-        results = json.load(file)
-    flags = {}
-    with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, "flags.txt")) as file:
+    results, flags = read_results(folder), {}
+    with contextlib.suppress(OSError), open(os.path.join(folder, "flags.txt"), errors="replace") as file:
         for line in file.read().splitlines()[1:]:
             name, _, value = line.lstrip("-").partition("=")
             flags[f"--{name}"] = value or "true"
-    return flags, {name: value for name, value in results.items() if isinstance(value, float)}
+    return flags, {name: value for name, value in results.items() if value is None or isinstance(value, float)}
 
 
 def compare_runs(folders):
@@ -143,7 +127,7 @@ def compare_runs(folders):
 class Compare:
     """What is compared."""
 
-    metric = Setting("test_accuracy", "What to compare over the seeds.", kind=("test_accuracy", "validation_accuracy"))
+    metric = Setting("test_accuracy", "What to compare over the seeds: any number of results.json.")
 
 
 def main(options, folders):

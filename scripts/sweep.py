@@ -1,15 +1,16 @@
-r"""Runs a module for every setting of a grid and several seeds, and tells how good each setting is.
+r"""Runs a module or a file for every setting of a grid and several seeds, and tells how good each setting is.
 
     python scripts/sweep.py --module=mnist.research.ema --seeds=10 --grid='decay=0.99,0.999;learning_rate=1e-3,3e-3' \
         --workdir=W --jobs=2 -- --epochs=5
 
-What follows `--` goes to every run. A finished run is not run again: after Ctrl-C or a crash the same
-command resumes; more values, seeds or epochs add to what is there. W/SETTING/seed=N/ is a run each, with
-its sweep.flags and log.txt; W/table.txt and W/table.csv tell of each setting mean and standard deviation
-over the seeds and the 95 % interval of the mean (Student's t), the best first; W/runs.csv has every run's
-results.json.
+--module=my_idea.py is a file. What follows `--` goes to every run. A finished run is not run again: after
+Ctrl-C or a crash the same command resumes; more values, seeds or epochs add to what is there. W/SETTING/seed=N/
+is a run each, with its sweep.flags and log.txt; W/table.txt and W/table.csv tell of each setting mean and
+standard deviation over the seeds and the 95 % interval of the mean (Student's t), the best first; W/runs.csv has
+every run's results.json.
 In TensorBoard's HParams tab a setting is a session group, its seeds are the sessions, metrics are means.
-To choose a setting, leave the test set alone: `--metric=validation_accuracy -- --holdout=10000`.
+To choose a setting, leave the test set alone: `--metric=validation_accuracy -- --holdout=10000`. Any number in
+results.json is a metric; of a loss, an error or seconds, by the end of its name, the lowest is the best.
 
 The cores are shared out over the jobs. The last bits of a result depend on the number of threads, and
 so on --jobs; a run that was stopped is not resumed with another number. Any scheduler can do the runs:
@@ -17,21 +18,18 @@ so on --jobs; a run that was stopped is not resumed with another number. Any sch
 
     sbatch --array=1-40 --wrap 'f=$(find W -name sweep.flags | sort | sed -n ${SLURM_ARRAY_TASK_ID}p);
         python -m MODULE --flagfile="$f" --workdir="${f%/*}"'
+
+with `python FILE` in place of `python -m MODULE` for a file, as the first line of each sweep.flags says.
 """
 
 import contextlib
 import csv
 import hashlib
-import importlib.util
-import io
 import itertools
-import json
-import math
 import os
 import re
 import shlex
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -45,27 +43,33 @@ from mnist.interrupt import Interrupt
 from mnist.settings import Setting, local_path
 
 import tensorflow as tf
-from compare import describe
+from results import format_table, is_percent, missing, read_results, summarize, value_of, write_csv
 from tensorboard.plugins.hparams import api as hp
 
 METRICS = ("test_accuracy", "test_loss", "validation_accuracy", "validation_loss")
 
 
 class Run(typing.NamedTuple):
-    """A run of a sweep: its setting by name and as flags (strings), its seed, its folder."""
+    """A run of a sweep: its setting by name and as flags (strings), its seed, its folder, its sweep.flags."""
 
     name: str
     setting: dict
     seed: int
     workdir: str
+    flags: str
+
+    def has_flags(self):
+        """Whether the folder holds these flags already."""
+        with contextlib.suppress(OSError), open(os.path.join(self.workdir, "sweep.flags"), errors="replace") as file:
+            return file.read() == self.flags
+        return False
 
     def read_results(self):
-        """Returns the content of results.json, None if the run with these flags is not finished."""
+        """Returns the content of results.json, None if the run with these flags is not finished or it is damaged."""
         path, flagfile = (os.path.join(self.workdir, name) for name in ("results.json", "sweep.flags"))
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if os.stat(path).st_mtime_ns >= os.stat(flagfile).st_mtime_ns:
-                with open(path) as file:
-                    return json.load(file)
+        with contextlib.suppress(OSError, Error):
+            if self.has_flags() and os.stat(path).st_mtime_ns >= os.stat(flagfile).st_mtime_ns:
+                return read_results(self.workdir)
         return None
 
 
@@ -75,12 +79,16 @@ def say(text):
 
 
 def parse_grid(text):
-    """Parses `rho=0.02,0.05;learning_rate=1e-3`. Returns: a dict from flags to lists of values, strings."""
+    """Parses `rho=0.02,0.05;names="a,b",c`. Returns: a dict from flags to lists of values, strings."""
     grid = {}
-    for part in text.split(";") if text else []:
+    for part in re.split(r';(?=(?:[^"]*"[^"]*")*[^"]*$)', text) if text else []:  # not within quotes
         name, _, values = part.strip().partition("=")
-        values = [value.strip() for value in values.split(",")]
-        if not re.fullmatch(r"\w+", name) or not all(values):
+        try:
+            ((*values,),) = csv.reader([values], skipinitialspace=True, strict=True)
+        except (csv.Error, ValueError):  # an open quote, a line break; nothing
+            values = []
+        values = [value.strip() for value in values]
+        if not re.fullmatch(r"\w+", name) or not values or not all(len(value.splitlines()) == 1 for value in values):
             raise Error(f"--grid has {part!r}, expected NAME=VALUE,VALUE... and a ; between two flags.")
         if name in ("seed", "workdir", *grid) or len(set(values)) < len(values):
             raise Error(f"--grid has {part!r}: a flag or value twice, or a flag that the sweep sets.")
@@ -88,89 +96,104 @@ def parse_grid(text):
     return grid
 
 
-def make_runs(workdir, grid, seeds):
+def make_runs(workdir, grid, seeds, program, arguments):
     """Returns all runs, seed by seed: a sweep that is stopped has as many of each setting."""
     runs = []
+    first = f"# python {shlex.join(program)} --flagfile=<this file> --workdir=<its folder>"
     for seed, values in itertools.product(range(seeds), itertools.product(*grid.values())):
         setting = dict(zip(grid, values, strict=True))
         name = ",".join(f"{flag}={value}" for flag, value in setting.items()) or "default"
-        folder = urllib.parse.quote(name, safe="=,+")  # a path as a value stays one folder
-        runs.append(Run(name, setting, seed, os.path.join(workdir, folder, f"seed={seed}")))
+        # A path or several names as a value stay one folder.
+        folder = ",".join(f"{flag}={urllib.parse.quote(value, safe='=+')}" for flag, value in setting.items())
+        lines = [*arguments, *(f"--{flag}={value}" for flag, value in setting.items())]
+        lines += [f"--seed={seed}", *map(_digest, [line for line in lines if re.match("--?flagfile=", line)])]
+        folder = os.path.join(workdir, folder or name, f"seed={seed}")
+        runs.append(Run(name, setting, seed, folder, "\n".join([first, *lines, ""])))
     return runs
 
 
-def check_command(module, arguments, grid):
-    """Raises `mnist.Error` for a module that is missing and for arguments that a sweep cannot pass on."""
-    found = None
-    with contextlib.suppress(ImportError, ValueError):
-        found = importlib.util.find_spec(module)
-    if not found:
-        raise Error(f"--module={module}: there is no such module to import.")
+def _digest(argument):
+    """A comment on a --flagfile that has its runs count as unfinished once it is edited."""
+    flagfile = argument.partition("=")[2]
+    try:
+        with open(flagfile, "rb") as file:
+            return f"# {flagfile} has SHA-256 {hashlib.sha256(file.read()).hexdigest()}"
+    except OSError as error:
+        raise Error(f"cannot read {argument}: {error.strerror}.") from None
+
+
+def find_program(module):
+    """Returns what Python is to run, a list, `-m` and a module's name or a file's path. Raises: `mnist.Error`.
+
+    A module is not looked for: that would import its package, and a script's flags are not the sweep's.
+    """
+    if module.endswith(".py") or os.path.dirname(module):
+        path = os.path.abspath(local_path(module))
+        if not os.path.isfile(path):
+            raise Error(f"--module={module}: there is no file {path}.")
+        return [path]
+    if not re.fullmatch(r"\w+(\.\w+)*", module):
+        raise Error(f"--module={module!r} is no name of a module, as mnist.train, and no file, as my_idea.py.")
+    return ["-m", module]
+
+
+def check_arguments(arguments, own):
+    """Raises `mnist.Error` for arguments that cannot be passed on, such as the flags `own`, set by the script."""
     for argument in arguments:
         flag = re.fullmatch(r"--?(\w+)(=.*)?", argument)
-        if not flag or flag[1] in ("seed", "workdir", *grid):
-            raise Error(f"{argument!r} {'is set by the sweep' if flag else 'is not of the form --name=value'}.")
+        if not flag or {flag[1], flag[1].removeprefix("no")} & {*own}:
+            raise Error(f"{argument!r} {'is set by this script' if flag else 'is not of the form --name=value'}.")
 
 
-def check_flags(module, arguments, grid):
-    """Raises `mnist.Error` if the module does not take one of the flags, or a flag one of its values."""
+def check_flags(program, arguments, grid):
+    """Raises `mnist.Error` if there is no such module or it does not take one of the flags or of their values."""
     values = [f"--{name}={value}" for name, values in grid.items() for value in values]
-    command = [sys.executable, "-m", module, *arguments, *values, "--seed=0", "--only_check_args"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    command = [sys.executable, *program, *arguments, *values, "--seed=0", "--only_check_args"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix("error: ")
-        raise Error(f"{module} cannot be run with these flags: {said}")
+        said = last_words(done.stderr).removeprefix("error: ").removeprefix(f"{sys.executable}: ")
+        raise Error(f"--module={program[-1]} does not start with these flags: {said}")
 
 
-def write_flagfile(run, module, arguments):
-    """Writes a run's sweep.flags, unless it is there already."""
-    own = [f"--{flag}={value}" for flag, value in [*run.setting.items(), ("seed", run.seed)]]
-    for argument in arguments:
-        name, _, flagfile = argument.partition("=")
-        if name.lstrip("-") == "flagfile":  # one that is edited has its runs count as unfinished
-            try:
-                with open(flagfile, "rb") as file:
-                    own.append(f"# {flagfile} has SHA-256 {hashlib.sha256(file.read()).hexdigest()}")
-            except OSError as error:
-                raise Error(f"cannot read {argument}: {error.strerror}.") from None
-    text = "\n".join([f"# python -m {module} --flagfile=<this file> --workdir=<its folder>", *arguments, *own, ""])
-    path, old = os.path.join(run.workdir, "sweep.flags"), None
+def write_flagfile(run):
+    """Writes a run's sweep.flags unless it is there: results of other flags, which are older, do not count."""
+    path = os.path.join(run.workdir, "sweep.flags")
     with files.write_errors(f"write {path}"):
         os.makedirs(run.workdir, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError), open(path) as file:
-            old = file.read()
-        if text != old:  # results of other flags, which are older than this file, do not count
-            files.write_atomically(path, text)
+        if not run.has_flags():
+            files.write_atomically(path, run.flags)
 
 
-def start(run, module, jobs):
+def start(run, program, jobs):
     """Starts a run with its share of the cores, its output in log.txt. Returns: the process."""
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")  # the last: NumPy's
     environment = os.environ | dict.fromkeys(names, str(max(1, num_cores() // jobs)))
     flagfile = os.path.join(run.workdir, "sweep.flags")
-    command = [sys.executable, "-m", module, f"--flagfile={flagfile}", f"--workdir={run.workdir}"]
+    command = [sys.executable, *program, f"--flagfile={flagfile}", f"--workdir={run.workdir}"]
     with open(os.path.join(run.workdir, "log.txt"), "a") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
 
 
-def last_words(run):
-    """The last line of a run's log."""
-    with open(os.path.join(run.workdir, "log.txt"), errors="replace") as file:
-        lines = [line.strip() for line in file if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+def last_words(text):
+    """What a program said last: an error in its own words, which may have two lines, or a line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()][-2:] or ["it said nothing"]
+    return " ".join(lines) if lines[0].startswith("error: ") else lines[-1]
 
 
-def run_all(runs, module, jobs, metric, interrupt, say):
+def run_all(runs, program, jobs, metric, interrupt, say):
     """Runs what is not finished, `jobs` at a time. Returns: how many failed."""
     waiting = [run for run in runs if not run.read_results()]
     running, failed, done, began = {}, 0, 0, time.monotonic()
+    finished, unknown = [results for run in runs if (results := run.read_results())], None
     if len(waiting) < len(runs):
         say(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already")
     try:
         while (waiting or running) and not interrupt.signum:
+            if not unknown and (unknown := missing(metric, finished)):  # no reason to stop: the runs are the same
+                say(f"{unknown} The runs go on; the same command with another --metric tabulates them.")
             while waiting and len(running) < jobs:
                 run = waiting.pop(0)
-                running[start(run, module, jobs)] = run
+                running[start(run, program, jobs)] = run
             time.sleep(0.1)
             for process in [process for process in running if process.poll() is not None]:
                 if interrupt.signum:  # it came to the run as well
@@ -178,11 +201,18 @@ def run_all(runs, module, jobs, metric, interrupt, say):
                 run = running.pop(process)
                 results = None if process.returncode else run.read_results()
                 if results:
-                    write_hparams(run, module)
-                    said = f"{metric.replace('_', ' ')} {100 * results[metric]:.2f} %"
+                    write_hparams(run, program, metric)
+                    finished.append(results)
+                    value = value_of(results, metric)
+                    unit = ".2f} %" if is_percent(metric) else ".5g}"
+                    said = f"{metric.replace('_', ' ')} " + ("-" if value is None else f"{{:{unit}".format(value))
                 else:
                     failed += 1
-                    said = f"FAILED with exit code {process.returncode}: {last_words(run)}, see {run.workdir}/log.txt"
+                    with open(os.path.join(run.workdir, "log.txt"), errors="replace") as file:
+                        said = last_words(file.read())
+                    if not process.returncode:
+                        said += " (it wrote no results: does it call mnist.train.launch?)"
+                    said = f"FAILED with exit code {process.returncode}: {said}, see {run.workdir}/log.txt"
                 done, left = done + 1, len(waiting) + len(running)
                 minutes, seconds = divmod(round((time.monotonic() - began) / done * left), 60)
                 position = f"[{len(runs) - left}/{len(runs)}] {run.name} seed={run.seed}"
@@ -195,63 +225,21 @@ def run_all(runs, module, jobs, metric, interrupt, say):
     return failed
 
 
-def write_hparams(run, module):
+def write_hparams(run, program, metric):
     """Writes what TensorBoard's HParams tab shows of a finished run; the tab finds names and ranges itself."""
     folder, results = os.path.join(run.workdir, "hparams"), run.read_results()
     shutil.rmtree(folder, ignore_errors=True)
-    hparams = {"module": module, **run.setting}
+    hparams = {"module": program[-1], **run.setting}
     for flag, value in run.setting.items():
         with contextlib.suppress(ValueError):
             hparams[flag] = float(value)
     with files.write_errors(f"write {folder}"):
         writer = tf.summary.create_file_writer(folder)
-        with contextlib.closing(writer), writer.as_default(step=results["steps"]):
+        with contextlib.closing(writer), writer.as_default(step=int(value_of(results, "steps") or 0)):
             hp.hparams(hparams, trial_id=os.path.dirname(run.workdir))
-            for metric in METRICS:
-                tf.summary.scalar(metric, results[metric])
-
-
-def summarize(runs, metric):
-    """Returns a dict for each setting, numbers in percent but for n and the median seconds of training.
-
-    NaN where there are too few runs for a number.
-    """
-    rows = []
-    for name in dict.fromkeys(run.name for run in runs):
-        finished = [results for run in runs if run.name == name and (results := run.read_results())]
-        if len(datasets := sorted({results["dataset"] for results in finished})) > 1:
-            raise Error(
-                f"{name} mixes runs on {' and '.join(datasets)}: name one with -- --dataset=NAME or --data_dir."
-            )
-        n, *numbers = describe([100 * results[metric] for results in finished])
-        seconds = statistics.median([results["train_seconds"] for results in finished] or [math.nan])
-        names = [f"{metric}_{key}_percent" for key in ("mean", "std", "low", "high")]
-        percent = dict(zip(names, numbers, strict=True))
-        rows.append({"setting": name, "n": n, **percent, "train_seconds_median": seconds})
-    return rows
-
-
-def format_table(rows, metric):
-    """The rows of `summarize` as text, the best mean first and marked with a star; without a result, last."""
-    means = {row["setting"]: row[f"{metric}_mean_percent"] for row in rows}
-    rows = sorted(rows, key=lambda row: -math.inf if math.isnan(mean := means[row["setting"]]) else mean, reverse=True)
-    width = max(len(row["setting"]) for row in rows) + 2
-    title = f"{metric.replace('_', ' ')}, %"
-    text = f"{'setting':<{width}}{'n':>5}{title:>24}{'95 % interval':>20}{'training, s':>14}\n"
-    for name, n, mean, std, low, high, seconds in (row.values() for row in rows):
-        spread, interval = f"{mean:.3f} ± {std:.3f}", f"{low:.3f} .. {high:.3f}"
-        mark = " *" if len(rows) > 1 and mean == means[rows[0]["setting"]] else ""
-        text += f"{name + mark:<{width}}{n:5}{spread:>24}{interval:>20}{seconds:14.1f}\n"
-    return text
-
-
-def write_csv(path, rows):
-    """Writes a list of dicts; the columns are all their keys."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, dict.fromkeys(key for row in rows for key in row), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_atomically(path, text.getvalue())
+            for name in dict.fromkeys([*METRICS, metric]):
+                if value_of(results, name) is not None:
+                    tf.summary.scalar(name, results[name])
 
 
 def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=(), metric=METRICS[0], say=say):
@@ -260,29 +248,33 @@ def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=
     Returns: the exit code: 0, 1 if a run failed, 128 + its number if a signal came.
     Raises: `mnist.Error`.
     """
-    grid = parse_grid(grid)
-    check_command(module, arguments, grid)
+    grid, program = parse_grid(grid), find_program(module)
+    check_arguments(arguments, ("seed", "workdir", *grid))
     if seeds < 1:
         raise Error(f"--seeds={seeds}: expected at least 1, which is seed 0.")
-    runs = make_runs(workdir, grid, seeds)
-    if any(not run.read_results() for run in runs):
-        check_flags(module, arguments, grid)
+    runs = make_runs(workdir, grid, seeds, program, arguments)
+    if not all(run.read_results() for run in runs):
+        check_flags(program, arguments, grid)
+    elif unknown := missing(metric, [run.read_results() for run in runs]):
+        raise Error(unknown)
     with files.lock(workdir), Interrupt() as interrupt:
         for run in runs:
-            write_flagfile(run, module, arguments)
+            write_flagfile(run)
             if run.read_results():
-                write_hparams(run, module)
-        failed = run_all(runs, module, jobs, metric, interrupt, say) if jobs else 0
+                write_hparams(run, program, metric)
+        failed = run_all(runs, program, jobs, metric, interrupt, say) if jobs else 0
         finished = [(run, results) for run in runs if (results := run.read_results())]
         if interrupt.signum:
             command = shlex.join(["python", *sys.argv])
             say(f"stopped; {len(finished)} of {len(runs)} runs are finished. To resume: {command}")
             return 128 + interrupt.signum
+        rows_of_runs = [{"setting": run.name, **run.setting, "seed": run.seed, **results} for run, results in finished]
+        write_csv(os.path.join(workdir, "runs.csv"), rows_of_runs)
+        if unknown := missing(metric, [results for _, results in finished]):
+            raise Error(unknown)
         rows = summarize(runs, metric)
         files.write_atomically(os.path.join(workdir, "table.txt"), format_table(rows, metric))
         write_csv(os.path.join(workdir, "table.csv"), rows)
-        rows_of_runs = [{"setting": run.name, **run.setting, "seed": run.seed, **results} for run, results in finished]
-        write_csv(os.path.join(workdir, "runs.csv"), rows_of_runs)
     say(f"\n{format_table(rows, metric)}" + (f"\n{failed} of {len(runs)} runs FAILED" if failed else ""))
     return 1 if failed else 0
 
@@ -291,17 +283,19 @@ class Sweep:
     """What is run."""
 
     workdir = Setting(None, "Folder of the sweep.", kind=local_path)
-    module = Setting("mnist.train", "What to run: any module that calls mnist.train.launch.")
-    grid = Setting("", "NAME=VALUE,VALUE;NAME=VALUE...: flags of the module, in every combination.")
+    module = Setting("mnist.train", "What to run: a module, or a .py file, that calls mnist.train.launch.")
+    grid = Setting(
+        "",
+        "NAME=VALUE,VALUE;NAME=VALUE...: flags of the module, in every combination. 'NAME=\"a,b\",c' has two values.",
+    )
     seeds = Setting(5, "How many seeds: 0, 1, 2...", low=1)
     jobs = Setting(1, "Runs at a time. 0: only write flags and gather what is finished.", low=0)
-    metric = Setting(METRICS[0], "What to tabulate.", kind=("test_accuracy", "validation_accuracy"))
+    metric = Setting(METRICS[0], "What to tabulate: any number of results.json.")
 
 
 def main(options, arguments):
     if not options.workdir:
         raise Error("--workdir is missing: name the folder of the sweep, as in --workdir=runs/sweep.")
-    sys.path.insert(0, "")  # as `python -m` does: a module in this folder counts
     return sweep(**vars(options), arguments=arguments)
 
 

@@ -3,9 +3,10 @@
 Trains once undisturbed in W/undisturbed, then once more in W/killed with `kill -9` at random moments:
 anywhere, during start-up, and as soon as a save begins. Then it compares the last checkpoint, every
 variable and the metrics of every epoch, and results.json, times aside. What follows `--` goes to
-python -m mnist.train. Exits with 0 only if all is equal to the last bit.
+python -m mnist.train, or to --module. Exits with 0 only if all is equal to the last bit.
 """
 
+import contextlib
 import glob
 import json
 import os
@@ -15,20 +16,34 @@ import subprocess
 import sys
 import time
 
-from mnist import Error, checkpoint
+from mnist import Error, checkpoint, files
 from mnist.command import run
 from mnist.settings import Setting, local_path
+
+from sweep import check_arguments, find_program, last_words
 
 # One image at a time makes the evaluation long enough to be hit, and the many saves likewise.
 DEFAULT_FLAGS = ["--epochs=2", "--checkpoint_every=100", "--eval_batch_size=1"]
 MOMENTS = ("anywhere", "start-up", "save")
 
 
-def start(module, workdir, arguments):
+def start(program, workdir, arguments):
     """Starts a training run, its output in W.log. Returns: the process."""
     with open(f"{workdir}.log", "a") as log:
-        command = [sys.executable, "-m", module, f"--workdir={workdir}", *arguments]
+        command = [sys.executable, *program, f"--workdir={workdir}", *arguments]
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def failure(what, workdir):
+    """An `Error` in the words of a run that ended when it should not."""
+    with open(f"{workdir}.log", errors="replace") as file:
+        said = last_words(file.read()).removeprefix("error: ")
+    if os.path.exists(workdir):
+        return Error(f"{what} failed: {said} See {workdir}.log.")
+    os.remove(f"{workdir}.log")  # it did not begin: the same --workdir is new again
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(workdir))
+    return Error(f"{what} failed: {said}")
 
 
 def newest_step(workdir):
@@ -74,10 +89,15 @@ def _equal(a, b):
 def torture(workdir, arguments, *, kills, seed, module="mnist.train"):
     """Trains undisturbed and killed. Returns: names of what differs between the two, none if all is well."""
     undisturbed, killed = os.path.join(workdir, "undisturbed"), os.path.join(workdir, "killed")
-    os.makedirs(workdir, exist_ok=True)
+    program = find_program(module)
+    check_arguments(arguments, ["workdir"])
+    with files.write_errors(f"write {workdir}"):
+        os.makedirs(workdir, exist_ok=True)
     began = time.monotonic()
-    if start(module, undisturbed, arguments).wait():
-        raise Error(f"the undisturbed run failed: see {undisturbed}.log.")
+    if start(program, undisturbed, arguments).wait():
+        raise failure("the undisturbed run", undisturbed)
+    if not newest_step(undisturbed):
+        raise Error(f"{undisturbed} holds no checkpoint: does {module} call mnist.train.launch? See {undisturbed}.log.")
     duration = time.monotonic() - began
     print(f"undisturbed: step {newest_step(undisturbed)} after {duration:.0f} s", flush=True)
     print(f"{'kill':>5} {'moment':<10}{'seconds':>8}{'step saved':>12}", flush=True)
@@ -87,10 +107,10 @@ def torture(workdir, arguments, *, kills, seed, module="mnist.train"):
         moment = MOMENTS[kill % len(MOMENTS)]
         # A start-up takes some seconds; a life that ends before the first save makes no progress.
         seconds = draw.uniform(0, 4 if moment == "start-up" else max(10, 0.6 * duration))
-        process = start(module, killed, arguments)
+        process = start(program, killed, arguments)
         if not kill_at(process, killed, moment, seconds):
             if process.returncode:
-                raise Error(f"a resumed run failed: see {killed}.log.")
+                raise failure("a resumed run", killed)
             different = differences(undisturbed, killed)
             if different:
                 return different
@@ -98,8 +118,8 @@ def torture(workdir, arguments, *, kills, seed, module="mnist.train"):
             rounds += 1
             moment = "finished"
         print(f"{kill:5d} {moment:<10}{seconds:8.1f}{newest_step(killed):12d}", flush=True)
-    if start(module, killed, arguments).wait():
-        raise Error(f"the last run failed: see {killed}.log.")
+    if start(program, killed, arguments).wait():
+        raise failure("the last run", killed)
     print(f"finished: step {newest_step(killed)}, {rounds} run(s)", flush=True)
     return differences(undisturbed, killed)
 
@@ -110,7 +130,7 @@ class Torture:
     workdir = Setting(None, "Folder for both runs, a new one.", kind=local_path)
     kills = Setting(20, "How often to kill the run.", low=1)
     seed = Setting(0, "Of the moments.", low=0)
-    module = Setting("mnist.train", "What to run: any module that calls mnist.train.launch.")
+    module = Setting("mnist.train", "What to run: a module, or a .py file, that calls mnist.train.launch.")
 
 
 def main(options, arguments):

@@ -1,8 +1,18 @@
-"""One contract for every variant in mnist/research: neutral settings, falling loss, exact resume."""
+"""One contract for every variant in mnist/research: neutral settings, falling loss, exact resume.
 
+A new file is held to it by being there. Its neutral setting may be added to `NEUTRAL`.
+"""
+
+import ast
 import importlib
 import inspect
+import os
+import pathlib
 import pkgutil
+import re
+import shutil
+import subprocess
+import sys
 
 from mnist import checkpoint, research
 from mnist.batches import train_batches
@@ -17,7 +27,7 @@ import pytest
 import tensorflow as tf
 from conftest import StopAfter
 
-# For each file: the setting that changes nothing, None if sums are others with any, and settings out of range.
+# For a file: the setting that changes nothing, None if sums are others with any, and settings out of range.
 NEUTRAL = {
     "accumulate": ({"slices": 1}, [{"slices": 0}]),
     "adversarial": ({"epsilon": 0.0}, [{"epsilon": -0.1}, {"attack_steps": 0}]),
@@ -32,17 +42,71 @@ NEUTRAL = {
     "sam": ({"rho": 0.0}, [{"rho": -0.1}]),
     "winograd": (None, [{"slices": 0}]),
 }
-NAMES = [module.name for module in pkgutil.iter_modules(research.__path__)]
+NAMES = [file.name for file in pkgutil.iter_modules(research.__path__) if not file.name.startswith("_")]
 STEPS = 26  # of 64, in an epoch of 24 whose last batch has 28 images
 
 
 def variant(name):
-    """The `TrainStep` that a file defines."""
+    """The `TrainStep` that a file launches, whatever else it defines."""
     module = importlib.import_module(f"mnist.research.{name}")
-    classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
-    steps = [c for c in classes if issubclass(c, TrainStep)]
-    assert len(steps) == 1
-    return steps[0]
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if ast.unparse(call.func).rpartition(".")[2] == "launch"]
+    assert len(calls) == 1, f"{module.__file__} does not call train.launch once"
+    steps = [*calls[0].args[:1], *(keyword.value for keyword in calls[0].keywords if keyword.arg == "step")]
+    return eval(ast.unparse(steps[0]), dict(vars(module))) if steps else TrainStep
+
+
+IDEA = """
+from mnist import train
+from mnist.research._draws import draw
+from mnist.settings import Setting
+from mnist.step import TrainStep
+
+class Idea(TrainStep):
+    noise = Setting(0.1, "Standard deviation of the noise on pixels in [0, 1]; 0: none.", low=0.0)
+
+    def prepare_batch(self, images, labels):
+        images, labels = super().prepare_batch(images, labels)
+        return images + self.noise * draw(images, self.random_seed("noise")), labels
+
+class Opposite(Idea):
+    def apply_gradients(self, gradients):
+        super().apply_gradients([-g for g in gradients])
+
+if __name__ == "__main__":
+    train.launch(step=Idea)
+"""
+DRAWS = """
+import tensorflow as tf
+
+def draw(images, seed):
+    return tf.random.stateless_normal(tf.shape(images), seed)
+"""
+
+
+def test_a_new_file_is_held_to_the_contract_by_being_there(tmp_path):
+    root = pathlib.Path(__file__).parent.parent
+    for name in ("mnist", "tests"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "setup.cfg", tmp_path)
+    for name, text in (("an_idea", IDEA), ("_draws", DRAWS)):
+        (tmp_path / "mnist" / "research" / f"{name}.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-rA", "-k", "an_idea or _draws"]
+    done = subprocess.run(
+        [*command, "tests/test_research.py", "tests/test_variants.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert set(re.findall(r"PASSED .*::(\w+)\[an_idea", done.stdout)) == {
+        "test_settings_out_of_range_are_refused",
+        "test_the_loss_falls_on_one_batch",
+        "test_composed_with_ema_it_resumes_exactly_at_any_loop_length",
+        "test_every_command_runs_and_its_flags_reach_the_step",
+    }, done.stdout
+    assert done.returncode == 0
+    assert "_draws]" not in done.stdout
 
 
 class Stateful(keras.Model):

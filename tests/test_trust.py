@@ -47,6 +47,56 @@ def test_kill_9_at_any_moment_loses_nothing(tmp_path):
     assert torture(str(tmp_path / "torture"), arguments, kills=3, seed=1, module=module) == []
 
 
+SILENT = "import sys"
+BREAKS = """
+from mnist import train
+from mnist.step import TrainStep
+
+class Breaks(TrainStep):
+    def extra_metrics(self, images, labels):
+        return {"loss": 1.0}
+
+train.launch(Breaks)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"arguments": ["--data_dir=no_such_folder"]},
+            "the undisturbed run failed: --data_dir=.*no_such_folder does not exist",
+        ),
+        ({"arguments": ["--roh=1"]}, "the undisturbed run failed: there is no flag --roh"),
+        ({"module": "no_such_module"}, "the undisturbed run failed: .*No module named"),
+        ({"module": "no_such_idea.py"}, "--module=no_such_idea.py: there is no file /"),
+        ({"arguments": ["--workdir=elsewhere"]}, "'--workdir=elsewhere' is set by this script"),
+    ],
+)
+def test_torture_says_what_its_run_said_and_leaves_nothing(python, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr(sys, "executable", python)
+    with pytest.raises(Error, match=message) as caught:
+        torture(str(tmp_path / "torture"), **{"arguments": [], "kills": 1, "seed": 0} | options)
+    assert len(str(caught.value).splitlines()) == 1
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BREAKS, "the undisturbed run failed: extra_metrics has a 'loss', .* See .*undisturbed.log"),
+        (SILENT, "holds no checkpoint: does .*idea.py call mnist.train.launch"),
+    ],
+)
+def test_torture_of_a_file_that_fails_keeps_its_log(python, tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(sys, "executable", python)
+    (tmp_path / "idea.py").write_text(text)
+    arguments = ["--dataset=digits", "--max_steps=1"]
+    with pytest.raises(Error, match=message):
+        torture(str(tmp_path / "torture"), arguments, kills=1, seed=0, module=str(tmp_path / "idea.py"))
+    assert (tmp_path / "torture" / "undisturbed.log").exists()
+
+
 @pytest.fixture
 def running(python, tmp_path):
     """A process that trains for long, past its first checkpoint."""

