@@ -5,6 +5,7 @@ import errno
 import itertools
 import logging as std_logging
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -72,7 +73,8 @@ def _parse(argv):
     except flags.UnrecognizedFlagError as error:
         raise Error(f"there is no flag --{error.flagname}{_suggest(error.flagname)} --help lists all.") from None
     except (flags.Error, ValueError) as error:
-        raise Error(f"{str(error).removeprefix('flag ').rstrip('.')}.") from None
+        error = re.sub(r"\('Non-boolean .*\)", "expected true or false", str(error))
+        raise Error(f"{error.removeprefix('flag ').rstrip('.')}.") from None
 
 
 def _suggest(name):

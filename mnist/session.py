@@ -43,6 +43,7 @@ class Session:
         self.variables = checkpoint.variables_of(step)
         self.state = {"step": 0, "totals": {}, "count": 0, "history": [], "seconds": 0.0, "images": 0}
         self.order = self.batches = None
+        self.unbounded = set()  # scalars that were NaN or infinite, each said once
         self._restore(fingerprint)
         self.start_step = self.step_number
         self.saved = (self.step_number, len(self.state["history"]))
@@ -131,8 +132,7 @@ class Session:
         train_step, train_loop = make_train_loop(self.step, jit_compile=jit_compile)
         checks.check_answers(self.step.eval_model, self.dataset.validation.images[:8])
         function = train_step.get_concrete_function(*self.batches.element_spec)
-        traced.check_step(function, self.variables.values(), train_step if jit_compile else None)
-        digest = traced.digest_of(function, self.variables)
+        digest = traced.check_step(function, self.variables, train_step if jit_compile else None)
         if self.state.setdefault("traced", digest) != digest:
             raise Error(
                 f"{self.workdir} holds a run whose step computed something else: its code, or what it reads, has "
@@ -180,6 +180,12 @@ class Session:
         if done < num_steps:
             summaries.flush()
             raise self._not_finite(f"the loss is {scalars['loss'][done]} at step {first + done}")
+        for name in scalars.keys() - self.unbounded:
+            if (wrong := np.flatnonzero(~np.isfinite(scalars[name]))).size:
+                self.unbounded.add(name)
+                self.progress.say(
+                    f"{name} is {scalars[name][wrong[0]]} at step {first + wrong[0]}, so its mean is none."
+                )
         counted = int(self.step.iterations)
         skips = isinstance(self.step.optimizer, keras.optimizers.LossScaleOptimizer)  # gradients that are not finite
         if counted != first + done - 1 and not skips:

@@ -14,15 +14,25 @@ _NAMES = ("shared_name", "container", "token", "config_proto")  # attributes tha
 
 
 def check_step(train_step, variables, jit_compile):
-    """Raises `mnist.Error` for what a traced step uses and no checkpoint would hold, shows and is no number, or XLA
+    """Raises `mnist.Error` for a step whose state no checkpoint would hold, whose scalars are no numbers, or that XLA
     cannot compile.
 
     Args:
       train_step: the concrete function of one step.
-      variables: all that a checkpoint holds, `tf.Variable`s.
+      variables: all that a checkpoint holds, a dict from names to `tf.Variable`s.
       jit_compile: the `tf.function` of the step if it is to be compiled, None if not.
+
+    Returns: a digest of what the step computes, see `digest_of`.
     """
-    graph, held = train_step.graph, {id(variable) for variable in variables}
+    _check_state(train_step.graph, variables)
+    _check_scalars(train_step.structured_outputs)
+    if jit_compile:
+        _check_compilation(jit_compile, train_step)
+    return digest_of(train_step, variables)
+
+
+def _check_state(graph, variables):
+    held = {id(variable) for variable in variables.values()}
     for variable in graph.variables:
         if id(variable) not in held:
             raise Error(
@@ -44,7 +54,9 @@ def check_step(train_step, variables, jit_compile):
                 f"the step draws with {node.op}, otherwise after a resume: use tf.random.stateless_* or "
                 "tf.image.stateless_* with self.random_seed('a name')."
             )
-    scalars = train_step.structured_outputs
+
+
+def _check_scalars(scalars):
     if not isinstance(scalars, dict) or not {"loss", "accuracy"} <= scalars.keys():
         raise Error("the step does not return a dict of scalars with 'loss' and 'accuracy' among them.")
     for name, value in scalars.items():
@@ -53,8 +65,6 @@ def check_step(train_step, variables, jit_compile):
         ):
             found = f"{value.dtype.name} {value.shape}" if hasattr(value, "shape") else f"a {type(value).__name__}"
             raise Error(f"the step's {name!r} is {found}, expected a number for TensorBoard.")
-    if jit_compile:
-        _check_compilation(jit_compile, train_step)
 
 
 def _check_compilation(function, train_step):

@@ -405,3 +405,16 @@ def test_a_scalar_of_the_step_that_is_none_is_refused_by_name(more, match, digit
             return gradients, scalars | more
 
     is_refused(match, tmp_path, digits, Showing)
+
+
+def test_a_scalar_of_the_step_that_becomes_nan_is_said_once_by_name(digits, tmp_path, capsys):
+    class Showing(TrainStep):
+        def compute_gradients(self, images, labels):
+            gradients, scalars = super().compute_gradients(images, labels)
+            return gradients, scalars | {"ratio": tf.where(self.iterations < 1, 1.0, np.nan)}
+
+    train(tmp_path, digits, Showing, steps=6)
+    assert capsys.readouterr().out.count("ratio is nan at step 2, so its mean is none.\n") == 1
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["train_ratio"] is None
+    assert results["train_loss"] > 0
