@@ -13,6 +13,7 @@ from mnist.fingerprint import num_threads
 from absl import flags
 
 _NAME = "flags.txt"
+_NO_PART = ("workdir", "resume")
 
 
 def command():
@@ -30,7 +31,8 @@ def flags_text(dataset):
     """
     for name, flag in project_flags().items():
         for value in flag.value if isinstance(flag.value, (list, tuple)) else [flag.value]:
-            if isinstance(value, str) and (value != value.rstrip() or len(value.splitlines()) > 1):
+            held = not isinstance(value, str) or (value == value.rstrip() and len(value.splitlines()) <= 1)
+            if not held and name not in _NO_PART:
                 raise Error(f"--{name}={value!r} has a line break or a space at its end, which flags.txt cannot hold.")
     program = command().partition(" ")[2]
     first = f"# python {program} --flagfile=<this file> --workdir=<another folder>"
@@ -44,7 +46,7 @@ def _lines(**resolved):
     lines = {}
     for name, flag in project_flags().items():
         value = resolved.get(name, flag.value)
-        if value is not None and name not in ("workdir", "resume"):
+        if value is not None and name not in _NO_PART:
             lines[name] = f"--{name}={value}" if name in resolved else flag.serialize()
     return {name: line for name, line in lines.items() if line}  # a flag for many values may have none
 
