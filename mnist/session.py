@@ -130,7 +130,6 @@ class Session:
     def train_loop(self):
         jit_compile = self.plan.jit_compile
         train_step, train_loop = make_train_loop(self.step, jit_compile=jit_compile)
-        checks.check_answers(self.step.eval_model, self.dataset.validation.images[:8])
         traced = train_step.get_concrete_function(*self.batches.element_spec)
         checks.check_step(traced, self.variables.values(), train_step if jit_compile else None)
         train_loop(self.batches, tf.constant(0))  # traces, so that no clock counts it

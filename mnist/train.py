@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import os
 import shlex
 import signal
@@ -18,6 +19,7 @@ from mnist.model import CNN, make_predict_logits
 from mnist.optimizers import Optimizer, Rate, make_learning_rate, make_optimizer
 from mnist.plan import Plan
 from mnist.progress import say
+from mnist.readers import NUM_CLASSES
 from mnist.settings import Setting, local_path, read_flags, settings_of
 from mnist.step import TrainStep
 
@@ -47,7 +49,8 @@ class Launch:
     )
     data_dir = _data(
         None,
-        "Folder with the four IDX files or an mnist.npz. Default: Keras' cache or a download.",
+        "Folder with the four IDX files of MNIST or of a split of EMNIST, KMNIST's four npz files, or one npz file: "
+        "28x28 grey images in 2 to 1,000 classes, their names in a classes.txt. Default: Keras' cache or a download.",
         kind=local_path,
         may_change=True,
     )
@@ -80,7 +83,8 @@ def launch(step=TrainStep, *, model=CNN, optimizer=None):
     Args:
       step: `TrainStep` or a subclass. Its `Setting`s are flags of the command.
       model: called without arguments under the dtype policy of --precision; returns a built `keras.Model` from
-        float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, 10]`.
+        float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, classes]`. The `CNN`, or a subclass, is told how many
+        classes the data have.
       optimizer: called with the learning rate, a float or a Keras schedule, as --learning_rate, --schedule and
         --warmup say; returns a Keras optimizer. Default: the one that --optimizer says.
 
@@ -119,7 +123,7 @@ def _main(classes, step_class, make_model, make_own_optimizer):
     rate = make_learning_rate(options.schedule, options.learning_rate, total_steps, options.warmup)
     keras.utils.set_random_seed(options.seed)
     with _dtype_policy("mixed_bfloat16" if options.precision == "bfloat16" else "float32"):
-        model = make_model()
+        model = _fit_to(dataset.classes, make_model)()
     if not model.built:
         raise Error(f"the {type(model).__name__} is not built: begin it with keras.Input, or build it yourself.")
     optimizer = make_own_optimizer(rate) if make_own_optimizer else make_optimizer(options, rate)
@@ -145,6 +149,15 @@ def _main(classes, step_class, make_model, make_own_optimizer):
     say(f"test {' '.join(metrics)}, {results['train_seconds']:.1f} s of training: {workdir}/results.json")
     say(f"tensorboard --logdir {shlex.quote(workdir)}")
     return 0
+
+
+def _fit_to(classes, make_model):
+    """`make_model`; a `CNN` of other than ten classes with their number. An own model has the outputs that it has."""
+    if len(classes) == NUM_CLASSES or not (isinstance(make_model, type) and issubclass(make_model, CNN)):
+        return make_model
+    parameters = inspect.signature(make_model).parameters.values()
+    takes = any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return functools.partial(make_model, num_classes=len(classes)) if takes else make_model
 
 
 @contextlib.contextmanager
