@@ -206,7 +206,7 @@ class Session:
         self.summaries.write_scalars("train", number, {f"epoch_{k}": v for k, v in train.items()})
         shown = {f"epoch_{k}": v for k, v in validation.items()} | {"images_per_second": images_per_second}
         self.summaries.write_scalars("validation", number, shown)
-        self.summaries.write_predictions(number, examples, predicted)
+        self.summaries.write_predictions(number, examples, predicted, self.dataset.classes)
         self.summaries.flush()
         self.progress.say(
             f"epoch {self.plan.epoch_of(number)} step {number} "

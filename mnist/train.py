@@ -176,7 +176,8 @@ def _draw(step, dataset, results, workdir):
 
     predictions = make_predict_logits(step.eval_model)(dataset.test.images).numpy().argmax(axis=1)
     history = [{"step": results["steps"], **results}]
-    for path in pictures.save_pictures(history, dataset.test, predictions, os.path.join(workdir, "plots")):
+    plots = os.path.join(workdir, "plots")
+    for path in pictures.save_pictures(history, dataset.test, predictions, plots, dataset.classes):
         say(f"wrote {path}")
 
 

@@ -38,7 +38,7 @@ import sys
 import tempfile
 import time
 
-from mnist import Error, data, files
+from mnist import Error, files
 from mnist.command import run
 from mnist.settings import Setting, local_path
 
@@ -141,7 +141,7 @@ def main(options):
     if not importlib.util.find_spec("torch"):
         print("PyTorch is not installed: its rows are left out.")
         rows = [name for name in rows if not name.startswith("torch")]
-    dataset = data.load("auto", options.data_dir)
+    dataset = contenders.load(options.data_dir)
     num_images = len(dataset.train.labels)
     packages = {name for name in ("tensorflow", "keras", "torch", "numpy") if importlib.util.find_spec(name)}
     versions = {name: importlib.metadata.version(name) for name in sorted(packages)}

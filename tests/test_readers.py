@@ -261,7 +261,7 @@ def check_images(images):
 
 
 def check_labels(labels):
-    assert labels.dtype == np.uint8
+    assert labels.dtype == (np.int32 if labels.size and labels.max() > 255 else np.uint8)
     assert labels.ndim == 1
 
 
