@@ -1,6 +1,7 @@
 """The network, a small convolutional classifier with 93,322 parameters, and what one does with any model."""
 
 import contextlib
+import inspect
 import io
 import warnings
 
@@ -37,7 +38,7 @@ class CNN(keras.Model):
     """
 
     def __init__(self, *, name="cnn", **kwargs):
-        # Not in the signature: Keras would describe it for ten classes, too, which runs of older versions do not have.
+        # Not in the signature: Keras would describe every CNN with the default.
         num_classes = kwargs.pop("num_classes", NUM_CLASSES)
         super().__init__(name=name, **kwargs)
         policy = self.dtype_policy
@@ -64,6 +65,20 @@ class CNN(keras.Model):
         x = ops.relu(self.pool2(self.conv2(x)))  # [B, 5, 5, 64]
         x = self.flatten(self.conv3(x))  # [B, 576]
         return self.logits(self.dense1(x))
+
+    def get_config(self):
+        config, num_classes = super().get_config(), self.logits.units
+        if num_classes != NUM_CLASSES and self.takes_num_classes():  # runs of older versions tell of no number
+            config["num_classes"] = num_classes
+        return config
+
+    get_config._is_default = True  # Keras adds the arguments of a subclass all the same, or says that it cannot
+
+    @classmethod
+    def takes_num_classes(cls):
+        """Whether the class, a subclass maybe, can be made for any number of classes."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def scale_images(images):

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import inspect
 import os
 import shlex
 import signal
@@ -153,11 +152,10 @@ def _main(classes, step_class, make_model, make_own_optimizer):
 
 def _fit_to(classes, make_model):
     """`make_model`; a `CNN` of other than ten classes with their number. An own model has the outputs that it has."""
-    if len(classes) == NUM_CLASSES or not (isinstance(make_model, type) and issubclass(make_model, CNN)):
-        return make_model
-    parameters = inspect.signature(make_model).parameters.values()
-    takes = any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
-    return functools.partial(make_model, num_classes=len(classes)) if takes else make_model
+    is_cnn = isinstance(make_model, type) and issubclass(make_model, CNN)
+    if is_cnn and len(classes) != NUM_CLASSES and make_model.takes_num_classes():
+        return functools.partial(make_model, num_classes=len(classes))
+    return make_model
 
 
 @contextlib.contextmanager
