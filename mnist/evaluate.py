@@ -74,7 +74,7 @@ def format_confusions(matrix, classes):
 
 
 def _shorten(name):
-    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 3]}..."
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 10]}...{name[-7:]}"
 
 
 def main(options):

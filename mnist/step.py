@@ -49,13 +49,6 @@ class TrainStep(tf.Module):
         return _inner(self.optimizer).variables[0].value
 
     @property
-    def num_classes(self):
-        """How many classes there are, as many as the model has logits."""
-        if not hasattr(self, "_num_classes"):
-            self._num_classes = count_outputs(self.model)
-        return self._num_classes
-
-    @property
     def eval_model(self):
         """The model that is evaluated and exported: a `keras.Model`, the same one at each call.
 
@@ -106,7 +99,7 @@ class TrainStep(tf.Module):
 
         Returns: float32 images `[B, 28, 28, 1]` in [0, 1] and one-hot float32 labels `[B, classes]`.
         """
-        return scale_images(images), tf.one_hot(labels, self.num_classes)
+        return scale_images(images), tf.one_hot(labels, count_outputs(self.model))
 
     def compute_loss(self, images, labels):
         """Runs the model in training mode.
