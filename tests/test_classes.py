@@ -373,7 +373,7 @@ def test_a_run_from_training_to_pictures(tmp_path, launch, capfd, monkeypatch, c
     assert "micro avg" not in out
     assert out.count("\n") < classes + 40
     assert max(map(len, out.splitlines())) < 120
-    assert all(f" {name}" in out or f" {name[:14]}...{name[-7:]}" in out for name in names)
+    assert all(f"{name}  " in out or f"{name[:14]}...{name[-7:]}  " in out for name in names)
     plot = load_script("plot", monkeypatch)
     plot.main(types.SimpleNamespace(workdir=workdir, output=None))
     for name in ("predictions", "confusion_matrix"):
