@@ -4,7 +4,6 @@ import math
 
 from mnist import Error
 from mnist.model import IMAGE_SHAPE, scale_images
-from mnist.readers import NUM_CLASSES
 
 import keras
 import numpy as np
@@ -42,14 +41,12 @@ def check_model_and_optimizer(model, optimizer):
         raise Error(f"the {type(optimizer).__name__} was built for the variables of another model: make a new one.")
 
 
-def check_answers(model, images):
-    """Raises `mnist.Error` for a model that takes no such images or does not answer with logits.
+def check_answers(model, dataset):
+    """Raises `mnist.Error` for a model that takes no such images or does not answer with a logit for each class.
 
     A model that ends in a softmax would train all the same, and worse.
-
-    Args:
-      images: uint8 `[N, 28, 28, 1]`, a few.
     """
+    images, num_classes = dataset.validation.images[:8], len(dataset.classes)
     name, shape = type(model).__name__, getattr(model, "input_shape", None)
     if isinstance(shape, tuple) and not tf.TensorShape(shape).is_compatible_with([None, *IMAGE_SHAPE]):
         raise Error(f"{name} takes inputs {list(shape)}, expected images {[None, *IMAGE_SHAPE]}: reshape them in it.")
@@ -58,8 +55,9 @@ def check_answers(model, images):
         raise Error(f"{name} answers with a {type(answers).__name__}, expected one tensor of logits.")
     if getattr(answers, "_keras_mask", None) is not None:
         raise Error(f"{name} answers with a mask, by which fit leaves out images: end it before the logits.")
-    if answers.shape != (len(images), NUM_CLASSES):
-        raise Error(f"{name} answers {len(images)} images with {list(answers.shape)}, expected [B, {NUM_CLASSES}].")
+    if answers.shape != (len(images), num_classes):
+        found = f"{name} answers {len(images)} images with {list(answers.shape)}"
+        raise Error(f"{found}, expected [B, {num_classes}]: {dataset.name} has {num_classes} classes.")
     answers = np.asarray(answers, np.float64)
     if (answers > 0).all() and (answers < 1).all():
         end = "a softmax" if np.allclose(answers.sum(axis=1), 1, atol=1e-2) else "a sigmoid"

@@ -6,8 +6,9 @@ import tempfile
 import threading
 from typing import NamedTuple
 
-from mnist import Error, readers
-from mnist.readers import NUM_CLASSES, SIDE
+from mnist import Error, folders, readers
+from mnist.folders import IDX_FILES
+from mnist.readers import DIGITS, MAX_CLASSES, SIDE
 from mnist.settings import local_path
 
 import keras
@@ -19,28 +20,24 @@ DOWNLOAD_STALL_SECONDS = 10
 
 _STORE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
 _MNIST_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
-# Digests from https://github.com/zalandoresearch/fashion-mnist, in the order of `_IDX_FILES`.
+# Digests from https://github.com/zalandoresearch/fashion-mnist, in the order of `IDX_FILES`.
 _FASHION_MD5 = (
     "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "25c81989df183df01b3e8a0aad5dffbe",
     "bef4ecab320f06d8554ea6380940ec79",
     "bb300cfdad3c16e7a12a480ee83cd310",
 )
-_IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
 # SHA-256 of MNIST's 60,000 training images, bytes alone: tells MNIST in a folder of any name.
 _MNIST_IMAGES_SHA256 = "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"
+# And of Fashion-MNIST's training labels.
+_FASHION_LABELS_SHA256 = "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7"
 
 
 class Examples(NamedTuple):
     """Images with their labels."""
 
     images: np.ndarray  # uint8 [N, 28, 28, 1]
-    labels: np.ndarray  # uint8 [N], 0 to 9
+    labels: np.ndarray  # [N], from 0 on: uint8, or int32 with more than 256 classes
 
 
 class Dataset(NamedTuple):
@@ -51,6 +48,7 @@ class Dataset(NamedTuple):
     train: Examples
     validation: Examples
     test: Examples
+    classes: tuple[str, ...] = DIGITS  # the name of each label
 
     def digest(self):
         """SHA-256 of all that a run sees, as hex: tells data sets apart by content, not by name."""
@@ -67,8 +65,8 @@ def load(name="auto", data_dir=None, holdout=0):
 
     Args:
       name: one of `NAMES`. `auto` is MNIST, from `data_dir` or the network, else `digits`.
-      data_dir: a folder with the four IDX files (raw or .gz) or an `mnist.npz`, or the path of an
-        npz file. None: Keras' cache, else a download into it.
+      data_dir: a folder as `folders.find` takes it, images 28x28 in 2 to 1,000 classes, as the training labels
+        say. A `classes.txt` in it names them. None: Keras' cache, else a download into it.
       holdout: number of images at the end of the training set that become the validation set.
 
     Returns: a `Dataset`. Raises: `mnist.Error` if it is missing or not sound.
@@ -76,71 +74,99 @@ def load(name="auto", data_dir=None, holdout=0):
     if name == "digits":
         if data_dir:
             raise Error("--dataset=digits comes with scikit-learn: leave out --data_dir.")
-        train, test = _load_digits()
+        train, test, classes = _load_digits()
     elif data_dir:
         data_dir = os.path.abspath(local_path(data_dir))
-        train, test = _load_folder(data_dir)
+        known = folders.FASHION_CLASSES if name == "fashion_mnist" else None
+        train, test, classes = _read(folders.find(data_dir), data_dir, known)
         if name == "auto":
             is_mnist = hashlib.sha256(train.images).hexdigest() == _MNIST_IMAGES_SHA256
             folder = os.path.basename(data_dir)
             name = "mnist" if is_mnist else data_dir if folder in NAMES else folder
     elif name == "auto":
         try:
-            name, (train, test) = "mnist", _load_download("mnist")
+            name, (train, test, classes) = "mnist", _load_download("mnist")
         except Error as error:
             logging.warning("%s", error)
             logging.warning("MNIST IS MISSING: TRAINING ON THE 1,797 DIGITS OF SCIKIT-LEARN INSTEAD.")
-            name, (train, test) = "digits", _load_digits()
+            name, (train, test, classes) = "digits", _load_digits()
     elif name in NAMES:
-        train, test = _load_download(name)
+        train, test, classes = _load_download(name)
     else:
         raise Error(f"{name!r} is none of {', '.join(NAMES)}: name the folder of a data set of your own as data_dir.")
-    for part, examples in (("training", train), ("test", test)):
-        _check(name, part, examples)
     if not holdout:
-        return Dataset(name, data_dir, train, test, test)
+        return Dataset(name, data_dir, train, test, test, classes)
     count = len(train.labels) - holdout
     if count <= 0:
         raise Error(f"--holdout={holdout} leaves none of {len(train.labels):,} training images: take fewer.")
     first, last = (Examples(train.images[s], train.labels[s]) for s in (slice(count), slice(count, None)))
-    return Dataset(name, data_dir, first, last, test)
+    return Dataset(name, data_dir, first, last, test, classes)
 
 
-def _check(name, part, examples):
-    images, labels = examples
-    if len(images) != len(labels):
-        raise Error(f"{name}: {len(images):,} {part} images but {len(labels):,} labels.")
-    if not len(images):
-        raise Error(f"{name}: no {part} images at all.")
-    if labels.max() >= NUM_CLASSES:
-        raise Error(f"{name}: a {part} label is {labels.max()}, expected 0 to {NUM_CLASSES - 1}.")
+def _read(files, place, known=None):
+    """Reads a data set: labels first, and images only if all is as it should be.
+
+    Args:
+      files: `folders.Files`.
+      place: the folder or file for messages; a `classes.txt` is looked for there.
+      known: names of the classes, should there be as many and no `classes.txt`.
+
+    Returns: training and test `Examples`, a tuple of names.
+    """
+    counts = [readers.count_images(*array) for array in (files.train_images, files.test_images)]
+    labels = [readers.read_labels(*array) for array in (files.train_labels, files.test_labels)]
+    for part, count, array in zip(("training", "test"), counts, labels, strict=True):
+        if count != len(array):
+            raise Error(f"{place}: {count:,} {part} images but {len(array):,} labels.")
+        if not count:
+            raise Error(f"{place}: no {part} images at all.")
+    if files.emnist:
+        known = folders.EMNIST_CLASSES.get(files.emnist, ())
+        _count_from_zero(labels, files.emnist, len(known), place)
+    elif hashlib.sha256(labels[0]).hexdigest() == _FASHION_LABELS_SHA256:
+        known = folders.FASHION_CLASSES
+    classes = _name_classes(labels, place, known or ())
+    labels = [array.astype(labels[0].dtype, copy=False) for array in labels]
+    images = [readers.read_images(*array) for array in (files.train_images, files.test_images)]
+    if files.emnist:
+        for array in images:
+            _transpose(array)
+    return *map(Examples, images, labels), classes
 
 
-def _load_folder(data_dir):
-    if not os.path.exists(data_dir):
-        raise Error(f"--data_dir={data_dir} does not exist.")
-    if not os.path.isdir(data_dir):
-        return _load_npz(data_dir)
-    if os.path.exists(path := os.path.join(data_dir, "mnist.npz")):
-        return _load_npz(path)
-    paths = []
-    for name in _IDX_FILES:
-        names = [n + end for n in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
-        found = [path for n in names if os.path.isfile(path := os.path.join(data_dir, n))]
-        if not found:
-            raise Error(f"--data_dir={data_dir} has no {name}[.gz], nor an mnist.npz.")
-        paths.append(found[0])
-    return _load_idx(paths)
+def _count_from_zero(labels, split, num_classes, place):
+    """Has the labels of EMNIST, an array for each part, begin with 0 in place: those of `letters` begin with 1."""
+    train, test = labels
+    if train.min() and (split == "letters" or train.max() == num_classes):
+        if not test.min():
+            raise Error(f"{place}: a test label is 0, but training labels begin with {train.min()}.")
+        for array in labels:
+            array -= 1
 
 
-def _load_idx(paths):
-    arrays = [(readers.read_idx_images, readers.read_idx_labels)[i % 2](path) for i, path in enumerate(paths)]
-    return Examples(*arrays[:2]), Examples(*arrays[2:])
+def _transpose(images):
+    """Turns rows to columns in place: the images of EMNIST lie on their sides."""
+    for start in range(0, len(images), 1000):
+        part = images[start : start + 1000]
+        part[:] = part.swapaxes(1, 2).copy()
 
 
-def _load_npz(path):
-    arrays = readers.read_npz(path)
-    return Examples(arrays["x_train"], arrays["y_train"]), Examples(arrays["x_test"], arrays["y_test"])
+def _name_classes(labels, place, known):
+    """Returns the names of the classes, as many as the labels say. Raises: `mnist.Error` if they are not taken."""
+    train, test = labels
+    last = int(train.max())
+    if train.min() == last:
+        raise Error(f"{place}: all training labels are {last}, expected 2 to {MAX_CLASSES:,} classes.")
+    if test.max() > last:
+        raise Error(f"{place}: a test label is {test.max()}, expected 0 to {last} as in training.")
+    path = os.path.join(place if os.path.isdir(place) else os.path.dirname(place), "classes.txt")
+    names = folders.read_classes(path)
+    if names is None:
+        return tuple(known[: last + 1]) if last < len(known) else tuple(map(str, range(last + 1)))
+    if len(names) != last + 1:
+        hint = " Labels are counted from 0." if train.min() and len(names) == last else ""
+        raise Error(f"{path} names {len(names):,} classes, expected {last + 1:,}: the labels are 0 to {last}.{hint}")
+    return names
 
 
 def _load_digits():
@@ -156,7 +182,7 @@ def _load_digits():
     labels = digits.target.astype(np.uint8)
     # The last images were written by other people than the first (scikit-learn, "Recognizing
     # hand-written digits"), so the split is in order, not at random.
-    return Examples(images[:1500], labels[:1500]), Examples(images[1500:], labels[1500:])
+    return Examples(images[:1500], labels[:1500]), Examples(images[1500:], labels[1500:]), DIGITS
 
 
 def _load_download(name):
@@ -166,10 +192,12 @@ def _load_download(name):
     else:
         files = [
             (f"{file}.gz", f"{_STORE}{file}.gz", os.path.join("datasets", "fashion-mnist"), md5)
-            for file, md5 in zip(_IDX_FILES, _FASHION_MD5, strict=True)
+            for file, md5 in zip(IDX_FILES, _FASHION_MD5, strict=True)
         ]
     paths = [_fetch(*file) for file in files]
-    return _load_npz(paths[0]) if name == "mnist" else _load_idx(paths)
+    if name == "mnist":
+        return _read(folders.find(paths[0]), paths[0], DIGITS)
+    return _read(folders.Files(*map(folders.Array, paths)), paths[0], folders.FASHION_CLASSES)
 
 
 def _fetch(filename, url, folder, digest):

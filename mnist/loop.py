@@ -34,6 +34,7 @@ def train_and_evaluate(step, dataset, workdir, *, settings=None, flags_text="", 
     workdir = local_path(workdir)
     folder = os.path.abspath(workdir)  # wherever the step goes with os.chdir
     plan = Plan(len(dataset.train.labels), **options)
+    checks.check_answers(step.eval_model, dataset)  # before anything is written
     with files.lock(folder), Session(step, dataset, workdir, plan, settings, flags_text) as run:
         while True:
             interrupted = bool(interrupt and interrupt.signum) or run.progress.closed  # as by `| head`

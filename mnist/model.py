@@ -1,6 +1,7 @@
 """The network, a small convolutional classifier with 93,322 parameters, and what one does with any model."""
 
 import contextlib
+import inspect
 import io
 import warnings
 
@@ -28,14 +29,17 @@ if keras.config.image_data_format() != "channels_last":
 class CNN(keras.Model):
     """Three convolutions and two dense layers, as in TensorFlow's "Convolutional Neural Network" tutorial.
 
-    Maps float32 images `[B, 28, 28, 1]` in [0, 1] to float32 logits `[B, 10]`.
+    Maps float32 images `[B, 28, 28, 1]` in [0, 1] to float32 logits `[B, num_classes]`.
 
     Args:
+      num_classes: how many logits. Default: 10.
       dtype: the layers' dtype policy, "float32" or "mixed_bfloat16" (weights and logits stay
         float32). Default: Keras' own, which `--precision` sets.
     """
 
     def __init__(self, *, name="cnn", **kwargs):
+        # Not in the signature: Keras would describe every CNN with the default.
+        num_classes = kwargs.pop("num_classes", NUM_CLASSES)
         super().__init__(name=name, **kwargs)
         policy = self.dtype_policy
         self.conv1 = layers.Conv2D(32, 3, dtype=policy, name="conv1")
@@ -45,7 +49,7 @@ class CNN(keras.Model):
         self.conv3 = layers.Conv2D(64, 3, activation="relu", dtype=policy, name="conv3")
         self.flatten = layers.Flatten(dtype=policy, name="flatten")
         self.dense1 = layers.Dense(64, activation="relu", dtype=policy, name="dense1")
-        self.logits = layers.Dense(NUM_CLASSES, dtype="float32", name="logits")
+        self.logits = layers.Dense(num_classes, dtype="float32", name="logits")
         # Building on a symbolic input makes all variables now and gives summary() its shapes.
         self.build()
 
@@ -62,6 +66,20 @@ class CNN(keras.Model):
         x = self.flatten(self.conv3(x))  # [B, 576]
         return self.logits(self.dense1(x))
 
+    def get_config(self):
+        config, num_classes = super().get_config(), self.logits.units
+        if num_classes != NUM_CLASSES and self.takes_num_classes():  # runs of older versions tell of no number
+            config["num_classes"] = num_classes
+        return config
+
+    get_config._is_default = True  # Keras adds the arguments of a subclass all the same, or says that it cannot
+
+    @classmethod
+    def takes_num_classes(cls):
+        """Whether the class, a subclass maybe, can be made for any number of classes."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
+
 
 def scale_images(images):
     """Scales uint8 images of any shape to float32 in [0, 1]: what a model is given.
@@ -70,6 +88,12 @@ def scale_images(images):
     which moves 126 of the 256 grey levels by one last bit from what NumPy and `model.fit` see.
     """
     return tf.cast(tf.cast(images, tf.float64) / 255, tf.float32)
+
+
+def count_outputs(model):
+    """How many logits a model has for an image."""
+    with tf.init_scope():  # out of a graph that is being traced
+        return model(tf.zeros([1, *IMAGE_SHAPE]), training=False).shape[-1]
 
 
 def make_predict_logits(model, batch_size=500):
@@ -83,7 +107,7 @@ def make_predict_logits(model, batch_size=500):
     def predict_logits(images):
         num_examples = tf.shape(images)[0]
         num_batches = -(-num_examples // batch_size)
-        logits = tf.TensorArray(tf.float32, num_batches, element_shape=[None, NUM_CLASSES], infer_shape=False)
+        logits = tf.TensorArray(tf.float32, num_batches, element_shape=[None, None], infer_shape=False)
         for i in tf.range(num_batches):
             batch = scale_images(images[i * batch_size : (i + 1) * batch_size])
             logits = logits.write(i, tf.cast(model(batch, training=False), tf.float32))

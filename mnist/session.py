@@ -48,6 +48,7 @@ class Session:
         self.start_step = self.step_number
         self.saved = (self.step_number, len(self.state["history"]))
         self.state |= {"fingerprint": fingerprint, "dataset": dataset.name, "data_dir": dataset.data_dir}
+        self.state["classes"] = dataset.classes
         self.profiler = Profiler(self.folder, plan.profiled)
         self.progress = Progress(plan)
         self._introduce()
@@ -130,7 +131,6 @@ class Session:
     def train_loop(self):
         jit_compile = self.plan.jit_compile
         train_step, train_loop = make_train_loop(self.step, jit_compile=jit_compile)
-        checks.check_answers(self.step.eval_model, self.dataset.validation.images[:8])
         function = train_step.get_concrete_function(*self.batches.element_spec)
         digest = traced.check_step(function, self.variables, train_step if jit_compile else None)
         if self.state.setdefault("traced", digest) != digest:
@@ -217,7 +217,7 @@ class Session:
         self.summaries.write_scalars("train", number, {f"epoch_{k}": v for k, v in train.items()})
         shown = {f"epoch_{k}": v for k, v in validation.items()} | {"images_per_second": images_per_second}
         self.summaries.write_scalars("validation", number, shown)
-        self.summaries.write_predictions(number, examples, predicted)
+        self.summaries.write_predictions(number, examples, predicted, self.dataset.classes)
         self.summaries.flush()
         self.progress.say(
             f"epoch {self.plan.epoch_of(number)} step {number} "

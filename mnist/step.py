@@ -4,8 +4,7 @@ import zlib
 
 from mnist import checks
 from mnist.batches import epoch_order
-from mnist.model import copy_model, scale_images
-from mnist.readers import NUM_CLASSES
+from mnist.model import copy_model, count_outputs, scale_images
 from mnist.settings import take
 
 import keras
@@ -21,7 +20,7 @@ class TrainStep(tf.Module):
     with `_` is exempt.
 
     Args:
-      model: a built `keras.Model` from float32 images `[B, 28, 28, 1]` to logits `[B, 10]`.
+      model: a built `keras.Model` from float32 images `[B, 28, 28, 1]` to logits `[B, classes]`.
       optimizer: a Keras optimizer. As `compile` does, one of a `mixed_float16` model is wrapped to scale its loss.
       seed: seed of every random draw within the step.
       settings: the class's `Setting`s, as keywords; defaults for the others.
@@ -98,14 +97,14 @@ class TrainStep(tf.Module):
     def prepare_batch(self, images, labels):
         """Makes of uint8 images `[B, 28, 28, 1]` and integer labels `[B]` what the loss needs.
 
-        Returns: float32 images `[B, 28, 28, 1]` in [0, 1] and one-hot float32 labels `[B, 10]`.
+        Returns: float32 images `[B, 28, 28, 1]` in [0, 1] and one-hot float32 labels `[B, classes]`.
         """
-        return scale_images(images), tf.one_hot(labels, NUM_CLASSES)
+        return scale_images(images), tf.one_hot(labels, count_outputs(self.model))
 
     def compute_loss(self, images, labels):
         """Runs the model in training mode.
 
-        Returns: the mean loss (a scalar) with the losses of regularizers and `add_loss`, logits `[B, 10]`.
+        Returns: the mean loss (a scalar) with the losses of regularizers and `add_loss`, logits `[B, classes]`.
         """
         logits = tf.cast(self.model(images, training=True), keras.config.floatx())  # as Keras' losses do
         losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)  # [B]

@@ -9,7 +9,6 @@ import time
 from mnist.files import write_errors
 from mnist.metrics import count_confusions
 from mnist.pictures import draw_confusions, draw_predictions
-from mnist.readers import NUM_CLASSES
 
 import numpy as np
 import tensorflow as tf
@@ -75,12 +74,13 @@ class Summaries:
             for tag, value in scalars.items():
                 tf.summary.scalar(tag, value)
 
-    def write_predictions(self, step, examples, predictions):
-        """Writes the first 25 validation images with label and prediction, and the confusion matrix."""
+    def write_predictions(self, step, examples, predictions, classes):
+        """Writes the first 25 validation images with label and prediction, and the confusion matrix, by class name."""
         with self._writing("validation", step):
-            matrix = count_confusions(examples.labels, predictions, NUM_CLASSES)
-            tf.summary.image("predictions", np.asarray(draw_predictions(examples, predictions))[np.newaxis])
-            tf.summary.image("confusion_matrix", np.asarray(draw_confusions(matrix))[np.newaxis])
+            matrix = count_confusions(examples.labels, predictions, len(classes))
+            drawn = draw_predictions(examples, predictions, classes=classes)
+            tf.summary.image("predictions", np.asarray(drawn)[np.newaxis])
+            tf.summary.image("confusion_matrix", np.asarray(draw_confusions(matrix, classes))[np.newaxis])
 
     def flush(self):
         for writer in self._writers.values():

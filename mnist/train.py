@@ -18,6 +18,7 @@ from mnist.model import CNN, make_predict_logits
 from mnist.optimizers import Optimizer, Rate, make_learning_rate, make_optimizer
 from mnist.plan import Plan
 from mnist.progress import say
+from mnist.readers import NUM_CLASSES
 from mnist.settings import Setting, local_path, read_flags, settings_of
 from mnist.step import TrainStep
 
@@ -47,7 +48,8 @@ class Launch:
     )
     data_dir = _data(
         None,
-        "Folder with the four IDX files or an mnist.npz. Default: Keras' cache or a download.",
+        "Folder with the four IDX files of MNIST or of a split of EMNIST, KMNIST's four npz files, or one npz file: "
+        "28x28 grey images in 2 to 1,000 classes, their names in a classes.txt. Default: Keras' cache or a download.",
         kind=local_path,
         may_change=True,
     )
@@ -80,7 +82,8 @@ def launch(step=TrainStep, *, model=CNN, optimizer=None):
     Args:
       step: `TrainStep` or a subclass. Its `Setting`s are flags of the command.
       model: called without arguments under the dtype policy of --precision; returns a built `keras.Model` from
-        float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, 10]`.
+        float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, classes]`. The `CNN`, or a subclass, is told how many
+        classes the data have.
       optimizer: called with the learning rate, a float or a Keras schedule, as --learning_rate, --schedule and
         --warmup say; returns a Keras optimizer. Default: the one that --optimizer says.
 
@@ -119,7 +122,7 @@ def _main(classes, step_class, make_model, make_own_optimizer):
     rate = make_learning_rate(options.schedule, options.learning_rate, total_steps, options.warmup)
     keras.utils.set_random_seed(options.seed)
     with _dtype_policy("mixed_bfloat16" if options.precision == "bfloat16" else "float32"):
-        model = make_model()
+        model = _fit_to(dataset.classes, make_model)()
     if not model.built:
         raise Error(f"the {type(model).__name__} is not built: begin it with keras.Input, or build it yourself.")
     optimizer = make_own_optimizer(rate) if make_own_optimizer else make_optimizer(options, rate)
@@ -147,6 +150,14 @@ def _main(classes, step_class, make_model, make_own_optimizer):
     return 0
 
 
+def _fit_to(classes, make_model):
+    """`make_model`; a `CNN` of other than ten classes with their number. An own model has the outputs that it has."""
+    is_cnn = isinstance(make_model, type) and issubclass(make_model, CNN)
+    if is_cnn and len(classes) != NUM_CLASSES and make_model.takes_num_classes():
+        return functools.partial(make_model, num_classes=len(classes))
+    return make_model
+
+
 @contextlib.contextmanager
 def _dtype_policy(name):
     """While entered, layers are made with this policy: it is one for the whole process."""
@@ -163,7 +174,8 @@ def _draw(step, dataset, results, workdir):
 
     predictions = make_predict_logits(step.eval_model)(dataset.test.images).numpy().argmax(axis=1)
     history = [{"step": results["steps"], **results}]
-    for path in pictures.save_pictures(history, dataset.test, predictions, os.path.join(workdir, "plots")):
+    plots = os.path.join(workdir, "plots")
+    for path in pictures.save_pictures(history, dataset.test, predictions, plots, dataset.classes):
         say(f"wrote {path}")
 
 

@@ -38,7 +38,7 @@ import sys
 import tempfile
 import time
 
-from mnist import Error, data, files
+from mnist import Error, files
 from mnist.command import run
 from mnist.settings import Setting, local_path
 
@@ -133,6 +133,7 @@ def main(options):
     rows = options.rows.split(",") if options.rows else list(contenders.ROWS)
     if unknown := [name for name in rows if name not in contenders.ROWS]:
         raise Error(f"--rows has {unknown[0]!r}, expected some of {', '.join(contenders.ROWS)}.")
+    dataset = contenders.load(options.data_dir)
     if options.json:
         with files.write_errors(f"write {options.json}"), open(options.json, "a"):
             pass  # now, not after an hour
@@ -141,7 +142,6 @@ def main(options):
     if not importlib.util.find_spec("torch"):
         print("PyTorch is not installed: its rows are left out.")
         rows = [name for name in rows if not name.startswith("torch")]
-    dataset = data.load("auto", options.data_dir)
     num_images = len(dataset.train.labels)
     packages = {name for name in ("tensorflow", "keras", "torch", "numpy") if importlib.util.find_spec(name)}
     versions = {name: importlib.metadata.version(name) for name in sorted(packages)}

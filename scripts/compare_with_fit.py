@@ -9,7 +9,7 @@ end the weights that are evaluated. Exits with 0 only if all are equal to the la
 computes, a row of `make_features` each, on a small network.
 """
 
-from mnist import data
+from mnist import Error, data
 from mnist.batches import train_batches
 from mnist.command import run
 from mnist.metrics import RunningMeans
@@ -256,7 +256,10 @@ class Comparison:
 
 
 def main(options):
-    train = data.load(options.dataset, options.data_dir).train
+    dataset = data.load(options.dataset, options.data_dir)
+    if len(dataset.classes) != NUM_CLASSES:
+        raise Error(f"{dataset.name} has {len(dataset.classes)} classes, the networks that are compared have ten.")
+    train = dataset.train
     steps = steps_per_epoch(len(train.labels), options.batch_size)
     optimizers = make_optimizers(options.epochs * steps)
     cases = {name: (None, make_optimizer) for name, make_optimizer in optimizers.items()}

@@ -52,6 +52,16 @@ def make_result(first_step, seconds, accuracy):
     return {"first_step": first_step, "seconds": seconds, "peak_mib": peak_mib(), "accuracy": float(accuracy())}
 
 
+def load(data_dir):
+    """The data set that contenders are compared on. Raises: `mnist.Error` if it has other than their ten classes."""
+    from mnist import Error, data
+
+    dataset = data.load("auto", data_dir)
+    if len(dataset.classes) != 10:
+        raise Error(f"{dataset.name} has {len(dataset.classes)} classes, the networks that are compared have ten.")
+    return dataset
+
+
 def write_idx(folder, dataset, times=1):
     """Writes a data set as IDX files, the training set `times` over."""
     for part, examples, repeats in (("train", dataset.train, times), ("t10k", dataset.test, 1)):
@@ -214,7 +224,8 @@ def loop(folder, epochs, jit_compile=False, **options):
     from mnist.metrics import compute_metrics
     from mnist.model import make_predict_logits
 
-    _, _, examples, _, test = data.load("mnist", folder)
+    dataset = data.load("mnist", folder)
+    examples, test = dataset.train, dataset.test
     step = make_step(**options)
     train = make_train(step, examples, jit_compile=jit_compile)
     train(1)
@@ -369,4 +380,7 @@ CONTENDERS = ROWS | {"fit_epochs": fit_epochs, "scale": scale, "overheads": over
 
 if __name__ == "__main__":
     name, folder, options = sys.argv[1:]
+    labels = np.fromfile(os.path.join(folder, "train-labels-idx1-ubyte"), np.uint8, offset=8)
+    if labels.max() != 9:
+        sys.exit(f"error: {folder} has {labels.max() + 1} classes, the networks that are compared have ten.")
     print(json.dumps(CONTENDERS[name](folder, **json.loads(options))))

@@ -20,7 +20,7 @@ def main(options):
     test = trained.data.test
     predictions = make_predict_logits(trained.model)(test.images).numpy().argmax(axis=1)
     output = options.output or os.path.join(options.workdir, "plots")
-    for path in pictures.save_pictures(trained.history, test, predictions, output):
+    for path in pictures.save_pictures(trained.history, test, predictions, output, trained.classes):
         print(f"wrote {path}")
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 
-from mnist import Error, data
+from mnist import Error
 from mnist.command import run
 from mnist.settings import Setting, local_path
 
@@ -65,7 +65,7 @@ class Target:
 
 def main(options):
     sys.stdout.reconfigure(line_buffering=True)
-    dataset = data.load("auto", options.data_dir)
+    dataset = contenders.load(options.data_dir)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: contenders.CORES])
     fits, ours = [], []

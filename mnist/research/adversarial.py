@@ -10,8 +10,7 @@ under the attack with 0.1: 97.08 ± 0.19 %, with 0.2: 91.44 ± 0.72 %. The plain
 """
 
 from mnist import train
-from mnist.model import keep_state, scale_images
-from mnist.readers import NUM_CLASSES
+from mnist.model import count_outputs, keep_state, scale_images
 from mnist.settings import Setting
 from mnist.step import TrainStep
 
@@ -48,7 +47,9 @@ class Adversarial(TrainStep):
         return super().compute_gradients(attacked, labels)
 
     def _is_robust(self, images, labels, epsilon):
-        images = self.attack(self.eval_model, scale_images(images), tf.one_hot(labels, NUM_CLASSES), epsilon, False)
+        images = self.attack(
+            self.eval_model, scale_images(images), tf.one_hot(labels, count_outputs(self.eval_model)), epsilon, False
+        )
         return tf.argmax(self.eval_model(images, training=False), 1) == tf.cast(labels, tf.int64)
 
     def extra_metrics(self, images, labels):

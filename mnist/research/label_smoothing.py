@@ -1,4 +1,4 @@
-"""Label smoothing: the target is 1 - s for the label, and s is spread over all ten classes.
+"""Label smoothing: the target is 1 - s for the label, and s is spread over all classes.
 
 Szegedy et al., "Rethinking the Inception Architecture" (arXiv:1512.00567, section 7).
 
