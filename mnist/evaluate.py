@@ -22,39 +22,13 @@ _MAX_SHOWN = 20  # classes whose confusions fit on a screen
 _MAX_NAME = 24  # characters of a name
 
 
-def format_report(matrix, classes):
-    """Precision, recall and F1 of each class that has test images, and their averages, as scikit-learn prints them.
+def format_report(labels, predictions, classes):
+    """Precision, recall and F1 of each class that has test images, and their averages over these, as text."""
+    from sklearn.metrics import classification_report
 
-    Its own averages count classes without test images as failures, or it leaves out the accuracy.
-
-    Args:
-      matrix: counts `[classes, classes]` (row: label, column: prediction).
-      classes: their names.
-    """
-    support, hits = matrix.sum(axis=1), matrix.diagonal()
-    precision, recall = (hits / np.maximum(counts, 1) for counts in (matrix.sum(axis=0), support))
-    f1 = 2 * hits / np.maximum(matrix.sum(axis=0) + support, 1)
-    there, total = np.flatnonzero(support), support.sum()
-    scores = np.stack([precision, recall, f1])[:, there]  # [3, classes that there are]
-    names = [_shorten(classes[i]) for i in there]
-    width = max(len("weighted avg"), *map(len, names))
-
-    def row(name, values, count):
-        return f"{name:>{width}}  " + " ".join(f"{value:>9}" for value in values) + f" {count:>9}"
-
-    def numbers(values):
-        return [f"{value:.4f}" for value in values]
-
-    return "\n".join(
-        [
-            row("", ("precision", "recall", "f1-score"), "support") + "\n",
-            *(row(name, numbers(scores[:, i]), support[there[i]]) for i, name in enumerate(names)),
-            "",
-            row("accuracy", ["", "", *numbers([hits.sum() / total])], total),
-            row("macro avg", numbers(scores.mean(axis=1)), total),
-            row("weighted avg", numbers(scores @ support[there] / total), total) + "\n",
-        ]
-    )
+    there = np.unique(labels)
+    names = [_shorten(classes[label]) for label in there]
+    return classification_report(labels, predictions, labels=there, target_names=names, digits=4, zero_division=0)
 
 
 def format_confusions(matrix, classes):
@@ -91,11 +65,11 @@ def main(options):
             f"{test.labels.max()}."
         )
     logits = make_predict_logits(trained.model, options.eval_batch_size)(test.images).numpy()
-    metrics = compute_metrics(logits, test.labels)
-    matrix = count_confusions(test.labels, logits.argmax(axis=1), len(classes))
+    metrics, predictions = compute_metrics(logits, test.labels), logits.argmax(axis=1)
+    matrix = count_confusions(test.labels, predictions, len(classes))
     print(f"step {trained.step}, {len(test.labels):,} test images")
     print(f"loss {metrics['loss']:.6f}, accuracy {metrics['accuracy']:.4f}\n")
-    print(format_report(matrix, classes))
+    print(format_report(test.labels, predictions, classes))
     if missing := [_shorten(name) for name, row in zip(classes, matrix, strict=True) if not row.any()]:
         shown = ", ".join(missing[:_MAX_SHOWN]) + ", ..." * (len(missing) > _MAX_SHOWN)
         print(f"without test images, in no average: {shown}\n")
