@@ -7,7 +7,7 @@ import threading
 from typing import NamedTuple
 
 from mnist import Error, readers
-from mnist.readers import NUM_CLASSES, SIDE
+from mnist.readers import DIGITS, NUM_CLASSES, SIDE
 from mnist.settings import local_path
 
 import keras
@@ -51,6 +51,7 @@ class Dataset(NamedTuple):
     train: Examples
     validation: Examples
     test: Examples
+    classes: tuple[str, ...] = DIGITS  # the name of each label
 
     def digest(self):
         """SHA-256 of all that a run sees, as hex: tells data sets apart by content, not by name."""

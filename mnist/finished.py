@@ -8,6 +8,7 @@ import sys
 
 from mnist import Error, checkpoint, data
 from mnist.model import describe
+from mnist.readers import DIGITS
 from mnist.settings import local_path
 
 import keras
@@ -23,6 +24,7 @@ class Run:
       step: that checkpoint's step.
       history: a list of dicts, one for each evaluation: `step`, `train_<metric>`, `validation_<metric>`.
       dataset, data_dir: what `data.load` needs to bring the run's data again.
+      classes: a tuple of the names of its classes; its length is the number of the model's logits.
     """
 
     model: keras.Model
@@ -30,6 +32,7 @@ class Run:
     history: list
     dataset: str
     data_dir: str | None
+    classes: tuple[str, ...]
 
     @functools.cached_property
     def data(self):
@@ -59,7 +62,8 @@ def load(workdir):
     count = sum(name.startswith("eval_model/") for name in tensors)
     weights = [tensors[f"eval_model/{i}"] for i in range(count)]
     model = _rebuild_model(workdir, metadata["model"], weights)
-    return Run(model, metadata["step"], metadata["history"], metadata["dataset"], metadata["data_dir"])
+    classes = tuple(metadata.get("classes", DIGITS))  # an older version knew of ten alone
+    return Run(model, metadata["step"], metadata["history"], metadata["dataset"], metadata["data_dir"], classes)
 
 
 def describe_model(model):

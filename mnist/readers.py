@@ -16,7 +16,8 @@ from mnist import Error
 import numpy as np
 
 SIDE = 28  # an image's rows and columns
-NUM_CLASSES = 10  # labels are 0 to 9
+NUM_CLASSES = 10  # of the classic data sets, labels 0 to 9
+DIGITS = tuple(map(str, range(NUM_CLASSES)))  # names of these
 # IDX: two zero bytes, 8 for unsigned bytes, the number of dimensions (http://yann.lecun.com/exdb/mnist).
 _IMAGES_MAGIC = 0x0803
 _LABELS_MAGIC = 0x0801

@@ -214,7 +214,8 @@ def loop(folder, epochs, jit_compile=False, **options):
     from mnist.metrics import compute_metrics
     from mnist.model import make_predict_logits
 
-    _, _, examples, _, test = data.load("mnist", folder)
+    dataset = data.load("mnist", folder)
+    examples, test = dataset.train, dataset.test
     step = make_step(**options)
     train = make_train(step, examples, jit_compile=jit_compile)
     train(1)

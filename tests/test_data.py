@@ -31,7 +31,7 @@ def load_error(*args, **kwargs):
 
 
 def assert_same(dataset, other):
-    for examples, others in zip(dataset[2:], other[2:], strict=True):
+    for examples, others in zip(dataset[2:5], other[2:5], strict=True):
         for array, expected in zip(examples, others, strict=True):
             assert array.dtype == expected.dtype == np.uint8
             np.testing.assert_array_equal(array, expected)
