@@ -107,13 +107,18 @@ def sync(path):
         os.close(descriptor)
 
 
+def is_pattern(path):
+    """Whether TensorFlow's checkpoint reader takes files at a path, made absolute, for a pattern."""
+    return os.name != "nt" and bool(re.search(r"[\[\]*?\\]", os.path.abspath(path)))
+
+
 @contextlib.contextmanager
 def without_pattern(folder):
     """Gives a folder a path that TensorFlow's checkpoint reader does not take for a pattern, by a symbolic link.
 
     It matches the path of a checkpoint: one with `[1]` or a backslash in it names no file.
     """
-    if os.name == "nt" or not re.search(r"[\[\]*?\\]", os.path.abspath(folder)):
+    if not is_pattern(folder):
         yield folder
         return
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,36 +1,254 @@
-"""The SavedModel: what it takes and gives, and that the folder is whole or not there."""
+"""What is exported: what it takes and gives in each format, and that the output is whole or not there."""
 
+import json
+import os
 import resource
+import subprocess
+import sys
 
 import mnist
-from mnist.export import export
-from mnist.model import CNN, scale_images
+from mnist.export import Served, export
+from mnist.model import CNN, make_predict_logits, scale_images
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
+
+ENDINGS = {"saved_model": "", "keras": ".keras", "tflite": ".tflite"}
 
 
 def random_images(count):
     return np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1), np.uint8)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_serves_what_the_model_computes(tmp_path, dtype):
-    model = CNN(dtype=dtype)
+def make_sequential(classes):
+    hidden = [layers.Flatten(), layers.Dense(32, "relu"), layers.BatchNormalization(), layers.Dropout(0.5)]
+    return keras.Sequential([keras.Input([28, 28, 1]), *hidden, layers.Dense(classes, name="logits")])
+
+
+class InTensorFlow(keras.Model):
+    """Calls what is not of Keras, so that Keras cannot take it apart."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(10)
+        self.build([None, 28, 28, 1])
+
+    def build(self, input_shape):
+        self.dense.build([None, 784])
+        self.built = True
+
+    def call(self, images, training=False):
+        return self.dense(tf.reshape(images, [-1, 784]))
+
+
+class Doubled(layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+def make_doubled():
+    images = keras.Input([28, 28, 1])
+    return keras.Model(images, layers.Dense(10)(layers.Flatten()(Doubled()(images))))
+
+
+MODELS = {
+    "CNN": CNN,
+    "bfloat16": lambda: CNN(dtype="mixed_bfloat16"),
+    "sequential of 7 classes": lambda: make_sequential(7),
+    "calls TensorFlow": InTensorFlow,
+    "a layer of its own": make_doubled,
+}
+
+
+def load_keras(path):
+    model = tf.function(keras.models.load_model(path))
+    return lambda images: model(images)
+
+
+LOAD = {
+    "saved_model": lambda path: tf.saved_model.load(path).signatures["serving_default"],
+    "keras": load_keras,
+    "tflite": lambda path: tf.lite.Interpreter(str(path)).get_signature_runner("serving_default"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.parametrize("format", LOAD)
+@pytest.mark.parametrize("name", MODELS)
+def test_answers_as_the_model_does(tmp_path, name, format):
+    model, path = MODELS[name](), f"{tmp_path}/out{ENDINGS[format]}"
+    for variable in model.variables:  # moving means and variances of a trained model are not 0 and 1
+        variable.assign(variable + 0.01)
+    if (name, format) == ("bfloat16", "tflite"):
+        with pytest.raises(mnist.Error, match="TFLite has no bfloat16"):
+            export(model, path, format)
+        assert list(tmp_path.iterdir()) == []
+        return
+    classes = export(model, path, format)
+    own = {"calls TensorFlow": InTensorFlow, "a layer of its own": Doubled}.get(name) if format == "keras" else None
+    assert classes == ({own.__name__: own} if own else {})
+    with keras.saving.custom_object_scope(classes):
+        answer = LOAD[format](path)
+    images = random_images(300)
+    expected = tf.function(lambda images: model(scale_images(images), training=False))(images).numpy()
+    answers = {key: np.asarray(value) for key, value in answer(images=images).items()}
+    assert answers.keys() == {"logits", "probabilities", "digit"}
+    if format == "tflite":  # its kernels sum a pixel's products in another order: a last bit or two
+        np.testing.assert_allclose(answers["logits"], expected, rtol=0, atol=4e-6 * abs(expected).max())
+    else:
+        np.testing.assert_array_equal(answers["logits"], expected)
+    np.testing.assert_array_equal(answers["digit"], expected.argmax(axis=1))
+    np.testing.assert_allclose(answers["probabilities"], tf.nn.softmax(expected), atol=1e-5)
+
+
+def test_grey_levels_are_those_of_training():
+    levels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(Served(CNN()).scaled, tf.function(scale_images)(levels))
+    np.testing.assert_array_equal(Served(CNN()).scaled, (levels / 255).astype(np.float32))
+
+
+def test_no_float64_is_left(tmp_path):
+    export(CNN(), str(tmp_path / "served"))
+    graph = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"].graph.as_graph_def()
+    nodes = [node for function in graph.library.function for node in function.node_def]
+    types = {attr.type for node in nodes for attr in node.attr.values()}
+    assert tf.float32.as_datatype_enum in types
+    assert tf.float64.as_datatype_enum not in types
+
+
+# Another program: no mnist, and whatever it is given it stays alive.
+CLIENT = """
+import json, sys
+sys.modules["mnist"] = None
+import keras, numpy as np, tensorflow as tf
+loaded = tf.saved_model.load("served")
+call = lambda images: loaded(tf.constant(images))
+serve = lambda images: loaded.signatures["serving_default"](images=tf.constant(images))
+def outcome(answer, images):
+    try:
+        answers = answer(images)
+    except Exception as error:
+        return type(error).__name__
+    return sorted((name, value.shape.as_list()) for name, value in answers.items())
+cases = [tuple(case) for case in json.loads(sys.argv[1])]
+outcomes = [[outcome(f, np.ones(shape, dtype)) for f in (call, loaded, serve)] for shape, dtype in cases]
+images = np.load("images.npy")
+interpreter = tf.lite.Interpreter("model.tflite").get_signature_runner("serving_default")
+answers = [loaded(images), keras.models.load_model("model.keras").predict(images, 500, verbose=0)]
+answers.append(interpreter(images=images))
+print(json.dumps([outcomes, [np.asarray(answer["logits"]).tolist() for answer in answers]]))
+"""
+
+
+def test_another_program(tmp_path):
+    model, images = make_sequential(10), random_images(5)
     export(model, str(tmp_path / "served"))
-    serve = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
-    (spec,) = serve.structured_input_signature[1].values()
-    assert (spec.name, spec.dtype, spec.shape.as_list()) == ("images", tf.uint8, [None, 28, 28, 1])
-    for count in (1, 5):
-        images = random_images(count)
-        served = {name: value.numpy() for name, value in serve(images=tf.constant(images)).items()}
-        logits = model(scale_images(images), training=False).numpy()
-        tolerance = 1e-5 if dtype == "float32" else 2e-2
-        np.testing.assert_allclose(served["logits"], logits, atol=tolerance)
-        np.testing.assert_array_equal(served["digit"], served["logits"].argmax(axis=1))
-        np.testing.assert_allclose(served["probabilities"], tf.nn.softmax(served["logits"]), rtol=1e-5)
-        np.testing.assert_allclose(served["probabilities"].sum(axis=1), 1, rtol=1e-5)
+    export(model, str(tmp_path / "model.keras"), "keras")
+    export(model, str(tmp_path / "model.tflite"), "tflite")
+    np.save(tmp_path / "images.npy", images)
+    good = [(3, 28, 28, 1), (1, 28, 28, 1), (0, 28, 28, 1)]
+    without_channel = [(3, 28, 28), (0, 28, 28)]
+    bad = [(1, 32, 32, 1), (1, 28, 28, 3), (1, 1, 28, 28), (28, 28), (28, 28, 1), (1, 784), (), (0,), (1, 1, 28, 28, 1)]
+    cases = [(shape, "uint8") for shape in good + without_channel + bad]
+    others = ["float32", "float64", "float16", "int64", "int32", "int8", "bool", "complex64", "str"]
+    cases += [((1, 28, 28, 1), dtype) for dtype in others]
+    ended = subprocess.run(
+        [sys.executable, "-c", CLIENT, json.dumps(cases)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    outcomes, logits = json.loads(ended.stdout.splitlines()[-1])
+    for (shape, dtype), (of_tensor, of_array, of_signature) in zip(cases, outcomes, strict=True):
+        count = shape[:1]
+        answers = [["digit", [*count]], ["logits", [*count, 10]], ["probabilities", [*count, 10]]]
+        taken = dtype == "uint8" and shape in good + without_channel
+        assert of_tensor == of_array == (answers if taken else "InvalidArgumentError"), (shape, dtype)
+        assert of_signature == (answers if taken and shape in good else "InvalidArgumentError"), (shape, dtype)
+    expected = make_predict_logits(model)(images).numpy()
+    np.testing.assert_array_equal(np.float32(logits[:2]), [expected, expected])
+    np.testing.assert_allclose(logits[2], expected, rtol=0, atol=4e-6 * abs(expected).max())
+
+
+def test_what_tflite_lacks_is_said_in_a_line(tmp_path, capfd):
+    images = keras.Input([28, 28, 1])
+    flat = layers.Flatten()(images)
+    model = keras.Model(images, layers.Dense(10)(layers.Lambda(tf.math.bessel_i0, output_shape=(784,))(flat)))
+    with pytest.raises(mnist.Error, match=r"lacks .*BesselI0") as raised:
+        export(model, str(tmp_path / "out.tflite"), "tflite")
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().err == ""
+
+
+def test_what_keras_cannot_load_again_is_said_in_a_line(tmp_path):
+    images = keras.Input([28, 28, 1])
+    flat = layers.Lambda(lambda x: tf.reshape(x, [-1, 784]), output_shape=(784,))(images)  # it reads back no lambda
+    with pytest.raises(mnist.Error, match="--format=keras cannot hold this model") as raised:
+        export(keras.Model(images, layers.Dense(10)(flat)), str(tmp_path / "out.keras"), "keras")
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keras_files_have_their_ending(tmp_path):
+    with pytest.raises(mnist.Error, match=r"does not end in \.keras"):
+        export(make_sequential(10), str(tmp_path / "model.h5"), "keras")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a[1]", "what?", "st*r", "back\\slash", "]"])
+def test_a_folder_that_reads_as_a_pattern(tmp_path, name):
+    """TensorFlow cannot load a SavedModel there; files can be anywhere."""
+    (tmp_path / name).mkdir()
+    for output in (tmp_path / name / "new" / "served", tmp_path / name / name):
+        with pytest.raises(mnist.Error, match="pattern"):
+            export(make_sequential(10), str(output))
+    assert list((tmp_path / name).iterdir()) == []
+    for ending in ("keras", "tflite"):
+        path = str(tmp_path / name / f"{name}.{ending}")
+        export(make_sequential(10), path, ending)
+        assert LOAD[ending](path)(images=random_images(2))["digit"].shape == (2,)
+
+
+def test_the_command(tmp_path, start):
+    script = tmp_path / "own_model.py"
+    script.write_text(OWN_MODEL)
+    ended = start(script, "--workdir=run", "--dataset=digits", "--max_steps=2", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    for format, name in (("saved_model", "saved_model"), ("keras", "model.keras"), ("tflite", "model.tflite")):
+        ended = start("mnist.export", "--workdir=run", f"--format={format}", cwd=tmp_path)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.splitlines()[0] == f"wrote run/{name} (step 2)"
+        assert ("custom_objects for own_model.Doubled" in ended.stdout) == (format == "keras")
+        assert (tmp_path / "run" / name).exists()
+    ended = start("mnist.export", "--workdir=run", "--format=onnx", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "one of saved_model, keras, tflite" in ended.stderr
+
+
+OWN_MODEL = """
+from mnist import train
+import keras
+from keras import layers
+
+
+class Doubled(layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+def make_model():
+    return keras.Sequential([keras.Input([28, 28, 1]), layers.Flatten(), Doubled(), layers.Dense(10)])
+
+
+if __name__ == "__main__":
+    train.launch(model=make_model)
+"""
 
 
 @pytest.mark.parametrize("name", ["new/deep/served", "served/"])
@@ -67,13 +285,14 @@ def test_a_file_as_parent(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_nothing_stays_when_writing_fails_midway(tmp_path):
+@pytest.mark.parametrize("format", LOAD)
+def test_nothing_stays_when_writing_fails_midway(tmp_path, format):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     model = CNN()
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # the weights take 373 kB
     try:
         with pytest.raises(mnist.Error, match="cannot write") as raised:
-            export(model, str(tmp_path / "served"))
+            export(model, f"{tmp_path}/served{ENDINGS[format]}", format)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(raised.value)

@@ -1,11 +1,15 @@
 """Image files of all kinds become digits as MNIST has them; bad ones a one-line error."""
 
 import io
+import json
+import os
+import re
 import struct
 import tracemalloc
 import zlib
 
 import mnist
+from mnist import predict
 from mnist.predict import read_image
 
 import numpy as np
@@ -98,9 +102,166 @@ def test_becomes_the_plain_digit(tmp_path, name, ending):
 def test_leaves_an_image_of_mnist_as_it_is(tmp_path):
     Image.fromarray(plain()).save(tmp_path / "digit.png")
     digit = read_image(tmp_path / "digit.png")[..., 0]
-    kept = digit > 0
-    np.testing.assert_array_equal(digit[kept], plain()[kept])
-    assert plain()[~kept].max() <= 64  # only the faintest rim may be cut off
+    np.testing.assert_array_equal(digit, plain())
+
+
+def half_plane(shape, degrees, offset, softness=3):
+    """From 0 to 1 across a line, `softness` pixels wide, at an offset from the middle."""
+    y, x = np.indices(shape) - np.reshape(shape, [2, 1, 1]) / 2
+    angle = np.radians(degrees)
+    return np.clip((x * np.cos(angle) + y * np.sin(angle) - offset) / softness + 0.5, 0, 1)
+
+
+def ruling(shape, degrees, gap=60):
+    """1 on lines three pixels thick, slightly turned."""
+    y, x = np.indices(shape)
+    angle = np.radians(degrees)
+    return ((y * np.cos(angle) - x * np.sin(angle)) % gap < 3).astype(float)
+
+
+def snapshot(kind):
+    """A photograph of a digit on paper that is not evenly lit, not blank, or not alone."""
+    ink = place(draw_ink(240), (480, 560), 130, 170) / 255
+    paper = 225 * (1 - 0.75 * ink)
+    if "ruled" in kind:
+        paper *= 1 - 0.4 * ruling(ink.shape, 1.5) * (1 - ink)
+    if "squared" in kind:
+        paper *= 1 - 0.4 * np.maximum(ruling(ink.shape, -1), ruling(ink.shape, 89)) * (1 - ink)
+    if "hard shadow" in kind:
+        paper *= 1 - 0.45 * half_plane(ink.shape, 30, 20)
+    if "soft shadow" in kind:
+        paper *= 1 - 0.5 * half_plane(ink.shape, 200, 0, softness=90)
+    if "round shadow" in kind:
+        y, x = np.indices(ink.shape)
+        paper *= 1 - 0.4 * (np.hypot(x - 290, y - 270) < 170)
+    if "table at the side" in kind:
+        paper += (60 - paper) * half_plane(ink.shape, 5, 200)
+    if "table at a corner" in kind:
+        paper += (45 - paper) * half_plane(ink.shape, 10, 190) * half_plane(ink.shape, 100, 40)
+    if "bright table" in kind:
+        paper += (160 - paper) * half_plane(ink.shape, 95, 160)
+    if "pencil" in kind:
+        paper = 225 - (225 - paper) * 0.3
+    if "blackboard" in kind:
+        paper = 255 - paper
+    noisy = np.random.default_rng(0).normal(paper, 12 if "grain" in kind else 2)
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+SNAPSHOTS = ["hard shadow", "soft shadow", "round shadow", "table at the side", "table at a corner", "bright table"]
+SNAPSHOTS += ["ruled", "squared", "ruled, hard shadow", "squared, soft shadow", "hard shadow, pencil"]
+SNAPSHOTS += ["soft shadow, grain", "ruled, table at a corner", "table at the side, hard shadow"]
+
+
+@pytest.mark.parametrize("quality", [95, 30])
+@pytest.mark.parametrize("kind", SNAPSHOTS)
+def test_finds_the_strokes_in_a_snapshot(tmp_path, kind, quality):
+    snapshot(kind).save(tmp_path / "digit.jpg", quality=quality)
+    digit = read_image(tmp_path / "digit.jpg")
+    assert np.corrcoef(digit.ravel(), plain().ravel())[0, 1] > 0.9
+
+
+def written(path, *places):
+    """A picture of several inks on paper."""
+    ink = np.zeros((300, 500), np.uint8)
+    for drawn, top, left in places:
+        ink[top : top + drawn.shape[0], left : left + drawn.shape[1]] |= drawn
+    Image.fromarray(230 - ink // 5 * 4).save(path)
+    return str(path)
+
+
+FULL = np.full((300, 500), 255, np.uint8)
+NOT_ONE_DIGIT = {
+    "two digits": ([(draw_ink(150), 60, 60), (draw_ink(150), 60, 280)], "several parts"),
+    "two digits, one above the other": ([(draw_ink(120), 10, 60), (draw_ink(110), 170, 70)], "several parts"),
+    "a block": ([(FULL[:160, :150], 60, 60)], "more ink than strokes"),
+    "a dash": ([(FULL[:14, :300], 140, 60)], "too wide"),
+    "a thread": ([(FULL[:260, :6], 20, 60)], "too narrow"),
+}
+ONE_DIGIT = {
+    "one digit": [(draw_ink(150), 60, 60)],
+    "a 5 with its flag apart": [(FULL[:20, :60], 60, 110), (draw_ink(150), 85, 60)],
+    "a 1": [(FULL[:200, :30], 60, 60)],
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, start):
+    folder = tmp_path_factory.mktemp("predict")
+    ended = start("mnist.train", "--workdir=run", "--dataset=digits", "--epochs=2", cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    return folder / "run"
+
+
+def test_unsure_where_it_is_not_one_digit(tmp_path, workdir, start):
+    paths = [written(tmp_path / f"{i}.png", *places) for i, (places, _) in enumerate(NOT_ONE_DIGIT.values())]
+    ended = start("mnist.predict", f"--workdir={workdir}", *paths)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for line, (_, doubt) in zip(ended.stdout.splitlines(), NOT_ONE_DIGIT.values(), strict=True):
+        assert line.endswith(f"unsure: {doubt}")
+
+
+@pytest.mark.parametrize("name", ONE_DIGIT)
+def test_one_digit_is_not_doubted(tmp_path, name):
+    path = written(tmp_path / "digit.png", *ONE_DIGIT[name])
+    assert predict._read(path)[1] is None
+
+
+def test_bad_files_among_good_ones(tmp_path, workdir, start):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        written(tmp_path / folder / "x.png", (draw_ink(150), 60, 60 if folder == "a" else 300))
+    (tmp_path / "text.png").write_text("hello\n")
+    (tmp_path / "cut.png").write_bytes(PNG[: len(PNG) // 2])
+    (tmp_path / "bomb.png").write_bytes(bomb_bytes(60_000, 60_000))
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    bad = ["none.png", "a", "text.png", "cut.png", "bomb.png", "loop.png", "pipe.png"]
+    paths = ["a/x.png", *bad, "b/x.png"]
+    ended = start("mnist.predict", f"--workdir={workdir}", "--save_input=seen/deep", *paths, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    lines = ended.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == paths
+    for line in lines[1:-1]:
+        assert re.fullmatch(r"\S+: error: .{10,}\.", line)
+    for line in (lines[0], lines[-1]):
+        assert re.match(r"\S+: \d \([\d.]+%\), \d [\d.]+%, \d [\d.]+%", line)
+    # What the network saw of both, though their names are the same.
+    seen = sorted((tmp_path / "seen" / "deep").iterdir())
+    assert [path.name for path in seen] == ["0001_x.png", "0009_x.png"]
+    for path, of in zip(seen, ("a/x.png", "b/x.png"), strict=True):
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(np.asarray(image), read_image(tmp_path / of)[..., 0])
+        np.testing.assert_array_equal(read_image(path), read_image(tmp_path / of))  # read again, it stays
+    ended = start("mnist.predict", f"--workdir={workdir}", "--json", *paths, cwd=tmp_path)
+    rows = json.loads(ended.stdout)
+    assert (ended.returncode, [row["file"] for row in rows]) == (1, paths)
+    assert ["error" in row for row in rows] == [False, *[True] * len(bad), False]
+    for row in (rows[0], rows[-1]):
+        probabilities = [best["probability"] for best in row["top"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert len({best["class"] for best in row["top"]}) == 3
+        assert (row["probability"], row["class"], str(row["digit"])) == (
+            probabilities[0],
+            *[row["top"][0]["class"]] * 2,
+        )
+        assert row["unsure"] == ("low probability" if probabilities[0] < 0.7 else None)
+
+
+def test_bad_files_alone(tmp_path, workdir, start):
+    ended = start("mnist.predict", f"--workdir={workdir}", "none.png", "also none.png", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr, len(ended.stdout.splitlines())) == (1, "", 2)
+
+
+def test_folder_for_inputs_that_cannot_be_made(tmp_path, workdir, start):
+    (tmp_path / "file").write_text("mine")
+    path = written(tmp_path / "digit.png", (draw_ink(150), 60, 60))
+    for folder in ("file", "file/below"):
+        ended = start("mnist.predict", f"--workdir={workdir}", f"--save_input={folder}", path, cwd=tmp_path)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.startswith(f"error: cannot write to --save_input={folder}: ")
+        assert ended.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_rotation_of_a_camera_is_undone(tmp_path):
