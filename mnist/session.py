@@ -5,9 +5,9 @@ import math
 import os
 import time
 
-from mnist import Error, checkpoint, checks, files, traced
+from mnist import Error, checkpoint, checks, files, resume, traced
 from mnist.batches import as_tensors, check_order, epoch_batches
-from mnist.fingerprint import differences, fingerprint_of
+from mnist.fingerprint import fingerprint_of
 from mnist.finished import describe_model
 from mnist.metrics import RunningMeans, compute_metrics
 from mnist.model import make_predict_logits, summarize_model
@@ -41,10 +41,9 @@ class Session:
         fingerprint = fingerprint_of(step, dataset, plan, settings)
         # What a fresh step has and can take back: not what it holds when it has been traced.
         self.variables = checkpoint.variables_of(step)
-        self.state = {"step": 0, "totals": {}, "count": 0, "history": [], "seconds": 0.0, "images": 0}
-        self.order = self.batches = None
+        self.state, self.order = resume.restore(step, plan, fingerprint, self.directory, workdir)
+        self.batches = None
         self.unbounded = set()  # scalars that were NaN or infinite, each said once
-        self._restore(fingerprint)
         self.start_step = self.step_number
         self.saved = (self.step_number, len(self.state["history"]))
         self.state |= {"fingerprint": fingerprint, "dataset": dataset.name, "data_dir": dataset.data_dir}
@@ -74,32 +73,6 @@ class Session:
     @property
     def validation_losses(self):
         return [entry["validation_loss"] for entry in self.state["history"]]
-
-    def _restore(self, fingerprint):
-        """Takes the state and the variables of the newest sound checkpoint, if there is any."""
-        loaded = checkpoint.load_newest(self.directory)
-        if not loaded:
-            if done := int(self.step.iterations):
-                raise Error(f"the step has trained already (updates: {done}): a new run needs a new one.")
-            return
-        if not self.plan.resume:
-            raise Error(f"{self.workdir} holds a run already: leave out --noresume, or name another --workdir.")
-        tensors, self.state = loaded
-        different = differences(self.state["fingerprint"], fingerprint)
-        if different:
-            raise Error(
-                f"{self.workdir} holds a run with other settings: {'; '.join(different[:3])}. "
-                "Give the same to resume it, or another --workdir."
-            )
-        checkpoint.assign(self.step, tensors)
-        if self.step_number > self.plan.last_step:
-            raise Error(
-                f"{self.workdir} is at step {self.step_number}, beyond the last step {self.plan.last_step}: "
-                "raise --epochs or --max_steps."
-            )
-        if "run/order" in tensors:
-            self.order = tf.constant(tensors["run/order"])
-        checkpoint.set_aside_newer(self.directory, self.step_number)
 
     def _introduce(self):
         """Says what is run, and writes down what it is run with."""
@@ -133,11 +106,7 @@ class Session:
         train_step, train_loop = make_train_loop(self.step, jit_compile=jit_compile)
         function = train_step.get_concrete_function(*self.batches.element_spec)
         digest = traced.check_step(function, self.variables, train_step if jit_compile else None)
-        if self.state.setdefault("traced", digest) != digest:
-            raise Error(
-                f"{self.workdir} holds a run whose step computed something else: its code, or what it reads, has "
-                "changed. Resume it with the same, or take another --workdir."
-            )
+        resume.check_traced(self.state, digest, self.workdir)
         train_loop(self.batches, tf.constant(0))  # traces, so that no clock counts it
         if not self.start_step:
             self.summaries.describe_graph(function.graph)

@@ -1,0 +1,51 @@
+"""Where a run goes on: its state from the newest checkpoint, or why a resume would not be exact."""
+
+from mnist import Error, checkpoint
+from mnist.fingerprint import differences
+
+import tensorflow as tf
+
+
+def restore(step, plan, fingerprint, directory, workdir):
+    """Gives a step the values of the newest sound checkpoint, if there is any.
+
+    Args:
+      fingerprint: what the numbers of the run depend on now.
+      directory: where the checkpoints are.
+      workdir: the run's folder, for messages.
+
+    Returns: the run's state, a dict, and the order of the epoch under way, None if it is the default's.
+    Raises: `mnist.Error` if the checkpoint is of a run with other numbers, none can be read, or a new run was asked
+      for.
+    """
+    loaded = checkpoint.load_newest(directory)
+    if not loaded:
+        if done := int(step.iterations):
+            raise Error(f"the step has trained already (updates: {done}): a new run needs a new one.")
+        return {"step": 0, "totals": {}, "count": 0, "history": [], "seconds": 0.0, "images": 0}, None
+    if not plan.resume:
+        raise Error(f"{workdir} holds a run already: leave out --noresume, or name another --workdir.")
+    tensors, state = loaded
+    different = differences(state["fingerprint"], fingerprint)
+    if different:
+        raise Error(
+            f"{workdir} holds a run with other settings: {'; '.join(different[:3])}. "
+            "Give the same to resume it, or another --workdir."
+        )
+    checkpoint.assign(step, tensors)
+    if state["step"] > plan.last_step:
+        raise Error(
+            f"{workdir} is at step {state['step']}, beyond the last step {plan.last_step}: "
+            "raise --epochs or --max_steps."
+        )
+    checkpoint.set_aside_newer(directory, state["step"])
+    return state, tf.constant(tensors["run/order"]) if "run/order" in tensors else None
+
+
+def check_traced(state, digest, workdir):
+    """Raises `mnist.Error` if the step computes something else than it did; `digest`: of `traced.check_step`."""
+    if state.setdefault("traced", digest) != digest:
+        raise Error(
+            f"{workdir} holds a run whose step computed something else: its code, or what it reads, has changed. "
+            "Resume it with the same, or take another --workdir."
+        )
