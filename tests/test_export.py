@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-pytestmark = pytest.mark.filterwarnings(r"ignore:\s*Warning: tf.lite.Interpreter is deprecated")
+pytestmark = pytest.mark.filterwarnings(r"ignore:\s*Warning. tf.lite.Interpreter is deprecated")
 ENDINGS = {"saved_model": "", "keras": ".keras", "tflite": ".tflite"}
 
 
