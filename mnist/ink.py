@@ -58,6 +58,9 @@ def _fills(ink):
     if ink is None or not all(side.any() for side in (ink.frame[0], ink.frame[-1], ink.frame[:, 0], ink.frame[:, -1])):
         return False
     small = _shrink_mask(ink.frame)
+    boxes = ndimage.find_objects(ndimage.label(small, np.ones([3, 3]))[0])
+    if max((small[box].size for box in boxes), default=0) < 0.6 * small.size:  # shadows and lines, cut by each other
+        return False
     return not (_find_lines(small).any() or _find_lines(small.T).any())
 
 
