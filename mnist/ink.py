@@ -54,13 +54,14 @@ def _find_in_even_light(grey, paper, noise):
 
 
 def _fills(ink):
-    """Whether one part touches all four sides of the picture and is no ruled line: a digit that is cut out."""
-    if ink is None:
+    """Whether it touches all four sides of the picture and is not ruled: a digit that is cut out."""
+    if ink is None or not all(side.any() for side in (ink.frame[0], ink.frame[-1], ink.frame[:, 0], ink.frame[:, -1])):
         return False
-    parts, _ = ndimage.label(ink.frame, np.ones([3, 3]))
-    sides = [set(side[side > 0]) for side in (parts[0], parts[-1], parts[:, 0], parts[:, -1])]
     small = _shrink_mask(ink.frame)
-    return bool(set.intersection(*sides)) and not (_find_lines(small).any() or _find_lines(small.T).any())
+    boxes = ndimage.find_objects(ndimage.label(small, np.ones([3, 3]))[0])
+    if max((small[box].size for box in boxes), default=0) < 0.6 * small.size:  # shadows and lines, cut by each other
+        return False
+    return not (_find_lines(small).any() or _find_lines(small.T).any())
 
 
 def _is_thick(ink):

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+pytestmark = pytest.mark.filterwarnings(r"ignore:\s*Warning. tf.lite.Interpreter is deprecated")
 ENDINGS = {"saved_model": "", "keras": ".keras", "tflite": ".tflite"}
 
 
@@ -75,7 +76,6 @@ LOAD = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize("format", LOAD)
 @pytest.mark.parametrize("name", MODELS)
 def test_answers_as_the_model_does(tmp_path, name, format):
