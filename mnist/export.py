@@ -83,11 +83,6 @@ def export(model, output, format="saved_model"):
         raise Error(f"--output={output} exists already: remove it, or name another.")
     if format == "keras" and not output.endswith(".keras"):
         raise Error(f"--output={output} does not end in .keras: Keras loads no other file.")
-    if format == "saved_model" and files.is_pattern(output):
-        raise Error(
-            f"{os.path.abspath(output)} holds one of []*?\\, which TensorFlow's loader takes for a pattern: "
-            "name another folder with --output, or take --format=keras or tflite."
-        )
     parent = os.path.dirname(os.path.abspath(output))  # abspath drops a slash at the end
     write = {"saved_model": _write_saved_model, "keras": _write_keras, "tflite": _write_tflite}[format]
     with files.write_errors(f"write {output}"):
@@ -214,6 +209,10 @@ def main(options):
     output = options.output or os.path.join(options.workdir, _OUTPUTS[options.format])
     classes = export(trained.model, output, options.format)
     print(f"wrote {output} (step {trained.step})")
+    if options.format == "saved_model" and files.is_pattern(output):
+        print(
+            "TensorFlow's loader takes []*?\\ in a path for a pattern: to load it, move it or link to it elsewhere."
+        )
     if classes:
         names = [f"{value.__module__}.{name}" for name, value in classes.items()]
         print(f"keras.models.load_model needs custom_objects for {', '.join(names)}.")

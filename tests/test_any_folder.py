@@ -65,12 +65,14 @@ def test_every_command_reads_a_run_in_a_folder_of_any_name(name, start, tmp_path
         ("mnist.train", "--max_steps=2", in_folder),
         ("mnist.evaluate", in_folder),
         ("mnist.predict", in_folder, str(picture)),
-        ("mnist.export", in_folder, f"--output={tmp_path / 'served'}"),
+        ("mnist.export", in_folder),
     ):
         done = start(program, *arguments, cwd=tmp_path)
         assert done.returncode == 0, (program, done.stderr)
     assert json.loads((tmp_path / name / "results.json").read_text())["steps"] == 2
-    assert (tmp_path / "served" / "saved_model.pb").exists()
+    assert ("move it or link to it elsewhere" in done.stdout) == any(c in name for c in "[\\")
+    (tmp_path / "served").symlink_to(tmp_path / name / "saved_model")
+    assert tf.saved_model.load(str(tmp_path / "served"))(np.zeros([2, 28, 28], np.uint8))["digit"].shape == (2,)
 
 
 def test_a_run_stays_in_its_folder_when_the_process_goes_elsewhere(undisturbed, digits, tmp_path, monkeypatch):
