@@ -210,9 +210,7 @@ def main(options):
     classes = export(trained.model, output, options.format)
     print(f"wrote {output} (step {trained.step})")
     if options.format == "saved_model" and files.is_pattern(output):
-        print(
-            "TensorFlow's loader takes []*?\\ in a path for a pattern: to load it, move it or link to it elsewhere."
-        )
+        print("TensorFlow's loader takes []*?\\ in a path for a pattern: to load it, move it or link to it elsewhere.")
     if classes:
         names = [f"{value.__module__}.{name}" for name, value in classes.items()]
         print(f"keras.models.load_model needs custom_objects for {', '.join(names)}.")

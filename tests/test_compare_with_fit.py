@@ -29,7 +29,7 @@ def test_features_of_keras_have_the_bits_of_fit(name):
     assert not any(value for row in rows for value in row.values())
 
 
-@pytest.mark.parametrize("values", [(0.0, np.nan), (np.nan, 0.0), (np.nan, np.nan), (0.0, -0.0)])
+@pytest.mark.parametrize("values", [(0.0, np.nan), (np.nan, 0.0), (np.nan, np.nan), (0.0, -0.0), (0.0, np.inf)])
 def test_the_comparison_sees_nan_on_either_side_and_the_sign_of_zero(values):
     assert _difference(*(np.float32([value]) for value in values)) > 0
 
