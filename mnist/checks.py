@@ -1,16 +1,26 @@
 """What this loop would train otherwise than `fit`: refused in a line before the first step."""
 
 import math
+import random
 
 from mnist import Error
-from mnist.model import IMAGE_SHAPE, scale_images
+from mnist.model import IMAGE_SHAPE, keep_state, scale_images
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 # Methods of a model that change what fit trains with or what evaluate says.
-_OF_FIT = ("train_step", "test_step", "compute_loss", "compute_metrics", "make_train_function", "fit", "evaluate")
+_OF_FIT = (
+    "train_step",
+    "test_step",
+    "compute_loss",
+    "compute_metrics",
+    "make_train_function",
+    "compile",
+    "fit",
+    "evaluate",
+)
 
 
 def _is_cross_entropy_of_logits(loss, config):
@@ -24,7 +34,7 @@ def check_model_and_optimizer(model, optimizer):
     """Raises `mnist.Error` for what `fit` would heed and a `TrainStep` does not."""
     name = type(model).__name__
     for method in _OF_FIT:
-        if getattr(type(model), method) is not getattr(keras.Model, method):
+        if getattr(type(model), method) is not getattr(keras.Model, method) or method in vars(model):
             raise Error(
                 f"{name} has a {method} of its own, which only fit calls: override compute_loss of a TrainStep."
             )
@@ -41,6 +51,30 @@ def check_model_and_optimizer(model, optimizer):
         raise Error(f"the {type(optimizer).__name__} was built for the variables of another model: make a new one.")
 
 
+def check_attributes(step):
+    """Raises `mnist.Error` for a generator of NumPy or Python in an attribute of a step: no checkpoint holds its state."""
+    for name, value in vars(step).items():
+        if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
+            raise Error(
+                f"the step's {name} is a {type(value).__name__} of {type(value).__module__.partition('.')[0]}, which "
+                "checkpoints would not hold: take a tf.random.Generator, or draw by (self.seed, epoch) alone."
+            )
+
+
+def check_unchanged(before, now):
+    """Raises `mnist.Error` for an attribute of a step that has changed since the run began: it is in no checkpoint.
+
+    Args:
+      before, now: of `fingerprint.attributes`.
+    """
+    for name, value in before.items():
+        if now.get(name) != value:
+            raise Error(
+                f"the step's {name} has changed since the run began, and checkpoints would not hold it: make it a "
+                "tf.Variable, or begin its name with _ if no number depends on it."
+            )
+
+
 def check_answers(model, dataset):
     """Raises `mnist.Error` for a model that takes no such images or does not answer with a logit for each class.
 
@@ -50,7 +84,8 @@ def check_answers(model, dataset):
     name, shape = type(model).__name__, getattr(model, "input_shape", None)
     if isinstance(shape, tuple) and not tf.TensorShape(shape).is_compatible_with([None, *IMAGE_SHAPE]):
         raise Error(f"{name} takes inputs {list(shape)}, expected images {[None, *IMAGE_SHAPE]}: reshape them in it.")
-    answers = model(scale_images(images), training=False)
+    with keep_state(model):
+        answers = model(scale_images(images), training=False)
     if not tf.is_tensor(answers):
         raise Error(f"{name} answers with a {type(answers).__name__}, expected one tensor of logits.")
     if getattr(answers, "_keras_mask", None) is not None:

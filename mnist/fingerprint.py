@@ -1,17 +1,20 @@
 """What the numbers of a run depend on: a resume with anything else is refused."""
 
 import base64
+import collections
 import dataclasses
 import enum
+import functools
 import hashlib
 import marshal
 import math
+import numbers
 import os
 import types
 from collections.abc import Mapping
 
 from mnist import Error
-from mnist.model import describe
+from mnist.rebuild import describe
 from mnist.settings import settings_of
 
 import keras
@@ -69,15 +72,20 @@ def _plain(value):
         return value if math.isfinite(value) else str(value)  # NaN equals nothing, not even itself
     if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, enum.Enum)):
         return value
-    if isinstance(value, (enum.Enum, os.PathLike, tf.DType, bytes, complex, range)):
+    if isinstance(value, (enum.Enum, os.PathLike, tf.DType, bytes, bytearray, numbers.Number, range, type)):
         return str(value)
     if isinstance(value, types.FunctionType):
-        return {"class": value.__qualname__, "code": _describe_code(value.__code__)}
+        bound = _plain([value.__defaults__, value.__kwdefaults__])
+        return {"class": value.__qualname__, "code": _describe_code(value.__code__), "bound": bound}
+    if isinstance(value, functools.partial):
+        return _plain([value.func, value.args, value.keywords])
+    if isinstance(value, types.SimpleNamespace):
+        return _plain(vars(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
         return {str(_plain(key)): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, collections.deque)):
         return [_plain(inner) for inner in value]
     if isinstance(value, (set, frozenset)):
         return sorted(map(_plain, value), key=str)
@@ -89,6 +97,12 @@ def _is_object(plain):
     if isinstance(plain, dict):
         return set(plain) <= {"class", "shape"} or all(map(_is_object, plain.values()))
     return isinstance(plain, list) and all(map(_is_object, plain))
+
+
+def attributes(step):
+    """Settings and public attributes that are plain, or collections of such: a dict from names to plain JSON."""
+    keras_own = {name for name, value in vars(step).items() if hasattr(value, "get_config")}
+    return {name: plain for name, plain in _hyperparameters(step).items() if name not in keras_own}
 
 
 def _hyperparameters(step):
@@ -136,16 +150,23 @@ def _anonymous(part, names):
             names.setdefault(name, f"#{len(names)}")
         left_out = ("module", "registered_name", "build_config", "compile_config")
         items = [(key.removesuffix("_name"), value) for key, value in part.items() if key not in left_out]
-        return {key: _anonymous(value, names) for key, value in items}
+        return {key: names.get(value, value) if key == "name" else _anonymous(value, names) for key, value in items}
     if isinstance(part, (list, tuple)):
+        if [type(inner) for inner in part] == [str, int, int]:  # which layer an input comes from
+            return [names.get(part[0], part[0]), *part[1:]]
         return [_anonymous(inner, names) for inner in part]
-    return names.get(part, part) if isinstance(part, str) else part
+    return part
 
 
 def _describe_code(code):
     """What a function does, but for where it is written."""
-    plain = [constant for constant in code.co_consts if isinstance(constant, (bool, int, float, str))]
-    return hashlib.sha256(repr((code.co_code, plain, code.co_names)).encode()).hexdigest()
+
+    def plain(constant):
+        if isinstance(constant, types.CodeType):
+            return _describe_code(constant)
+        return repr(sorted(constant, key=repr)) if isinstance(constant, frozenset) else repr(constant)
+
+    return hashlib.sha256(repr((code.co_code, *map(plain, code.co_consts), code.co_names)).encode()).hexdigest()
 
 
 def _describe_data(dataset):
@@ -163,6 +184,7 @@ def fingerprint_of(step, dataset, plan, settings=None):
         "precision": step.model.dtype_policy.name,
         "step": type(step).__name__,
         "environment": _environment(),
+        "epoch_order": [vars(cls)["epoch_order"] for cls in type(step).__mro__[:-1] if "epoch_order" in vars(cls)],
         **_hyperparameters(step),  # the seed, the model and the optimizer among them
     }
     return _plain(fingerprint)
@@ -180,6 +202,8 @@ def differences(old, new):
 def _differences(old, new, name):
     if name == "dataset" and old != new:
         return [f"the data was {_name_data(old)}, is {_name_data(new)}" + " of other content" * _looks_equal(old, new)]
+    if name.rpartition(".")[2] == "code" and old != new:
+        return [f"the code of {name.rpartition('.')[0]} has changed"]
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*new, *old])
         prefix = f"{name}." if name else ""

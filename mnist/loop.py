@@ -4,8 +4,8 @@ import json
 import os
 
 from mnist import Error, checks, files
-from mnist.finished import being_imported
 from mnist.plan import Plan
+from mnist.rebuild import being_imported
 from mnist.session import Session
 from mnist.settings import local_path
 
@@ -35,6 +35,7 @@ def train_and_evaluate(step, dataset, workdir, *, settings=None, flags_text="", 
     folder = os.path.abspath(workdir)  # wherever the step goes with os.chdir
     plan = Plan(len(dataset.train.labels), **options)
     checks.check_answers(step.eval_model, dataset)  # before anything is written
+    checks.check_attributes(step)
     with files.lock(folder), Session(step, dataset, workdir, plan, settings, flags_text) as run:
         while True:
             interrupted = bool(interrupt and interrupt.signum) or run.progress.closed  # as by `| head`

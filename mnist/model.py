@@ -3,9 +3,7 @@
 import contextlib
 import inspect
 import io
-import warnings
 
-from mnist import Error
 from mnist.readers import NUM_CLASSES, SIDE
 
 import keras
@@ -92,7 +90,7 @@ def scale_images(images):
 
 def count_outputs(model):
     """How many logits a model has for an image."""
-    with tf.init_scope():  # out of a graph that is being traced
+    with tf.init_scope(), keep_state(model):  # out of a graph that is being traced
         return model(tf.zeros([1, *IMAGE_SHAPE]), training=False).shape[-1]
 
 
@@ -108,9 +106,10 @@ def make_predict_logits(model, batch_size=500):
         num_examples = tf.shape(images)[0]
         num_batches = -(-num_examples // batch_size)
         logits = tf.TensorArray(tf.float32, num_batches, element_shape=[None, None], infer_shape=False)
-        for i in tf.range(num_batches):
-            batch = scale_images(images[i * batch_size : (i + 1) * batch_size])
-            logits = logits.write(i, tf.cast(model(batch, training=False), tf.float32))
+        with keep_state(model):
+            for i in tf.range(num_batches):
+                batch = scale_images(images[i * batch_size : (i + 1) * batch_size])
+                logits = logits.write(i, tf.cast(model(batch, training=False), tf.float32))
         return logits.concat()
 
     return predict_logits
@@ -124,36 +123,18 @@ def summarize_model(model):
     return "\n".join(lines)
 
 
-def describe(value):
-    """What Keras tells of a model, a layer, an optimizer: a dict to make its like from; None if it cannot tell."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a lambda would be unsafe to read back: that is refused then
-            return keras.saving.serialize_keras_object(value)
-    except NotImplementedError:  # what Keras raises for a class with arguments of its own and no get_config()
-        return None
-
-
-def copy_model(model):
-    """A model of the same configuration with the same values, and variables of its own.
-
-    Raises: `mnist.Error` if its class has arguments that no get_config() tells.
-    """
-    if describe(model) is None:
-        raise Error(f"{type(model).__name__} cannot be copied, as averaging needs it: write its get_config().")
-    copied = type(model).from_config(model.get_config())
-    for variable, value in zip(copied.variables, model.variables, strict=True):
-        variable.assign(value)
-    return copied
+def call_to_train(model, images):
+    """A model's answers in training mode, called as `fit` calls it: with `training` if its call() takes that."""
+    return model(images, training=True) if model._call_has_training_arg else model(images)
 
 
 @contextlib.contextmanager
 def keep_state(model):
     """While entered, in a graph or out of one, what layers write (moving means, seeds) is taken back at the end.
 
-    For a further pass over a batch in one step, which is not to count twice.
+    For a pass that is not to count: of an evaluation, or a further one over a batch in one step.
     """
-    variables = [v.value for v in model.non_trainable_variables]
+    variables = [getattr(v, "value", v) for v in [*model.variables, *model.metrics_variables]]
     before = [tf.identity(v) for v in variables]
     yield
     for variable, value in zip(variables, before, strict=True):

@@ -7,12 +7,12 @@ import time
 
 from mnist import Error, checkpoint, checks, files, resume, traced
 from mnist.batches import as_tensors, check_order, epoch_batches
-from mnist.fingerprint import fingerprint_of
-from mnist.finished import describe_model
+from mnist.fingerprint import attributes, fingerprint_of
 from mnist.metrics import RunningMeans, compute_metrics
-from mnist.model import make_predict_logits, summarize_model
+from mnist.model import keep_state, make_predict_logits, summarize_model
 from mnist.profiler import Profiler
 from mnist.progress import Progress
+from mnist.rebuild import describe_model, probe, rebuild
 from mnist.step import TrainStep, make_train_loop
 from mnist.summaries import Summaries
 
@@ -41,6 +41,7 @@ class Session:
         fingerprint = fingerprint_of(step, dataset, plan, settings)
         # What a fresh step has and can take back: not what it holds when it has been traced.
         self.variables = checkpoint.variables_of(step)
+        self.attributes = attributes(step)
         self.state, self.order = resume.restore(step, plan, fingerprint, self.directory, workdir)
         self.batches = None
         self.unbounded = set()  # scalars that were NaN or infinite, each said once
@@ -86,8 +87,11 @@ class Session:
         counts = f"{len(dataset.train.labels):,} training images, {len(dataset.test.labels):,} test images"
         say(f"{dataset.name}: {counts}")
         say(f"{name}: {self.step.model.count_params():,} parameters")
-        if describe_model(self.step.eval_model) is None:
-            say(f"{name} has no get_config(): it trains and resumes; other commands cannot evaluate or export it.")
+        model = self.step.eval_model
+        try:
+            rebuild(describe_model(model), [v.numpy() for v in model.variables], probe(model), f"the {name}")
+        except Error as error:
+            say(f"{error} It trains and resumes; other commands cannot evaluate or export it.")
         say(f"workdir: {self.workdir}" + (f", resuming from step {self.start_step:,}" if self.start_step else ""))
 
     @functools.cached_property
@@ -202,7 +206,8 @@ class Session:
         logits = predict_logits(examples.images).numpy()
         metrics = compute_metrics(logits, examples.labels)
         images_per_second = len(logits) / (time.perf_counter() - start)
-        extra = checks.check_extra_metrics(self.step.extra_metrics(*examples), metrics)
+        with keep_state(self.step.eval_model):
+            extra = checks.check_extra_metrics(self.step.extra_metrics(*examples), metrics)
         return metrics | extra, logits.argmax(axis=1), images_per_second
 
     def save(self):
@@ -211,10 +216,12 @@ class Session:
         if now == self.saved:
             return
         self.summaries.flush()
+        checks.check_unchanged(self.attributes, attributes(self.step))
         # The default order is a pure function; another may depend on what the step had learnt when the epoch began.
         learnt = type(self.step).epoch_order is not TrainStep.epoch_order and self.order is not None
         extra = {"order": self.order} if learnt else {}
         self.step.update_eval_model()
+        extra["answers"] = tf.constant(probe(self.step.eval_model))
         metadata = self.state | {"model": describe_model(self.step.eval_model)}
         variables = self.variables | checkpoint.variables_of_eval_model(self.step)
         try:

@@ -4,7 +4,8 @@ import zlib
 
 from mnist import checks
 from mnist.batches import epoch_order
-from mnist.model import copy_model, count_outputs, scale_images
+from mnist.model import call_to_train, count_outputs, scale_images
+from mnist.rebuild import copy_model
 from mnist.settings import take
 
 import keras
@@ -106,7 +107,7 @@ class TrainStep(tf.Module):
 
         Returns: the mean loss (a scalar) with the losses of regularizers and `add_loss`, logits `[B, classes]`.
         """
-        logits = tf.cast(self.model(images, training=True), keras.config.floatx())  # as Keras' losses do
+        logits = tf.cast(call_to_train(self.model, images), keras.config.floatx())  # as Keras' losses do
         losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)  # [B]
         return _total(tf.reduce_mean(losses), self.model.losses), logits
 

@@ -8,9 +8,11 @@ import re
 from mnist import Error
 
 import tensorflow as tf
+from absl import logging
 
 _READS = ("ReadVariableOp", "LookupTableFindV2", "LookupTableSizeV2")
-_NAMES = ("shared_name", "container", "token", "config_proto")  # attributes that say nothing of what is computed
+# Attributes that say nothing of what is computed.
+_IS_NAME = re.compile(r"_(?!XlaMustCompile).*|shared_name|container|token|config_proto").fullmatch
 
 
 def check_step(train_step, variables, jit_compile):
@@ -49,6 +51,8 @@ def _check_state(graph, variables):
                         "a table: keep such things in variables, attributes of the step."
                     )
     for node in _all_nodes(graph):
+        if "PyFunc" in node.op:
+            logging.warning("The step calls Python: what that keeps to itself, as NumPy's draws, is in no checkpoint.")
         if "seed" in node.attr and not node.op.startswith("Cudnn"):  # it counts its draws itself
             raise Error(
                 f"the step draws with {node.op}, otherwise after a resume: use tf.random.stateless_* or "
@@ -136,7 +140,7 @@ class _Functions:
         rows = [
             [
                 given.get(node.name, node.op),
-                {k: self._plain(node.attr[k]) for k in sorted(node.attr) if k not in _NAMES and not k.startswith("_")},
+                {k: self._plain(node.attr[k]) for k in sorted(node.attr) if not _IS_NAME(k)},
                 [place(text) for text in node.input if not text.startswith("^")],
             ]
             for node in nodes

@@ -11,7 +11,6 @@ import time
 from mnist import Error, data, flagfile
 from mnist.command import project_flags, run
 from mnist.fingerprint import num_threads
-from mnist.finished import being_imported
 from mnist.interrupt import Interrupt
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN, make_predict_logits
@@ -19,6 +18,7 @@ from mnist.optimizers import Optimizer, Rate, make_learning_rate, make_optimizer
 from mnist.plan import Plan
 from mnist.progress import say
 from mnist.readers import NUM_CLASSES
+from mnist.rebuild import being_imported
 from mnist.settings import Setting, local_path, read_flags, settings_of
 from mnist.step import TrainStep
 

@@ -1,6 +1,6 @@
 """What a checkpoint holds, and which ones stay."""
 
-from mnist import Error, checkpoint, data, finished
+from mnist import Error, checkpoint, data, finished, rebuild
 from mnist.loop import train_and_evaluate
 from mnist.model import CNN
 from mnist.step import TrainStep
@@ -16,7 +16,7 @@ def save(folder, step):
     checkpoint.save(
         str(folder),
         checkpoint.variables_of(step) | checkpoint.variables_of_eval_model(step),
-        metadata | {"model": finished.describe_model(step.eval_model)},
+        metadata | {"model": rebuild.describe_model(step.eval_model)},
         keep=1,
     )
 
@@ -123,5 +123,5 @@ def test_a_model_without_a_configuration_is_saved_and_resumed(tmp_path):
     save(tmp_path / "checkpoints", steps[0])
     checkpoint.assign(steps[1], checkpoint.load_newest(str(tmp_path / "checkpoints"))[0])
     assert all(np.array_equal(a, b) for a, b in zip(*(step.model.get_weights() for step in steps), strict=True))
-    with pytest.raises(Error, match=r"its class needs a get_config\(\)"):
+    with pytest.raises(Error, match=r"its class has no get_config\(\)"):
         finished.load(str(tmp_path))

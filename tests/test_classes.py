@@ -11,7 +11,8 @@ import types
 
 import mnist
 from mnist import data, evaluate, finished, folders, pictures, readers, train
-from mnist.model import CNN, describe
+from mnist.model import CNN
+from mnist.rebuild import describe
 from mnist.research.adversarial import Adversarial
 
 import keras

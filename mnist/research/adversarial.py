@@ -10,7 +10,7 @@ under the attack with 0.1: 97.08 ± 0.19 %, with 0.2: 91.44 ± 0.72 %. The plain
 """
 
 from mnist import train
-from mnist.model import count_outputs, keep_state, scale_images
+from mnist.model import call_to_train, count_outputs, keep_state, scale_images
 from mnist.settings import Setting
 from mnist.step import TrainStep
 
@@ -35,7 +35,8 @@ class Adversarial(TrainStep):
         for _ in range(self.attack_steps):
             with tf.GradientTape() as tape:
                 tape.watch(attacked)
-                loss = tf.nn.softmax_cross_entropy_with_logits(labels, model(attacked, training=training))
+                logits = call_to_train(model, attacked) if training else model(attacked, training=False)
+                loss = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
             # The size of a step is that of Madry et al., p. 13; a single step is cut to epsilon.
             moved = attacked + 2.5 * epsilon / self.attack_steps * tf.sign(tape.gradient(loss, attacked))
             attacked = tf.clip_by_value(moved, lowest, highest)

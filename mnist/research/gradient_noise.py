@@ -39,7 +39,10 @@ class GradientNoise(TrainStep):
         with keep_state(self.model):
             small, _ = super().compute_gradients(images[:half], labels[:half])
         sizes = [tf.cast(n, tf.float32) for n in (half, tf.shape(images)[0])]
-        norms = [tf.linalg.global_norm(g) ** 2 for g in (small, gradients)]
+        norms = [
+            tf.linalg.global_norm([tf.cast(g, tf.float32) for g in part if g is not None]) ** 2
+            for part in (small, gradients)
+        ]
         signal = (sizes[1] * norms[1] - sizes[0] * norms[0]) / (sizes[1] - sizes[0])  # estimates |G|^2
         noise = (norms[0] - norms[1]) / (1 / sizes[0] - 1 / sizes[1])  # estimates tr(covariance)
         for average, value in ((self.signal, signal), (self.noise, noise)):

@@ -27,7 +27,8 @@ class SAM(TrainStep):
         before = [tf.identity(w) for w in weights]
         with keep_state(self.model):  # both passes begin with the same state; that of the second is kept
             gradients, scalars = super().compute_gradients(images, labels)
-        scale = self.rho / (tf.linalg.global_norm(gradients) + 1e-12)
+        norm = tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients if g is not None])
+        scale = self.rho / (norm + 1e-12)
         for w, g in zip(weights, gradients, strict=True):
             if g is not None:
                 w.assign_add(tf.cast(scale, w.dtype) * g)

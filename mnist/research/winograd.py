@@ -103,8 +103,9 @@ class Winograd(TrainStep):
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
-        if type(model) is not CNN:
-            raise ValueError(f"model is a {type(model).__name__}, expected a mnist.model.CNN, whose layers this knows")
+        if type(model) is not CNN or model.losses:
+            found = "has losses of its own" if type(model) is CNN else f"is a {type(model).__name__}"
+            raise ValueError(f"model {found}, expected a mnist.model.CNN as it is, whose layers this knows")
 
     def compute_loss(self, images, labels):
         model, dtype = self.model, self.model.conv2.compute_dtype
