@@ -44,7 +44,8 @@ class _QuietTensorFlow(importlib.abc.MetaPathFinder):
 def _import_quietly(import_module, tensorflow):
     """Imports TensorFlow and starts its runtime; stderr meanwhile goes to a file and is sifted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # it may be full
+        sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
@@ -52,12 +53,13 @@ def _import_quietly(import_module, tensorflow):
             import_module(tensorflow)
             tensorflow.config.list_physical_devices("GPU")  # the second half of the chatter
         finally:
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
             os.dup2(stderr, 2)
             os.close(stderr)
             caught.seek(0)
             for line in caught.read().decode(errors="replace").splitlines(keepends=True):
-                with contextlib.suppress(OSError):  # stderr may be full
+                with contextlib.suppress(OSError):
                     if not any(words in line for words in _CHATTER):
                         sys.stderr.write(line)
 
@@ -75,7 +77,8 @@ def _open_closed_streams():
 
 _open_closed_streams()
 if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":  # a keras.json is overruled, too
-    sys.stderr.write(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is passed over: this is TensorFlow's loop.\n")
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is passed over: this is TensorFlow's loop.\n")
     os.environ["KERAS_BACKEND"] = "tensorflow"
 if "tensorflow" not in sys.modules:
     sys.meta_path.insert(0, _QuietTensorFlow())

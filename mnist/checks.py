@@ -52,7 +52,7 @@ def check_model_and_optimizer(model, optimizer):
 
 
 def check_attributes(step):
-    """Raises `mnist.Error` for a generator of NumPy or Python in an attribute of a step: no checkpoint holds its state."""
+    """Raises `mnist.Error` for a generator of NumPy or Python in an attribute of a step: no checkpoint holds it."""
     for name, value in vars(step).items():
         if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
             raise Error(

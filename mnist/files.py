@@ -81,7 +81,7 @@ def write_atomically(path, text):
     with write_errors(f"write {path}"):
         temporary = f"{path}.tmp"
         try:
-            with open(temporary, "w") as file:
+            with open(temporary, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -114,12 +114,19 @@ def is_pattern(path):
 
 @contextlib.contextmanager
 def without_pattern(folder):
-    """Gives a folder a path that TensorFlow's checkpoint reader does not take for a pattern, by a symbolic link.
+    """Gives a folder a path that TensorFlow's checkpoint reader does not take for a pattern, by a link.
 
     It matches the path of a checkpoint: one with `[1]` or a backslash in it names no file.
     """
     if not is_pattern(folder):
         yield folder
+        return
+    if os.path.isdir("/proc/self/fd"):  # of Linux; the temporary folder may be such a pattern itself
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
         return
     with tempfile.TemporaryDirectory() as temporary:
         link = os.path.join(temporary, "folder")

@@ -106,9 +106,9 @@ def make_predict_logits(model, batch_size=500):
         num_examples = tf.shape(images)[0]
         num_batches = -(-num_examples // batch_size)
         logits = tf.TensorArray(tf.float32, num_batches, element_shape=[None, None], infer_shape=False)
-        with keep_state(model):
-            for i in tf.range(num_batches):
-                batch = scale_images(images[i * batch_size : (i + 1) * batch_size])
+        for i in tf.range(num_batches):
+            batch = scale_images(images[i * batch_size : (i + 1) * batch_size])
+            with keep_state(model):  # so that each batch has the same, however many there are
                 logits = logits.write(i, tf.cast(model(batch, training=False), tf.float32))
         return logits.concat()
 
@@ -119,7 +119,7 @@ def summarize_model(model):
     """The table of `model.summary()`: layers, output shapes, parameters."""
     lines = []
     with contextlib.redirect_stdout(io.StringIO()):  # rich flushes it, which may be full
-        model.summary(print_fn=lambda line, **_: lines.append(line))
+        model.summary(line_length=80, print_fn=lambda line, **_: lines.append(line))  # of any terminal
     return "\n".join(lines)
 
 

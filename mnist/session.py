@@ -217,6 +217,9 @@ class Session:
             return
         self.summaries.flush()
         checks.check_unchanged(self.attributes, attributes(self.step))
+        names = ("train", "validation", "model.txt")
+        if gone := [name for name in names if not os.path.exists(os.path.join(self.folder, name))]:
+            self.progress.say(f"{', '.join(gone)} of {self.workdir} was deleted under way and is lost.")
         # The default order is a pure function; another may depend on what the step had learnt when the epoch began.
         learnt = type(self.step).epoch_order is not TrainStep.epoch_order and self.order is not None
         extra = {"order": self.order} if learnt else {}

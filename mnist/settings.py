@@ -20,11 +20,21 @@ from absl import flags
 
 
 def local_path(path):
-    """Returns a path with `~` expanded. Raises: `mnist.Error` for a URL, of which half would be local and half not."""
+    """Returns a path with `~` expanded.
+
+    Raises: `mnist.Error` for a URL, of which half would be local and half not, and for what is not UTF-8.
+    """
     path = os.fspath(path)
     if "://" in path:
         raise Error(f"{path} is a URL: name a folder of this machine, into which a remote one may be mounted.")
-    return os.path.expanduser(path)
+    path = os.path.expanduser(path)
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        raise Error(
+            f"{os.path.abspath(path)!a} is not UTF-8, as TensorFlow's paths are: rename it, or link to it."
+        ) from None
+    return path
 
 
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text", local_path: "a path"}
