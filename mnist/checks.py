@@ -32,6 +32,14 @@ def _is_cross_entropy_of_logits(loss, config):
 
 def check_model_and_optimizer(model, optimizer):
     """Raises `mnist.Error` for what `fit` would heed and a `TrainStep` does not."""
+    if not isinstance(model, keras.Model):
+        raise Error(f"the model is a {type(model).__name__}, expected a keras.Model.")
+    if not model.built:
+        raise Error(f"the {type(model).__name__} is not built: begin it with keras.Input, or build it yourself.")
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise Error(f"the optimizer is a {type(optimizer).__name__}, expected one of keras.optimizers.")
+    if isinstance(optimizer, getattr(keras.optimizers, "MultiOptimizer", ())):
+        raise Error("a MultiOptimizer has no learning rate of its own: override apply_gradients with two optimizers.")
     name = type(model).__name__
     for method in _OF_FIT:
         if getattr(type(model), method) is not getattr(keras.Model, method) or method in vars(model):

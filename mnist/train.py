@@ -123,8 +123,6 @@ def _main(classes, step_class, make_model, make_own_optimizer):
     keras.utils.set_random_seed(options.seed)
     with _dtype_policy("mixed_bfloat16" if options.precision == "bfloat16" else "float32"):
         model = _fit_to(dataset.classes, make_model)()
-    if not model.built:
-        raise Error(f"the {type(model).__name__} is not built: begin it with keras.Input, or build it yourself.")
     optimizer = make_own_optimizer(rate) if make_own_optimizer else make_optimizer(options, rate)
     settings = {name: getattr(options, name) for name in settings_of(step_class)}
     step = step_class(model, optimizer, seed=options.seed, **settings)

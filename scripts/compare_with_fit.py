@@ -93,11 +93,30 @@ class UnusedHead(keras.Model):
         return self.used(self.flatten(images))
 
 
+class NoTraining(UnusedHead):
+    """A call() without `training`: fit then leaves Dropout and BatchNormalization as in inference."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout, self.norm = keras.layers.Dropout(0.5, seed=1), keras.layers.BatchNormalization()
+        self.norm.build([None, 784])
+
+    def call(self, images):
+        return self.used(self.norm(self.dropout(self.flatten(images))))
+
+
 class Centralized(keras.optimizers.SGD):
     """An optimizer with a way of its own to apply gradients: less their mean."""
 
     def apply_gradients(self, grads_and_vars):
         return super().apply_gradients((gradient - keras.ops.mean(gradient), v) for gradient, v in grads_and_vars)
+
+
+def make_recurrent():
+    """A small recurrent network: its dropout draws whenever it is called, in evaluations too."""
+    layers = keras.layers
+    rows = [keras.Input(IMAGE_SHAPE), layers.Reshape(IMAGE_SHAPE[:2])]
+    return keras.Sequential([*rows, layers.LSTM(4, dropout=0.2, recurrent_dropout=0.2), layers.Dense(NUM_CLASSES)])
 
 
 def make_lora():
@@ -139,6 +158,8 @@ def make_features():
         "float16_logits": (make_small(dense={"dtype": "mixed_float16"}), adam),
         "float64_logits": (make_small(dense={"dtype": "float64"}), adam),
         "unused_head": (UnusedHead, lambda: optimizers.AdamW(weight_decay=0.1)),
+        "no_training_argument": (NoTraining, adam),
+        "recurrent_dropout": (make_recurrent, adam),
         "use_ema": (plain, lambda: adam(use_ema=True, ema_momentum=0.9)),
         "use_ema_batch_norm": (make_small(layers.BatchNormalization), lambda: optimizers.SGD(0.1, use_ema=True)),
         "ema_overwrite": (plain, lambda: adam(use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=3)),

@@ -74,6 +74,16 @@ def cross_entropy(**config):
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, **config)
 
 
+def with_own_train_step():
+    model = make_model()
+    model.train_step = lambda data: {}
+    return model
+
+
+def many_optimizers():
+    return optimizers.MultiOptimizer(optimizers.OptimizerMap(optimizers.SGD(0.1)))
+
+
 def frozen():
     model = make_model()
     model.trainable = False
@@ -100,6 +110,10 @@ def built_for_another():
         ({"model": compiled(loss=cross_entropy(ignore_class=1))}, "compiled with another loss"),
         ({"model": compiled(loss=cross_entropy(), loss_weights=[2.0])}, "compiled with another loss"),
         ({"model": lambda: make_model(layers.Masking())}, "answers with a mask"),
+        ({"model": with_own_train_step}, "Sequential has a train_step of its own"),
+        ({"model": lambda: None}, "the model is a NoneType, expected a keras.Model"),
+        ({"optimizer": lambda: "adam"}, "the optimizer is a str, expected one of keras.optimizers"),
+        ({"optimizer": many_optimizers}, "MultiOptimizer has no learning rate"),
         ({"model": frozen}, "no trainable variables"),
         ({"optimizer": built_for_another}, "Adam was built for the variables of another model"),
         ({"optimizer": lambda: optimizers.Adam(OwnSchedule())}, "get_config"),
@@ -283,6 +297,81 @@ def test_a_script_that_sets_other_arithmetic_for_its_process_is_refused(change, 
         is_refused(match, tmp_path, digits)
     finally:
         restore()
+
+
+def test_a_layer_named_as_a_word_in_the_configuration_is_no_difference(digits, tmp_path):
+    def make():  # Keras calls the first of them elu, the second elu_1
+        return make_model(layers.ELU(), layers.Dense(8, activation="elu"))
+
+    for steps in (2, 3):
+        train(tmp_path, digits, model=make, steps=steps)
+
+
+class Ordered(TrainStep):
+    """An order of one's own, and what one may keep of it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen, self._scratch = 0, 0
+
+    def epoch_order(self, examples, epoch):
+        return np.arange(len(examples.labels))
+
+
+class Reversed(Ordered):
+    def epoch_order(self, examples, epoch):
+        return np.arange(len(examples.labels))[::-1]
+
+
+class Counting(Ordered):
+    def epoch_order(self, examples, epoch):
+        self.seen += 1
+        return super().epoch_order(examples, epoch)
+
+
+class Remembering(Ordered):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen = np.zeros(1500)
+
+    def epoch_order(self, examples, epoch):
+        self.seen[epoch] += 1
+        return super().epoch_order(examples, epoch)
+
+
+class Scratching(Ordered):
+    def epoch_order(self, examples, epoch):
+        self._scratch += 1
+        return super().epoch_order(examples, epoch)
+
+
+class Drawing(Ordered):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._draws = np.random.default_rng(0)
+
+
+def test_another_order_of_the_epoch_is_refused(digits, tmp_path, monkeypatch):
+    train(tmp_path, digits, Ordered, steps=2)
+    monkeypatch.setattr(Ordered, "epoch_order", Reversed.epoch_order)
+    is_refused("the code of epoch_order.* has changed", tmp_path, digits, Ordered)
+
+
+@pytest.mark.parametrize(
+    ("step", "match"),
+    [
+        (Counting, "the step's seen has changed since the run began"),
+        (Remembering, "the step's seen has changed since the run began"),
+        (Drawing, "the step's _draws is a Generator of numpy"),
+    ],
+)
+def test_what_a_step_keeps_outside_of_variables_is_refused(step, match, digits, tmp_path):
+    is_refused(match, tmp_path, digits, step)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_attribute_that_says_so_may_change(digits, tmp_path):
+    assert train(tmp_path, digits, Scratching)._scratch == 1
 
 
 # What the step uses is saved, or the run is refused at its start.

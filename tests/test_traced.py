@@ -83,6 +83,14 @@ def test_what_an_optimizer_keeps_to_itself_has_another_digest():
     assert before != after
 
 
+def test_a_part_that_xla_compiles_has_another_digest():
+    def squared(xla):
+        square = tf.function(tf.square, jit_compile=xla)
+        return digest(step(lambda self, images: square(images)))
+
+    assert squared(True) != squared(None)
+
+
 def test_a_global_that_another_process_has_otherwise_has_another_digest(monkeypatch):
     prepare = lambda self, images: images * SCALE[0]  # noqa: E731
     before = digest(step(prepare))
