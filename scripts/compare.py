@@ -1,11 +1,11 @@
 """Is the difference between two settings real? python scripts/compare.py W/SETTING1 W/SETTING2
 
 Each folder is a setting of scripts/sweep.py, with a results.json in each seed=N, or a sweep of a single
-setting. Runs of the same seed are pairs. Prints both means with their standard deviations, the mean
-difference (second minus first) with its 95 % interval (Student's t), the p-values of the paired t-test
-and of Wilcoxon's signed-rank test, and the effect size: Cohen's d_z, the mean difference divided by
-the differences' standard deviation. --metric=NAME compares another number of results.json; a seed where it is
-null or missing is left out.
+setting. What sweep.py counts as unfinished, results that are older than sweep.flags, is left out. Runs of the
+same seed are pairs. Prints both means with their standard deviations, the mean difference (second minus first)
+with its 95 % interval (Student's t), the p-values of the paired t-test and of Wilcoxon's signed-rank test, and
+the effect size: Cohen's d_z, the mean difference divided by the differences' standard deviation. --metric=NAME
+compares another number of results.json; a seed where it is null or missing is left out.
 
 Of two plain runs, python scripts/compare.py runs/a runs/b, it prints the flags that differ and all metrics.
 """
@@ -22,25 +22,25 @@ from mnist.settings import Setting
 
 import numpy as np
 import scipy.stats
-from results import LEVEL, describe, is_percent, missing, read_results, value_of
+from results import LEVEL, describe, is_finished, is_percent, missing, read_results, value_of
 
 
 def read_values(folder, metric):
-    """Reads a setting's results. Returns: a dict from data set and seed to what `value_of` says of `metric`."""
-    paths = []
+    """Reads a setting's finished runs. Returns: a dict from data set and seed to what `value_of` says of `metric`."""
+    folders = []
     for pattern in ("seed=*", "*/seed=*"):
-        paths = paths or glob.glob(os.path.join(glob.escape(folder), pattern, "results.json"))
-    settings = sorted({os.path.dirname(os.path.dirname(path)) for path in paths})
+        folders = folders or [*filter(is_finished, glob.glob(os.path.join(glob.escape(folder), pattern)))]
+    settings = sorted({os.path.dirname(path) for path in folders})
     if len(settings) != 1:
-        found = f"has {len(settings)} settings, as {settings[0]}" if settings else "has no seed=N/results.json"
+        none = "has no seed=N/results.json, or only some that are older than the sweep.flags beside them"
+        found = f"has {len(settings)} settings, as {settings[0]}" if settings else none
         raise Error(f"{folder} {found if os.path.isdir(folder) else 'is not a folder'}: name that of one setting.")
     runs = {}
-    for path in paths:
-        run = os.path.dirname(path)
-        seed = os.path.basename(run).removeprefix("seed=")
+    for path in folders:
+        seed = os.path.basename(path).removeprefix("seed=")
         if not re.fullmatch("[0-9]+", seed):
-            raise Error(f"{run} is not named as a run of a sweep, expected seed=N.")
-        results = read_results(run)
+            raise Error(f"{path} is not named as a run of a sweep, expected seed=N.")
+        results = read_results(path)
         runs[results["dataset"], int(seed)] = results
     if said := missing(metric, runs.values()):
         raise Error(f"{folder}: {said}")
@@ -133,10 +133,10 @@ class Compare:
 def main(options, folders):
     if len(folders) != 2:
         raise Error(f"expected two folders, not {len(folders)}: python scripts/compare.py W1 W2")
-    plain = [folder for folder in folders if os.path.isfile(os.path.join(folder, "results.json"))]
+    plain = [folder for folder in folders if is_finished(folder)]
     if plain and len(plain) < 2:
         other = next(folder for folder in folders if folder not in plain)
-        raise Error(f"{plain[0]} is a finished run, {other} is none: it has no results.json.")
+        raise Error(f"{plain[0]} is a finished run, {other} is none: it has no results.json, or of other flags.")
     if plain:
         print(compare_runs(folders))
     else:

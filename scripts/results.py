@@ -36,6 +36,14 @@ def describe(values):
     return Summary(n, mean, std, mean - half, mean + half)
 
 
+def is_finished(folder):
+    """Whether a run's results.json is there and of its flags: of a sweep's run, not older than its sweep.flags."""
+    path, flagfile = (os.path.join(folder, name) for name in ("results.json", "sweep.flags"))
+    if not os.path.isfile(path):
+        return False
+    return not os.path.isfile(flagfile) or os.stat(path).st_mtime_ns >= os.stat(flagfile).st_mtime_ns
+
+
 def read_results(folder):
     """Reads a run's results.json. Returns: a dict, None for what is no finite number. Raises: `mnist.Error`."""
     path, results = os.path.join(folder, "results.json"), None

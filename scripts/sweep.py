@@ -4,8 +4,9 @@ r"""Runs a module or a file for every setting of a grid and several seeds, and t
         --workdir=W --jobs=2 -- --epochs=5
 
 --module=my_idea.py is a file. What follows `--` goes to every run. A finished run is not run again: after
-Ctrl-C or a crash the same command resumes; more values, seeds or epochs add to what is there. W/SETTING/seed=N/
-is a run each, with its sweep.flags and log.txt; W/table.txt and W/table.csv tell of each setting mean and
+Ctrl-C or a crash the same command resumes; more values, seeds or epochs add to what is there. Once the file or a
+--flagfile is edited, all runs count as unfinished; what the file imports is not looked at. W/SETTING/seed=N/ is
+a run each, with its sweep.flags and log.txt; W/table.txt and W/table.csv tell of each setting mean and
 standard deviation over the seeds and the 95 % interval of the mean (Student's t), the best first; W/runs.csv has
 every run's results.json.
 In TensorBoard's HParams tab a setting is a session group, its seeds are the sessions, metrics are means.
@@ -43,9 +44,10 @@ from mnist.interrupt import Interrupt
 from mnist.settings import Setting, local_path
 
 import tensorflow as tf
-from results import format_table, is_percent, missing, read_results, summarize, value_of, write_csv
+from results import format_table, is_finished, is_percent, missing, read_results, summarize, value_of, write_csv
 from tensorboard.plugins.hparams import api as hp
 
+_DIGEST = " has SHA-256 "
 METRICS = ("test_accuracy", "test_loss", "validation_accuracy", "validation_loss")
 
 
@@ -66,9 +68,8 @@ class Run(typing.NamedTuple):
 
     def read_results(self):
         """Returns the content of results.json, None if the run with these flags is not finished or it is damaged."""
-        path, flagfile = (os.path.join(self.workdir, name) for name in ("results.json", "sweep.flags"))
         with contextlib.suppress(OSError, Error):
-            if self.has_flags() and os.stat(path).st_mtime_ns >= os.stat(flagfile).st_mtime_ns:
+            if self.has_flags() and is_finished(self.workdir):
                 return read_results(self.workdir)
         return None
 
@@ -106,20 +107,28 @@ def make_runs(workdir, grid, seeds, program, arguments):
         # A path or several names as a value stay one folder.
         folder = ",".join(f"{flag}={urllib.parse.quote(value, safe='=+')}" for flag, value in setting.items())
         lines = [*arguments, *(f"--{flag}={value}" for flag, value in setting.items())]
-        lines += [f"--seed={seed}", *map(_digest, [line for line in lines if re.match("--?flagfile=", line)])]
+        flagfiles = [line.partition("=")[2] for line in lines if re.match("--?flagfile=", line)]
+        lines += [f"--seed={seed}", *map(_digest, program[-1:] * (program[0] != "-m") + flagfiles)]
         folder = os.path.join(workdir, folder or name, f"seed={seed}")
         runs.append(Run(name, setting, seed, folder, "\n".join([first, *lines, ""])))
     return runs
 
 
-def _digest(argument):
-    """A comment on a --flagfile that has its runs count as unfinished once it is edited."""
-    flagfile = argument.partition("=")[2]
+def _digest(path):
+    """A comment on a file, the program or a --flagfile, that has its runs count as unfinished once it is edited."""
     try:
-        with open(flagfile, "rb") as file:
-            return f"# {flagfile} has SHA-256 {hashlib.sha256(file.read()).hexdigest()}"
+        with open(path, "rb") as file:
+            return f"# {path}{_DIGEST}{hashlib.sha256(file.read()).hexdigest()}"
     except OSError as error:
-        raise Error(f"cannot read {argument}: {error.strerror}.") from None
+        raise Error(f"cannot read {path}: {error.strerror}.") from None
+
+
+def check_unedited(run):
+    """Raises `mnist.Error` if a file that a run depends on is no longer the one of its sweep.flags."""
+    for line in run.flags.splitlines():
+        path, digest, _ = line.removeprefix("# ").partition(_DIGEST)
+        if digest and _digest(path) != line:
+            raise Error(f"{path} was edited while the sweep ran: the same command begins anew, with what it is now.")
 
 
 def find_program(module):
@@ -193,6 +202,7 @@ def run_all(runs, program, jobs, metric, interrupt, say):
                 say(f"{unknown} The runs go on; the same command with another --metric tabulates them.")
             while waiting and len(running) < jobs:
                 run = waiting.pop(0)
+                check_unedited(run)
                 running[start(run, program, jobs)] = run
             time.sleep(0.1)
             for process in [process for process in running if process.poll() is not None]:

@@ -222,7 +222,7 @@ def test_sigterm_stops_the_runs_which_save(tmp_path):
         ({"arguments": ["--seed=5"]}, "is set by this script"),
         ({"arguments": ["--learning_rate=1"]}, "is set by this script"),
         ({"grid": "jit_compile=true,false", "arguments": ["--nojit_compile"]}, "is set by this script"),
-        ({"arguments": ["--flagfile=no_such.flags"]}, "cannot read --flagfile=no_such.flags"),
+        ({"arguments": ["--flagfile=no_such.flags"]}, "cannot read no_such.flags"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(tmp_path, options, message):
@@ -631,9 +631,56 @@ def test_an_edited_flagfile_makes_a_finished_run_an_unfinished_one(tmp_path):
         recipe.write_text(f"--learning_rate={rate}\n")
         do_sweep(tmp_path / "sweep", jobs=0, **options)
         if not counts:
-            results = {"dataset": "digits", "steps": 5, "train_seconds": 1.0} | dict.fromkeys(sweep.METRICS, 0.9)
-            (tmp_path / "sweep" / "default" / "seed=0" / "results.json").write_text(json.dumps(results))
+            write_results(tmp_path / "sweep" / "default" / "seed=0")
         do_sweep(tmp_path / "sweep", jobs=0, **options)
         with open(tmp_path / "sweep" / "table.csv") as file:
             counts += [row["n"] for row in csv.DictReader(file)]
     assert counts == ["1", "1", "0"]
+
+
+def write_results(folder):
+    """Writes a results.json as a run of ARGUMENTS would."""
+    results = {"dataset": "digits", "steps": 5, "train_seconds": 1.0} | dict.fromkeys(sweep.METRICS, 0.9)
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def test_an_edited_module_makes_a_finished_run_an_unfinished_one(tmp_path):
+    idea, counts = tmp_path / "idea.py", []
+    for content in ("print(1)", "print(1)", "print(2)"):
+        idea.write_text(content)
+        do_sweep(tmp_path / "sweep", "", jobs=0, module=str(idea), seeds=1)
+        if not counts:
+            write_results(tmp_path / "sweep" / "default" / "seed=0")
+        do_sweep(tmp_path / "sweep", "", jobs=0, module=str(idea), seeds=1)
+        with open(tmp_path / "sweep" / "table.csv") as file:
+            counts += [row["n"] for row in csv.DictReader(file)]
+    assert counts == ["1", "1", "0"]
+
+
+def test_a_module_that_is_edited_while_the_sweep_runs_stops_it_before_the_next_run(tmp_path):
+    idea, said = tmp_path / "idea.py", []
+
+    def say(text):
+        said.append(text)
+        idea.write_text("print('new')")
+
+    idea.write_text("print('old')")
+    with pytest.raises(Error, match=r"idea\.py was edited while the sweep ran: the same command begins anew"):
+        do_sweep(tmp_path / "sweep", "", module=str(idea), seeds=2, jobs=1, say=say)
+    assert len(said) == 1
+    assert not (tmp_path / "sweep" / "default" / "seed=1" / "log.txt").exists()
+
+
+def test_results_that_are_older_than_the_flags_are_left_out_of_a_comparison(tmp_path):
+    for name in ("a=1", "a=2"):
+        write_setting(tmp_path / name, {0: 0.5, 1: 0.5, 2: 0.5})
+        for seed, age in enumerate((0, -1, 1)):
+            flagfile = tmp_path / name / f"seed={seed}" / "sweep.flags"
+            flagfile.write_text("")
+            written = flagfile.with_name("results.json").stat().st_mtime_ns
+            os.utime(flagfile, ns=(written, written + age * 10**9))
+    assert compare.read_values(str(tmp_path / "a=1"), "test_accuracy") == {("digits", 0): 50, ("digits", 1): 50}
+    with pytest.raises(Error, match="seed=2 is none"):
+        compare.main(None, [str(tmp_path / "a=1" / f"seed={seed}") for seed in (0, 2)])
+    with pytest.raises(Error, match="only some that are older"):
+        compare.main(types.SimpleNamespace(metric="test_accuracy"), [str(tmp_path / "a=1" / "seed=2")] * 2)
