@@ -17,6 +17,7 @@ from absl import logging
 
 NAMES = ("auto", "mnist", "fashion_mnist", "digits")
 DOWNLOAD_STALL_SECONDS = 10
+BOX = 20  # MNIST's digits fill a box of 20x20 within 28x28 (LeCun et al. 1998, p. 10)
 
 _STORE = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
 _MNIST_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
@@ -58,6 +59,15 @@ class Dataset(NamedTuple):
             for array in examples:
                 sha256.update(np.ascontiguousarray(array))
         return sha256.hexdigest()
+
+    def is_framed(self):
+        """Whether the training images are framed as MNIST's, by the first 1,000: nine in ten, some may be blank."""
+        return bool(np.mean([is_framed(image[..., 0]) for image in self.train.images[:1000]]) > 0.9)
+
+
+def is_framed(image):
+    """Whether an image `[28, 28]` is framed as MNIST's: bright on black, in a box of 20x20, of 19 at times."""
+    return bool(image.max() >= 128 and max(np.ptp(indices) + 1 for indices in np.nonzero(image)) in (BOX - 1, BOX))
 
 
 def load(name="auto", data_dir=None, holdout=0):

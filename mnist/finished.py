@@ -22,6 +22,7 @@ class Run:
       history: a list of dicts, one for each evaluation: `step`, `train_<metric>`, `validation_<metric>`.
       dataset, data_dir: what `data.load` needs to bring the run's data again.
       classes: a tuple of the names of its classes; its length is the number of the model's logits.
+      framed: whether its training images are framed as MNIST's, `data.Dataset.is_framed`.
     """
 
     model: keras.Model
@@ -30,6 +31,7 @@ class Run:
     dataset: str
     data_dir: str | None
     classes: tuple[str, ...]
+    framed: bool = True
 
     @functools.cached_property
     def data(self):
@@ -51,5 +53,6 @@ def load(workdir):
     count = sum(name.startswith("eval_model/") for name in tensors)
     weights = [tensors[f"eval_model/{i}"] for i in range(count)]
     model = rebuild(metadata["model"], weights, tensors.get("run/answers"), f"the model of {workdir}")
-    classes = tuple(metadata.get("classes", DIGITS))  # an older version knew of ten alone
-    return Run(model, metadata["step"], metadata["history"], metadata["dataset"], metadata["data_dir"], classes)
+    # An older version knew of ten classes alone, and of one frame.
+    classes, framed = tuple(metadata.get("classes", DIGITS)), metadata.get("framed", True)
+    return Run(model, metadata["step"], metadata["history"], metadata["dataset"], metadata["data_dir"], classes, framed)

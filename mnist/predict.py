@@ -1,4 +1,9 @@
-"""Reads the digits in image files: python -m mnist.predict --workdir=runs/NAME image.png ..."""
+"""Reads the digits in image files: python -m mnist.predict --workdir=runs/NAME image.png ...
+
+A picture becomes what the network was trained on. One of 28x28 that is framed as MNIST frames its own stays as it is,
+and any of 28x28 where the run's training images are not framed so; all others are cropped to the ink, scaled to
+20x20 and centred, light on dark.
+"""
 
 import json
 import os
@@ -8,6 +13,7 @@ import warnings
 
 from mnist import Error, files, finished
 from mnist.command import run
+from mnist.data import BOX, is_framed
 from mnist.ink import find_ink
 from mnist.metrics import softmax
 from mnist.model import make_predict_logits
@@ -21,21 +27,25 @@ _MAX_PIXELS = 2**24  # an image is decoded whole, to half a GiB at the worst, wh
 # Pillow hands EPS files to Ghostscript, which runs them as programs.
 Image.init()
 _FORMATS = sorted(Image.OPEN.keys() - {"EPS"})
-_BOX = 20  # MNIST's digits fill a box of 20x20 within 28x28 (LeCun et al. 1998, p. 10)
 _SURE = 0.7  # of MNIST's test set, 57 % of the wrong answers are less probable, and 0.9 % of the right ones
 
 
-def read_image(path):
+def read_image(path, framed=True):
     """Reads an image file as MNIST would have it: light on dark, scaled to 20x20, centred by mass.
 
     Grey, colour or transparent, of any size, dark on light or light on dark; a picture in MNIST's format as it is.
 
+    Args:
+      path: the file.
+      framed: whether MNIST's frame is that of the training images, `finished.Run.framed`. If not, a picture of 28x28
+        is taken for one of these: its grey levels stay as they are.
+
     Returns: uint8 `[28, 28, 1]`. Raises: `mnist.Error` if there is no readable image or no ink.
     """
-    return _read(path)[0]
+    return _read(path, framed)[0]
 
 
-def _read(path):
+def _read(path, framed=True):
     """Returns: what `read_image` does, and why it may not be one digit, in a word or two, or None."""
     try:
         if stat.S_ISFIFO(os.stat(path).st_mode) or stat.S_ISCHR(os.stat(path).st_mode):
@@ -55,20 +65,16 @@ def _read(path):
     # Decoders raise what they please on damaged input, a decompression bomb's error among them.
     except Exception as error:
         raise Error(f"{path}: not a sound image file: {str(error).rstrip('.')}.") from None
+    if not framed and grey.shape == (SIDE, SIDE):
+        return np.rint(grey).astype(np.uint8)[..., np.newaxis], None
     ink = find_ink(grey)
     if ink is None:
         raise Error(f"{path}: holds no digit: nothing stands out from the paper.")
     small = _shrink(ink.levels)
     if not small.any():
         raise Error(f"{path}: holds no digit: only specks that vanish at {SIDE}x{SIDE} pixels.")
-    return grey.astype(np.uint8)[..., np.newaxis] if _is_framed(grey) else _centre(small), _doubt(ink, small)
-
-
-def _is_framed(grey):
-    """Whether a picture is in MNIST's format already: 28x28, on black, in a box of 20x20, of 19 at times."""
-    if grey.shape != (SIDE, SIDE) or grey.max() < 128 or (grey % 1).any():
-        return False
-    return max(np.ptp(indices) + 1 for indices in np.nonzero(grey)) in (_BOX - 1, _BOX)
+    as_it_is = grey.shape == (SIDE, SIDE) and not (grey % 1).any() and is_framed(grey)
+    return grey.astype(np.uint8)[..., np.newaxis] if as_it_is else _centre(small), _doubt(ink, small)
 
 
 def _doubt(ink, small):
@@ -76,7 +82,7 @@ def _doubt(ink, small):
     if ink.has_several_parts():
         return "several parts"
     height, width = ink.levels.shape
-    if small.sum() > 0.62 * 255 * _BOX**2:
+    if small.sum() > 0.62 * 255 * BOX**2:
         return "more ink than strokes"
     if width > 1.7 * height or height > 12 * width:
         return "too wide" if width > height else "too narrow"
@@ -103,7 +109,7 @@ def _flatten(image):
 
 def _shrink(ink):
     height, width = ink.shape
-    scale = _BOX / max(height, width)
+    scale = BOX / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(Image.fromarray(np.round(ink).astype(np.uint8)).resize(size, Image.Resampling.LANCZOS))
 
@@ -141,7 +147,7 @@ def main(options, paths):
     rows = []
     for number, path in enumerate(paths, 1):
         try:
-            image, doubt = _read(path)
+            image, doubt = _read(path, trained.framed)
         except Error as error:
             rows.append({"file": path, "error": str(error).removeprefix(f"{path}: ")})
             continue

@@ -6,12 +6,19 @@ import os
 import re
 import struct
 import tracemalloc
+import types
 import zlib
 
 import mnist
-from mnist import predict
+from mnist import finished, predict
+from mnist.data import Dataset, Examples
+from mnist.loop import train_and_evaluate
+from mnist.metrics import softmax
+from mnist.model import CNN, make_predict_logits
 from mnist.predict import read_image
+from mnist.step import TrainStep
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -191,6 +198,55 @@ def workdir(tmp_path_factory, start):
     ended = start("mnist.train", "--workdir=run", "--dataset=digits", "--epochs=2", cwd=folder)
     assert ended.returncode == 0, ended.stderr
     return folder / "run"
+
+
+def resized(examples):
+    """Digits that fill their images, as those of Fashion-MNIST and KMNIST do."""
+    images = [Image.fromarray(image[4:24, 4:24, 0]).resize((28, 28)) for image in examples.images]
+    return Examples(np.stack(images)[..., np.newaxis], examples.labels)
+
+
+def inverted(examples):
+    return Examples(255 - examples.images, examples.labels)
+
+
+@pytest.mark.parametrize("change", [resized, inverted])
+def test_a_run_on_images_of_another_frame_sees_its_own_images_as_they_are(tmp_path, digits, change, capsys):
+    train, test = change(digits.train), change(digits.test)
+    dataset = Dataset("own", None, train, test, test)
+    step = TrainStep(CNN(), keras.optimizers.Adam())
+    train_and_evaluate(step, dataset, str(tmp_path / "run"), max_steps=2)
+    trained = finished.load(str(tmp_path / "run"))
+    assert not trained.framed
+    # One of them lies in a corner, in a box of 10x10; one shows nothing that stands out.
+    images = np.concatenate([test.images[:6], np.zeros([2, 28, 28, 1], np.uint8)])
+    images[6, :10, :10] = test.images[0, :10, :10]
+    images[7] = 7
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image[..., 0]).save(path)
+    capsys.readouterr()
+    options = types.SimpleNamespace(workdir=str(tmp_path / "run"), json=True, save_input=str(tmp_path / "seen"))
+    assert predict.main(options, paths) == 0
+    rows = json.loads(capsys.readouterr().out)
+    probabilities = softmax(make_predict_logits(trained.model)(images).numpy())
+    for row, image, expected in zip(rows, images, probabilities, strict=True):
+        with Image.open(row["input"]) as seen:
+            np.testing.assert_array_equal(np.asarray(seen), image[..., 0])
+        assert row["probability"] == pytest.approx(expected.max(), abs=1e-5)
+        assert row["unsure"] in (None, "low probability")
+    # A photograph of a digit is still brought to MNIST's frame.
+    IMAGES["photograph"].save(tmp_path / "photograph.png")
+    np.testing.assert_array_equal(*(read_image(tmp_path / "photograph.png", framed) for framed in (True, False)))
+
+
+def test_a_run_on_images_as_mnist_frames_them_is_known_by_them(workdir, digits):
+    assert finished.load(str(workdir)).framed
+    some = Examples(digits.train.images.copy(), digits.train.labels)
+    some.images[:60] = 0  # blank ones are no reason to doubt the others
+    assert digits._replace(train=some).is_framed()
+    some.images[60:200] = 255
+    assert not digits._replace(train=some).is_framed()
 
 
 def test_unsure_where_it_is_not_one_digit(tmp_path, workdir, start):
