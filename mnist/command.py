@@ -1,5 +1,6 @@
 """How a command starts: flags from settings, --help in groups, a user's mistakes in a line or two."""
 
+import contextlib
 import difflib
 import errno
 import itertools
@@ -7,6 +8,7 @@ import logging as std_logging
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 
@@ -22,8 +24,8 @@ def run(main, *classes, arguments=False):
     """Makes flags of the settings of `classes`, parses the command line and runs `main`; exits with what it returns.
 
     `main` is called with a namespace of all settings, if there are classes, and with the list of other
-    arguments if `arguments` is true; if not, they are refused. An `mnist.Error` is printed in its own words; any
-    other exception keeps its traceback.
+    arguments if `arguments` is true; if not, they are refused. An `mnist.Error` is printed in its own words; Ctrl-C
+    exits with 130, any other exception keeps its traceback.
     """
 
     def guarded(argv):
@@ -47,6 +49,10 @@ def run(main, *classes, arguments=False):
             app.run(guarded, flags_parser=_parse)
     except Error as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except OSError as error:
         # Of the output: the reader has left, as `| head` does, or a disk is full. Files are named.
         if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO):
@@ -56,10 +62,21 @@ def run(main, *classes, arguments=False):
 
 
 def project_flags():
-    """All flags of this command but those that absl and TensorFlow define for themselves, by name."""
+    """All flags of this command by name, but aliases and those that absl and TensorFlow define for themselves.
+
+    Each has a serializer: one of the user's without has `str`.
+    """
     groups = flags.FLAGS.flags_by_module_dict().items()
     own = [flag for module, group in groups if not module.startswith(("absl.", "tensorflow.")) for flag in group]
-    return {flag.name: flag for flag in own if not hasattr(flag, "imported")}
+    own = [flag for flag in own if not hasattr(flag, "imported") and not is_alias(flag)]
+    for flag in own:
+        flag.serializer = flag.serializer or flags.ArgumentSerializer()
+    return {flag.name: flag for flag in own}
+
+
+def is_alias(flag):
+    """Whether a flag is another name of a flag: absl makes their class within `DEFINE_alias`."""
+    return type(flag).__qualname__.startswith(f"{flags.DEFINE_alias.__qualname__}.")
 
 
 def _parse(argv):
@@ -96,7 +113,7 @@ def _help(wanted):
         groups.setdefault(setting.group if setting else "flags of this file", []).append((name, flag))
     own = [group for group in groups if group not in _GROUPS]
     shown = own if wanted == "helpshort" and own else [*own, *(group for group in _GROUPS if group in groups)]
-    width = min(shutil.get_terminal_size().columns, 120)
+    width = max(20, min(shutil.get_terminal_size().columns, 120))
     lines = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
     for group in shown:
         lines.append(f"{group}:")

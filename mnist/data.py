@@ -40,6 +40,10 @@ class Examples(NamedTuple):
     images: np.ndarray  # uint8 [N, 28, 28, 1]
     labels: np.ndarray  # [N], from 0 on: uint8, or int32 with more than 256 classes
 
+    def digest(self):
+        """SHA-256 of images and labels, as hex."""
+        return _digest([self])
+
 
 class Dataset(NamedTuple):
     """A data set in three parts. Without a hold-out, `validation` is `test`, the same object."""
@@ -53,16 +57,19 @@ class Dataset(NamedTuple):
 
     def digest(self):
         """SHA-256 of all that a run sees, as hex: tells data sets apart by content, not by name."""
-        sha256 = hashlib.sha256()
-        parts = [self.train, self.validation] + ([] if self.test is self.validation else [self.test])
-        for examples in parts:
-            for array in examples:
-                sha256.update(np.ascontiguousarray(array))
-        return sha256.hexdigest()
+        return _digest([self.train, self.validation] + ([] if self.test is self.validation else [self.test]))
 
     def is_framed(self):
         """Whether the training images are framed as MNIST's, by the first 1,000: nine in ten, some may be blank."""
         return bool(np.mean([is_framed(image[..., 0]) for image in self.train.images[:1000]]) > 0.9)
+
+
+def _digest(parts):
+    sha256 = hashlib.sha256()
+    for examples in parts:
+        for array in examples:
+            sha256.update(np.ascontiguousarray(array))
+    return sha256.hexdigest()
 
 
 def is_framed(image):

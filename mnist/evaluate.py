@@ -1,6 +1,6 @@
 """Evaluates a run, exactly, over every example: python -m mnist.evaluate --workdir=runs/NAME"""
 
-from mnist import Error, data, finished
+from mnist import data, finished
 from mnist.command import run
 from mnist.metrics import compute_metrics, count_confusions
 from mnist.model import make_predict_logits
@@ -58,12 +58,8 @@ def main(options):
         other = data.load(options.dataset or "auto", options.data_dir)
     else:
         other = trained.data
+    trained.check_labels(other)
     test = other.test
-    if test.labels.max() >= len(classes):
-        raise Error(
-            f"the model of {options.workdir} knows {len(classes)} classes, {other.name} has test labels up to "
-            f"{test.labels.max()}."
-        )
     logits = make_predict_logits(trained.model, options.eval_batch_size)(test.images).numpy()
     metrics, predictions = compute_metrics(logits, test.labels), logits.argmax(axis=1)
     matrix = count_confusions(test.labels, predictions, len(classes))

@@ -158,9 +158,13 @@ def _write_tflite(model, path):
     if any(layer.compute_dtype == "bfloat16" for layer in model._flatten_layers()):
         raise Error("TFLite has no bfloat16: take --format=saved_model or keras, or train with --precision=float32.")
     served = Served(model)
-    served.answer = tf.function(served.answer, input_signature=served.serve.input_signature)
+
+    @tf.function(input_signature=served.serve.input_signature)
+    def serve(images):  # its kernels check no shapes, and end the process over some: this refuses what is no image
+        return served.answer(tf.reshape(images, [-1, *IMAGE_SHAPE]))
+
     try:
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([served.answer.get_concrete_function()], served)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([serve.get_concrete_function()], served)
     except (ImportError, AttributeError):
         raise Error("this TensorFlow has no TFLite converter: take --format=saved_model or keras.") from None
     try:
@@ -209,6 +213,10 @@ def main(options):
     output = options.output or os.path.join(options.workdir, _OUTPUTS[options.format])
     classes = export(trained.model, output, options.format)
     print(f"wrote {output} (step {trained.step})")
+    if options.format == "keras":
+        print("Give it grey levels from 0 to 255, not scaled: Keras casts whatever it is given to uint8.")
+    if options.format == "tflite":
+        print("Give it uint8 images [N, 28, 28, 1], N >= 1: it checks no more than the number of pixels.")
     if options.format == "saved_model" and files.is_pattern(output):
         print("TensorFlow's loader takes []*?\\ in a path for a pattern: to load it, move it or link to it elsewhere.")
     if classes:

@@ -10,6 +10,7 @@ from mnist.rebuild import rebuild
 from mnist.settings import local_path
 
 import keras
+from absl import logging
 
 
 @dataclasses.dataclass
@@ -23,6 +24,8 @@ class Run:
       dataset, data_dir: what `data.load` needs to bring the run's data again.
       classes: a tuple of the names of its classes; its length is the number of the model's logits.
       framed: whether its training images are framed as MNIST's, `data.Dataset.is_framed`.
+      test_sha256: the digest of its test set; None if an older version did not save it.
+      workdir: its folder as it was given, for messages.
     """
 
     model: keras.Model
@@ -31,12 +34,30 @@ class Run:
     dataset: str
     data_dir: str | None
     classes: tuple[str, ...]
-    framed: bool = True
+    framed: bool
+    test_sha256: str | None
+    workdir: str
 
     @functools.cached_property
     def data(self):
-        """The run's `data.Dataset`, read when it is first asked for; without a hold-out."""
-        return data.load(self.dataset, self.data_dir)
+        """The run's `data.Dataset`, read when it is first asked for; without a hold-out.
+
+        Warns if its test set is no longer that of the run.
+        """
+        dataset = data.load(self.dataset, self.data_dir)
+        if self.test_sha256 not in (None, dataset.test.digest()):
+            place = f"{dataset.name} in {self.data_dir}" if self.data_dir else dataset.name
+            logging.warning("The test set of %s has changed since %s was trained.", place, self.workdir)
+        return dataset
+
+    def check_labels(self, dataset):
+        """Raises `mnist.Error` if the test set of a `data.Dataset` has labels that the model does not know."""
+        last = dataset.test.labels.max()
+        if last >= len(self.classes):
+            raise Error(
+                f"the model of {self.workdir} knows {len(self.classes)} classes, {dataset.name} has test labels up to "
+                f"{last}."
+            )
 
 
 def load(workdir):
@@ -53,6 +74,11 @@ def load(workdir):
     count = sum(name.startswith("eval_model/") for name in tensors)
     weights = [tensors[f"eval_model/{i}"] for i in range(count)]
     model = rebuild(metadata["model"], weights, tensors.get("run/answers"), f"the model of {workdir}")
-    # An older version knew of ten classes alone, and of one frame.
-    classes, framed = tuple(metadata.get("classes", DIGITS)), metadata.get("framed", True)
-    return Run(model, metadata["step"], metadata["history"], metadata["dataset"], metadata["data_dir"], classes, framed)
+    return Run(
+        model=model,
+        **{name: metadata[name] for name in ("step", "history", "dataset", "data_dir")},
+        classes=tuple(metadata.get("classes", DIGITS)),  # an older version knew of ten alone
+        framed=metadata.get("framed", True),
+        test_sha256=metadata.get("test_sha256"),
+        workdir=workdir,
+    )

@@ -52,12 +52,20 @@ def _lines(**resolved):
 
 
 def _read(workdir):
-    """The first line of a run's flags.txt, and the others by flag; none if there is no such file."""
+    """The first line of a run's flags.txt, and the others by flag; none if there is no such file.
+
+    Raises: `mnist.Error` if it is damaged.
+    """
     path, known, lines = os.path.join(workdir, _NAME), project_flags(), {}
     if not os.path.isfile(path):
         return "", {}
-    with open(path) as file:
-        first, *rest = file.read().splitlines() or [""]
+    try:
+        with open(path, encoding="utf-8") as file:
+            first, *rest = file.read().splitlines() or [""]
+    except UnicodeDecodeError:
+        first, rest = "", []
+    if not first.startswith("# ") or not all(line.startswith("-") for line in rest):
+        raise Error(f"{path} is damaged: give all flags of the run and --flagfile={os.devnull}, or another folder.")
     for line in rest:
         name = line.lstrip("-").partition("=")[0]
         if name not in known and name.startswith("no") and name[2:] in known:

@@ -48,7 +48,7 @@ class Session:
         self.start_step = self.step_number
         self.saved = (self.step_number, len(self.state["history"]))
         self.state |= {"fingerprint": fingerprint, "dataset": dataset.name, "data_dir": dataset.data_dir}
-        self.state |= {"classes": dataset.classes, "framed": dataset.is_framed()}
+        self.state |= {"classes": dataset.classes, "framed": dataset.is_framed(), "test_sha256": dataset.test.digest()}
         self.profiler = Profiler(self.folder, plan.profiled)
         self.progress = Progress(plan)
         self._introduce()

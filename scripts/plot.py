@@ -17,6 +17,7 @@ class Plot:
 
 def main(options):
     trained = finished.load(options.workdir)
+    trained.check_labels(trained.data)
     test = trained.data.test
     predictions = make_predict_logits(trained.model)(test.images).numpy().argmax(axis=1)
     output = options.output or os.path.join(options.workdir, "plots")

@@ -480,6 +480,41 @@ def test_a_run_of_ten_classes_on_data_of_seven_and_of_twelve(tmp_path, launch, c
         report(capfd, workdir, data_dir=twelve)
 
 
+@pytest.mark.parametrize("holdout", [0, 8])
+def test_changed_test_data_are_said_and_labels_that_are_not_known_refused(
+    tmp_path, launch, capfd, caplog, monkeypatch, holdout
+):
+    folder, workdir = tmp_path / "data", str(tmp_path / "run")
+    write_npz(folder / "own.npz", cycle(48, 3), cycle(9, 3))
+    assert launch(f"--data_dir={folder}", f"--workdir={workdir}", "--max_steps=1", f"--holdout={holdout}") == 0
+    plot = load_script("plot", monkeypatch)
+    commands = [
+        lambda: report(capfd, workdir),
+        lambda: plot.main(types.SimpleNamespace(workdir=workdir, output=str(tmp_path / "plots"))),
+    ]
+
+    def warned(command):
+        caplog.clear()
+        command()
+        return caplog.messages
+
+    for command in commands:
+        assert warned(command) == []
+    write_npz(folder / "own.npz", cycle(48, 3), cycle(9, 3), x_train=np.zeros([48, 28, 28], np.uint8))
+    for command in commands:
+        assert warned(command) == []  # what it was trained on has no part in either
+    said = [f"The test set of data in {folder} has changed since {workdir} was trained."]
+    for changed in ({"y_test": cycle(9, 2)}, {"x_test": np.zeros([9, 28, 28], np.uint8)}):
+        write_npz(folder / "own.npz", cycle(48, 3), cycle(9, 3), **changed)
+        for command in commands:
+            assert warned(command) == said
+        assert warned(lambda: report(capfd, workdir, data_dir=str(folder))) == []  # data that are named are asked for
+    write_npz(folder / "own.npz", cycle(48, 4), cycle(9, 4))
+    for command in commands:
+        with pytest.raises(mnist.Error, match=r"run knows 3 classes, data has test labels up to 3\.$"):
+            command()
+
+
 @pytest.mark.parametrize("classes", [2, 20, 21, 66, 67, 400, 1000])
 def test_confusions_of_any_number_of_classes_are_drawn_where_they_are(classes):
     matrix = np.eye(classes, dtype=int)

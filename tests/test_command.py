@@ -130,3 +130,16 @@ def test_another_backend_is_passed_over_and_said(keras_json, tmp_path, monkeypat
     assert done.stdout == "93322 tensorflow\nexit 0\n"
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_narrow_terminal_gets_help(start, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    done = start("mnist.train", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--batch_size" in done.stdout
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback():
+    code = "import signal\nfrom mnist.command import run\nrun(lambda: signal.raise_signal(signal.SIGINT))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert (done.returncode, done.stderr.strip()) == (130, b"interrupted")

@@ -216,6 +216,18 @@ def test_a_folder_that_reads_as_a_pattern(tmp_path, name):
         assert LOAD[ending](path)(images=random_images(2))["digit"].shape == (2,)
 
 
+@pytest.mark.parametrize("shape", [(28, 28, 1), (2, 1, 1, 1), (2, 40, 40, 1), (2, 27, 28, 1), (1,)])
+def test_a_tflite_file_takes_whole_images_and_ends_no_process(tmp_path, shape):
+    path = str(tmp_path / "m.tflite")
+    export(CNN(), path, "tflite")
+    serve = LOAD["tflite"](path)
+    if np.prod(shape) == 784:
+        assert serve(images=np.zeros(shape, np.uint8))["digit"].shape == (1,)
+    else:
+        with pytest.raises(RuntimeError, match="num_input_elements"):
+            serve(images=np.zeros(shape, np.uint8))
+
+
 def test_the_command(tmp_path, start):
     script = tmp_path / "own_model.py"
     script.write_text(OWN_MODEL)

@@ -6,7 +6,7 @@ import os
 import sys
 import types
 
-from mnist import checkpoint, finished, flagfile, train
+from mnist import Error, checkpoint, finished, flagfile, train
 from mnist.optimizers import Optimizer, make_learning_rate, make_optimizer
 from mnist.plan import Plan
 from mnist.settings import defined_flags, settings_of
@@ -369,3 +369,34 @@ def test_a_tilde_is_the_home_folder(command, tmp_path, monkeypatch):
     assert (tmp_path / "home" / "run" / "results.json").exists()
     assert os.listdir(tmp_path / "here") == []
     assert finished.load("~/run").step == 1
+
+
+def test_a_flag_with_an_alias_and_one_without_a_serializer_are_read_back(tmp_path, monkeypatch, digits):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    flags.DEFINE_string("own", "default", "-")
+    flags.DEFINE_alias("other", "own")
+    flags.DEFINE_flag(flags.Flag(flags.IntegerParser(), None, "bare", 3, "-"))
+    try:
+        with defined_flags(train.Launch, Plan):
+            flags.FLAGS(["train.py", "--own=one", "--bare=4"])
+            (tmp_path / "flags.txt").write_text(flagfile.flags_text(digits))
+            assert "--other" not in (tmp_path / "flags.txt").read_text()
+            (tmp_path / "checkpoints").mkdir()
+            (tmp_path / "checkpoints" / "ckpt-1.index").touch()
+            flags.FLAGS.unparse_flags()
+            flags.FLAGS(["train.py", "--other=two"])
+            flagfile.take_flags_of_run(str(tmp_path))
+            assert (flags.FLAGS.own, flags.FLAGS.bare) == ("two", 4)
+            with pytest.raises(Error, match="--own was one, is two"):
+                flagfile.refuse_other_flags(str(tmp_path), scheduled=False)
+    finally:
+        for name in ("other", "own", "bare"):
+            delattr(flags.FLAGS, name)
+
+
+def test_a_damaged_flags_file_is_named(command, tmp_path):
+    assert command("--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}")[0] == 0
+    for damage in (bytes(range(256)), b"\x00" * 40):
+        (tmp_path / "flags.txt").write_bytes(damage)
+        code, _, _ = command("--max_steps=2", f"--workdir={tmp_path}")
+        assert code.startswith(f"error: {tmp_path / 'flags.txt'} is damaged: ")
