@@ -1,6 +1,7 @@
 """Lists the commands: python -m mnist"""
 
 import ast
+import os
 import pathlib
 import sys
 
@@ -24,7 +25,11 @@ def main():
         *(f"  {path.stem:<16} {describe(path).partition(': python')[0]}" for path in ideas),
         "\nFrom a clone, also: python scripts/NAME.py (see scripts/README.md).",
     ]
-    print("\n".join(lines))  # at once: a reader as `head` may leave after a few
+    try:
+        print("\n".join(lines), flush=True)  # at once: a reader as `head` may leave after a few
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer, too
+        sys.exit(f"error: cannot write the output: {error.strerror}.")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ with `python FILE` in place of `python -m MODULE` for a file, as the first line 
 
 import contextlib
 import csv
+import errno
 import hashlib
 import itertools
 import os
@@ -37,7 +38,7 @@ import time
 import typing
 import urllib.parse
 
-from mnist import Error, files
+from mnist import Error, files, progress
 from mnist.command import run as run_command
 from mnist.fingerprint import num_cores
 from mnist.interrupt import Interrupt
@@ -75,8 +76,10 @@ class Run(typing.NamedTuple):
 
 
 def say(text):
-    """Prints at once, also into a file."""
-    print(text, flush=True)
+    """Prints at once, also into a file; goes on where that is full. Raises: BrokenPipeError if the reader has left."""
+    if not progress.say(text):
+        print(f"stopped. To resume: {shlex.join(['python', *sys.argv])}", file=sys.stderr)
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def parse_grid(text):

@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 
 from mnist import Error, checkpoint, files, finished
 from mnist.loop import train_and_evaluate
@@ -154,3 +156,45 @@ def test_a_folder_named_mnist_where_one_works_hides_no_package(tmp_path):
     for program in (["-m", "mnist"], ["idea.py"]):
         done = subprocess.run([sys.executable, *program], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_temporary_folder_that_reads_as_a_pattern_hides_no_checkpoint(digits, tmp_path, monkeypatch):
+    (tmp_path / "x[1]").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "x[1]"))
+    train(digits, str(tmp_path / "run[1]"), 2)
+    assert finished.load(str(tmp_path / "run[1]")).step == 2
+
+
+def test_a_path_that_is_not_utf_8_is_said_before_anything_is_written(digits, tmp_path, monkeypatch):
+    odd = os.path.join(str(tmp_path), os.fsdecode(b"\xff"))
+    os.mkdir(odd)
+    for enter, workdir in ((tmp_path, os.path.join(odd, "run")), (odd, "run")):
+        monkeypatch.chdir(enter)
+        with pytest.raises(Error, match="is not UTF-8"):
+            train(digits, workdir, 2)
+        with pytest.raises(Error, match="is not UTF-8"):
+            finished.load(workdir)
+    assert os.listdir(odd) == []
+
+
+def test_what_is_deleted_under_way_is_said(digits, tmp_path, capsys):
+    train(digits, str(tmp_path / "run"), 2)
+    shutil.rmtree(tmp_path / "run" / "validation")
+    (tmp_path / "run" / "model.txt").unlink()
+
+    class Deletes:
+        @property
+        def signum(self):
+            shutil.rmtree(tmp_path / "run" / "train", ignore_errors=True)
+
+    train(digits, str(tmp_path / "run"), 4, interrupt=Deletes())
+    assert f"train of {tmp_path / 'run'} was deleted under way and is lost.\n" in capsys.readouterr().out
+    assert finished.load(str(tmp_path / "run")).step == 4
+
+
+def test_files_are_utf_8_in_any_locale(tmp_path):
+    code = "import sys\nfrom mnist import files\nfiles.write_atomically(sys.argv[1], '\\u6570\\n')"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "text")], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "text").read_bytes() == "\u6570\n".encode()

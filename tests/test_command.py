@@ -143,3 +143,9 @@ def test_ctrl_c_ends_a_command_without_a_traceback():
     code = "import signal\nfrom mnist.command import run\nrun(lambda: signal.raise_signal(signal.SIGINT))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
     assert (done.returncode, done.stderr.strip()) == (130, b"interrupted")
+
+
+def test_the_list_of_commands_says_that_it_cannot_be_written():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "mnist"], stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"error: cannot write the output: No space left on device.\n")
