@@ -1,10 +1,11 @@
 """What several test files share."""
 
+import contextlib
+import os
 import socket
 import subprocess
 import sys
-
-from mnist import data
+import tempfile
 
 import numpy as np
 import pytest
@@ -39,6 +40,8 @@ def idx_folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def digits():
+    from mnist import data  # not for the process that only hands out tests: this imports TensorFlow
+
     return data.load("digits")  # 24 steps of 64 an epoch
 
 
@@ -57,13 +60,25 @@ class StopAfter:
 # A Python that has imported TensorFlow already: it forks for each program that `CLIENT` asks it to run.
 SERVER = """
 import gc, json, os, runpy, select, signal, socket, sys
-import matplotlib.backends.backend_agg, mnist.pictures, mnist.train, scipy.stats, sklearn.datasets
-import sklearn.metrics, tensorboard.plugins.hparams.api
-path, client = sys.argv[1:]
-server = socket.socket(socket.AF_UNIX)
-server.bind(path)
-server.listen()
-print(flush=True)
+import matplotlib.backends.backend_agg, mnist.pictures, mnist.train, rich._emoji_codes, scipy.stats, sklearn.datasets
+import sklearn.metrics, tensorboard.plugins.hparams.api, tensorboard.summary
+from mnist import model, summaries
+from mnist.step import TrainStep, make_train_loop
+from tensorflow.python.autograph.core import converter
+from tensorflow.python.autograph.impl import api
+
+# The code of graphs, which else each program would make of these functions anew: a third of its time.
+own = vars(TrainStep)
+functions = [own[n] for n in ("__call__", "prepare_batch", "compute_gradients", "compute_loss", "apply_gradients")]
+functions += [model.scale_images, model.count_outputs, model.call_to_train, summaries._write_steps]
+functions += [make_train_loop(lambda: None)[1].python_function, model.make_predict_logits(None).python_function]
+for function in functions:
+    for called in (True, False):  # by tf.function() itself, or by what that compiles
+        options = converter.ConversionOptions(recursive=True, user_requested=called, optional_features=())
+        api._convert_actual(function, converter.ProgramContext(options))
+
+client = sys.argv[1]
+server = socket.socket(fileno=0)
 gc.collect()
 gc.freeze()
 
@@ -119,19 +134,44 @@ sys.exit(code if code >= 0 else 128 - code)
 """
 
 
+@contextlib.contextmanager
+def quick_python():
+    """While entered, there is a Python for `-m MODULE` and FILE that takes no time to import TensorFlow: its path."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, client = os.path.join(folder, "socket"), os.path.join(folder, "python")
+        with open(client, "w") as file:
+            file.write(CLIENT.format(python=sys.executable, path=path))
+        os.chmod(client, 0o755)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()  # who connects before the server has imported everything waits
+            server = subprocess.Popen([sys.executable, "-c", SERVER, client], stdin=listener, stdout=subprocess.PIPE)
+        try:
+            yield client
+        finally:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(path)
+            server.wait()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Has the workers of pytest-xdist share one such Python, which starts while they do."""
+    if not hasattr(node.config, "quick_python"):
+        context = contextlib.ExitStack()
+        node.config.quick_python = context.enter_context(quick_python())
+        node.config.add_cleanup(context.close)
+    node.workerinput["quick_python"] = node.config.quick_python
+
+
 @pytest.fixture(scope="session")
-def python(tmp_path_factory):
+def python(request):
     """The path of a Python for `-m MODULE` and FILE that takes no time to import TensorFlow."""
-    folder = tmp_path_factory.mktemp("python")
-    path, client = str(folder / "socket"), folder / "python"
-    client.write_text(CLIENT.format(python=sys.executable, path=path))
-    client.chmod(0o755)
-    server = subprocess.Popen([sys.executable, "-c", SERVER, path, str(client)], stdout=subprocess.PIPE)
-    server.stdout.readline()
-    yield str(client)
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
-    server.wait()
+    if shared := getattr(request.config, "workerinput", {}).get("quick_python"):
+        yield shared
+    else:
+        with quick_python() as own:
+            yield own
 
 
 @pytest.fixture(scope="session")
