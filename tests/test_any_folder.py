@@ -10,7 +10,6 @@ import tempfile
 
 from mnist import Error, checkpoint, files, finished
 from mnist.loop import train_and_evaluate
-from mnist.model import CNN
 from mnist.step import TrainStep
 
 import keras
@@ -40,8 +39,10 @@ def undisturbed(digits, tmp_path_factory):
 
 
 def train(digits, workdir, max_steps, **options):
+    """Trains a network that takes little time: what is tested is where it goes."""
     keras.utils.set_random_seed(0)
-    step = TrainStep(CNN(), keras.optimizers.Adam(1e-3), seed=0)
+    model = keras.Sequential([keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(10)])
+    step = TrainStep(model, keras.optimizers.SGD(0.1, momentum=0.9), seed=0)
     train_and_evaluate(step, digits, workdir, max_steps=max_steps, flags_text="", **options)
     return [v.numpy() for v in step.model.variables]
 
@@ -57,7 +58,7 @@ def test_a_run_in_a_folder_of_any_name_is_resumed_and_loaded(name, undisturbed, 
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["runs/[1]", "runs/a\\b", "runs/ä 'b'"])
+@pytest.mark.parametrize("name", ["runs/[1] a\\b", "runs/ä 'b'"])
 def test_every_command_reads_a_run_in_a_folder_of_any_name(name, start, tmp_path):
     picture = tmp_path / "[2].png"
     keras.utils.save_img(picture, np.pad(np.full([16, 2, 1], 255, np.uint8), [(6, 6), (13, 13), (0, 0)]), scale=False)

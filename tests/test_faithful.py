@@ -189,11 +189,11 @@ def test_an_average_follows_the_whole_update_in_any_order(digits, tmp_path):
 
 
 class Holder(TrainStep):
-    """A step with an attribute of any kind."""
+    """A step with attributes of any kind."""
 
-    def __init__(self, *args, value, **kwargs):
+    def __init__(self, *args, values, **kwargs):
         super().__init__(*args, **kwargs)
-        self.value = value
+        vars(self).update(values)
 
 
 def mixed():
@@ -241,30 +241,31 @@ def test_another_model_is_refused_and_the_same_resumes(first, second, match, dig
     train(tmp_path, digits, model=first, steps=3)
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (np.float32(0.1), np.float32(0.2)),
-        (np.arange(3), np.arange(3) + 1),
-        (np.zeros([50, 50]), np.eye(50)),
-        (tf.constant(0.1), tf.constant(0.2)),
-        ((None, 0.1), (None, 0.2)),
-        ({"a": None}, {"a": 1}),
-        ({1, 2}, {1, 3}),
-        (float("nan"), 1.0),
-        ([float("inf")], [float("-inf")]),
-        ({0.1: "low"}, {0.1: "high"}),
-    ],
-)
-def test_another_value_of_an_attribute_is_refused_and_the_same_resumes(first, second, digits, tmp_path):
-    train(tmp_path, digits, step=Holder, value=first, steps=2)
-    is_refused("value", tmp_path, digits, step=Holder, value=second)
-    train(tmp_path, digits, step=Holder, value=first, steps=3)
+VALUES = {
+    "of_numpy": (np.float32(0.1), np.float32(0.2)),
+    "small_array": (np.arange(3), np.arange(3) + 1),
+    "large_array": (np.zeros([50, 50]), np.eye(50)),
+    "of_tensorflow": (tf.constant(0.1), tf.constant(0.2)),
+    "in_a_tuple": ((None, 0.1), (None, 0.2)),
+    "in_a_dict": ({"a": None}, {"a": 1}),
+    "in_a_set": ({1, 2}, {1, 3}),
+    "nan": (float("nan"), 1.0),
+    "infinite": ([float("inf")], [float("-inf")]),
+    "by_number": ({0.1: "low"}, {0.1: "high"}),
+}
+
+
+def test_another_value_of_an_attribute_is_refused_and_the_same_resumes(digits, tmp_path):
+    first = {name: value for name, (value, _) in VALUES.items()}
+    train(tmp_path, digits, step=Holder, values=first, steps=2)
+    for name, (_, second) in VALUES.items():
+        is_refused(rf"other settings: {name}\b", tmp_path, digits, step=Holder, values=first | {name: second})
+    train(tmp_path, digits, step=Holder, values=first, steps=3)
 
 
 def test_a_dict_keyed_by_a_layer_is_no_hindrance(digits, tmp_path):
     for steps in (2, 3):
-        train(tmp_path, digits, step=Holder, value={layers.Flatten(): 0.1, "other": object()}, steps=steps)
+        train(tmp_path, digits, step=Holder, values={"value": {layers.Flatten(): 0.1, "other": object()}}, steps=steps)
 
 
 def test_names_that_keras_counts_up_are_no_difference(digits, tmp_path):

@@ -40,11 +40,12 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def test_kill_9_at_any_moment_loses_nothing(tmp_path):
+def test_kill_9_at_any_moment_loses_nothing(python, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python)
     arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=1"]
-    # The composed step: augmentation, smoothed labels, averaged weights.
+    # A seed whose moments are within the few seconds of a life. The composed step: augmentation, smoothed labels, averaged weights.
     module = "mnist.research.record"
-    assert torture(str(tmp_path / "torture"), arguments, kills=3, seed=1, module=module) == []
+    assert torture(str(tmp_path / "torture"), arguments, kills=3, seed=3089, module=module) == []
 
 
 SILENT = "import sys"
