@@ -3,8 +3,6 @@
 import hashlib
 import os
 import re
-import subprocess
-import sys
 import threading
 
 from mnist import train
@@ -123,14 +121,11 @@ def test_launch_outside_of_the_main_thread_says_that_it_cannot():
     assert "in another, call train_and_evaluate()" in caught[0]
 
 
-def test_threads_that_come_too_late_are_said(tmp_path):
+def test_threads_that_come_too_late_are_said(start, tmp_path):
     (tmp_path / "late.py").write_text(
         "from mnist import train\nimport tensorflow as tf\nONE = tf.constant(1.0)\ntrain.launch()"
     )
-    command = [sys.executable, "late.py", "--dataset=digits", "--intra_op_threads=1", "--workdir=run"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()}
-    )
+    done = start("late.py", "--dataset=digits", "--intra_op_threads=1", "--workdir=run", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --intra_op_threads=1 comes too late")
     assert not (tmp_path / "run").exists()

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -81,9 +80,9 @@ def logdir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["true", "false"])
-def server(request, logdir):
+def server(request, logdir, python):
     """A TensorBoard server on a free port; `get(path, **query)` returns what it answers."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--port=0", f"--load_fast={request.param}"]
+    command = [python, "-m", "tensorboard.main", "--logdir", logdir, "--port=0", f"--load_fast={request.param}"]
     log = open(os.path.join(logdir, f"tensorboard-{request.param}.log"), "w+")  # noqa: SIM115
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -43,9 +43,10 @@ def copy(finished, tmp_path):
 def test_kill_9_at_any_moment_loses_nothing(python, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", python)
     arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=1"]
-    # A seed whose moments are within the few seconds of a life. The composed step: augmentation, smoothed labels, averaged weights.
+    # The composed step: augmentation, smoothed labels, averaged weights.
     module = "mnist.research.record"
-    assert torture(str(tmp_path / "torture"), arguments, kills=3, seed=3089, module=module) == []
+    seed = 3089  # its moments are within the few seconds of a life
+    assert torture(str(tmp_path / "torture"), arguments, kills=3, seed=seed, module=module) == []
 
 
 SILENT = "import sys"
