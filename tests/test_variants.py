@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import StopAfter
-from test_research import NAMES, bits_of, make_step, run, variant, weights_of
+from test_research import NAMES, bits_of, make_small, make_step, run, variant, weights_of
 
 
 def test_smoothed_labels_are_the_mix_of_one_hot_and_uniform(digits):
@@ -128,18 +128,18 @@ def test_hard_examples_come_more_often_and_the_first_epoch_is_the_plain_one(digi
 
 def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(digits, tmp_path):
     options = {"batch_size": 300, "epochs": 2, "steps_per_loop": 1}  # five steps an epoch
-    straight, orders = make_step(variant("hard_examples"), pressure=9.0), []
+    straight, orders = make_step(variant("hard_examples"), model=make_small, pressure=9.0), []
     original = straight.epoch_order
     straight.epoch_order = lambda *args: orders.append(np.array(original(*args))) or orders[-1]
     train_and_evaluate(straight, digits, str(tmp_path / "straight"), **options)
     assert len(orders) == 2
-    step = make_step(variant("hard_examples"), pressure=9.0)
+    step = make_step(variant("hard_examples"), model=make_small, pressure=9.0)
     with pytest.raises(Interrupted):
         train_and_evaluate(step, digits, str(tmp_path / "stopped"), interrupt=StopAfter(7), **options)
     saved, metadata = checkpoint.load_newest(str(tmp_path / "stopped" / "checkpoints"))
     assert metadata["step"] == 7
     assert np.array_equal(saved["run/order"], orders[1])
-    resumed = make_step(variant("hard_examples"), pressure=9.0)
+    resumed = make_step(variant("hard_examples"), model=make_small, pressure=9.0)
     train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), **options)
     assert bits_of(resumed) == bits_of(straight)
 
@@ -148,10 +148,12 @@ def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(digits, tmp_path):
 def test_a_composition_is_resumed_exactly(names, digits, tmp_path):
     cls = type("Composed", tuple(variant(name) for name in names), {})
     options = {"batch_size": 300, "epochs": 2, "max_steps": 8, "steps_per_loop": 1}
-    straight, resumed = make_step(cls), make_step(cls)
+    straight, resumed = make_step(cls, model=make_small), make_step(cls, model=make_small)
     train_and_evaluate(straight, digits, str(tmp_path / "straight"), **options)
     with pytest.raises(Interrupted):
-        train_and_evaluate(make_step(cls), digits, str(tmp_path / "stopped"), interrupt=StopAfter(6), **options)
+        train_and_evaluate(
+            make_step(cls, model=make_small), digits, str(tmp_path / "stopped"), interrupt=StopAfter(6), **options
+        )
     train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), **options)
     assert bits_of(resumed) == bits_of(straight)
 
@@ -177,7 +179,7 @@ def measure_noise_scale(*, mean, deviation, steps, noise_decay):
             vectors = tf.reshape(images, [-1, 784])[:, :10]
             return tf.reduce_mean(tf.linalg.matvec(vectors, weights)), tf.zeros_like(labels)
 
-    step = make_step(Known, noise_decay=noise_decay)
+    step = make_step(Known, model=make_small, noise_decay=noise_decay)
     compute = tf.function(step.compute_gradients, reduce_retracing=True)
     scales = []
     for size in [64] * steps + [1]:
