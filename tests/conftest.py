@@ -99,9 +99,14 @@ def run(job, files):
         runpy.run_path(sys.argv[0], run_name="__main__")
     sys.exit(0)
 
-while True:
+parent = os.getppid()
+server.settimeout(5)
+while os.getppid() == parent:  # which may be killed
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    connection, _ = server.accept()
+    try:
+        connection, _ = server.accept()
+    except TimeoutError:
+        continue
     message, files, _, _ = socket.recv_fds(connection, 2**20, 3)
     if not message:
         break
