@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import atexit
 import contextlib
 import os
 import socket
@@ -173,6 +174,12 @@ def pytest_collection_modifyitems(items):
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        # A worker has said everything by then. To take all graphs of its tests apart would take it ten seconds.
+        atexit.register(os._exit, 0)
 
 
 @pytest.hookimpl(optionalhook=True)
