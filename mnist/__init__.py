@@ -24,7 +24,12 @@ _CHATTER = (
 
 
 class Error(Exception):
-    """A mistake that the user can mend. Commands print it without a traceback and exit with 1."""
+    """A mistake that the user can mend. Commands print it without a traceback and exit with its `status`."""
+
+    status = 1
+
+
+LOST = 75  # what a command exits with when another process of its run was lost: started again, it resumes
 
 
 class _QuietTensorFlow(importlib.abc.MetaPathFinder):

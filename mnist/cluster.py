@@ -16,7 +16,7 @@ import threading
 import traceback
 import zlib
 
-from mnist import Error
+from mnist import LOST, Error
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +30,8 @@ _GRACE_SECONDS = 4  # in which a process whose peer has gone may end by itself
 
 class WorkerLost(Error):
     """A process of the run has ended, or answers no more."""
+
+    status = LOST
 
 
 class Cluster:
@@ -165,7 +167,7 @@ class Cluster:
                 what = f"a worker did not answer for {self.timeout / 3:g} s (a third of --worker_timeout)"
             else:
                 what = f"{self._name_in(error)} was lost"
-            raise WorkerLost(f"{what}: start all again to resume from the last checkpoint.") from None
+            raise WorkerLost(f"{what}: start it again to resume from the last checkpoint.") from None
         finally:
             if self.workers > 1:
                 self._leaving.set()
@@ -184,7 +186,7 @@ class Cluster:
                 where = f" This one was at {place.filename}:{place.lineno}." if place else ""
                 with contextlib.suppress(OSError):
                     os.write(2, f"error: worker {gone[0]} ({self._addresses[gone[0]]}) was lost.{where}\n".encode())
-                os._exit(1)
+                os._exit(LOST)
 
 
 def _accepts(address):
