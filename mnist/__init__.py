@@ -24,7 +24,12 @@ _CHATTER = (
 
 
 class Error(Exception):
-    """A mistake that the user can mend. Commands print it without a traceback and exit with 1."""
+    """A mistake that the user can mend. Commands print it without a traceback and exit with its `status`."""
+
+    status = 1
+
+
+LOST = 75  # what a command exits with when another process of its run was lost: started again, it resumes
 
 
 class _QuietTensorFlow(importlib.abc.MetaPathFinder):
@@ -43,7 +48,9 @@ class _QuietTensorFlow(importlib.abc.MetaPathFinder):
 
 def _import_quietly(import_module, tensorflow):
     """Imports TensorFlow and starts its runtime; stderr meanwhile goes to a file and is sifted."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # warnings and errors
+    # Warnings and errors; of many processes not the pages that each has to say when one ends.
+    is_shared = os.environ.get("TF_CONFIG") or os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if is_shared else "1")
     with contextlib.suppress(OSError):  # it may be full
         sys.stderr.flush()
     stderr = os.dup(2)

@@ -48,7 +48,8 @@ def run(main, *classes, arguments=False):
         with defined_flags(*classes):
             app.run(guarded, flags_parser=_parse)
     except Error as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.status)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
             print("interrupted", file=sys.stderr)

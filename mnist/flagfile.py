@@ -1,4 +1,4 @@
-"""What a run was started with: its flags.txt, one flag a line but for --workdir and --resume, which repeat no run."""
+"""What a run was started with: its flags.txt, one flag a line but for those that repeat no run: where, on what."""
 
 import glob
 import os
@@ -13,7 +13,7 @@ from mnist.fingerprint import num_threads
 from absl import flags
 
 _NAME = "flags.txt"
-_NO_PART = ("workdir", "resume")
+_NO_PART = ("workdir", "resume", "devices", "worker_timeout")
 
 
 def command():

@@ -1,20 +1,28 @@
 """The outer loop, in plain Python: train some steps, evaluate, save, until the run is finished."""
 
+import contextlib
 import json
 import os
 
 from mnist import Error, checks, files
 from mnist.plan import Plan
 from mnist.rebuild import being_imported
+from mnist.replicas import Replicas
 from mnist.session import Session
 from mnist.settings import local_path
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, has saved and can be resumed."""
+    """The run was asked to stop, has saved and can be resumed; `signum`: by which signal, if any."""
+
+    def __init__(self, message, signum=None):
+        super().__init__(message)
+        self.signum = signum
 
 
-def train_and_evaluate(step, dataset, workdir, *, settings=None, flags_text="", interrupt=None, **options):
+def train_and_evaluate(
+    step, dataset, workdir, *, settings=None, flags_text="", interrupt=None, replicas=None, **options
+):
     """Trains as the options say; resumes where an earlier call in `workdir` stopped.
 
     Args:
@@ -24,6 +32,7 @@ def train_and_evaluate(step, dataset, workdir, *, settings=None, flags_text="", 
       settings: a dict of further settings that change the numbers; a resume with others is refused.
       flags_text: the content of `flags.txt`.
       interrupt: an `Interrupt`, looked at between inner loops.
+      replicas: the `Replicas` that share the run. Default: this process alone.
       options: those of `mnist.plan.Plan`, as `epochs=5`.
 
     Returns: the content of `results.json`, a flat dict.
@@ -36,21 +45,28 @@ def train_and_evaluate(step, dataset, workdir, *, settings=None, flags_text="", 
     plan = Plan(len(dataset.train.labels), **options)
     checks.check_answers(step.eval_model, dataset)  # before anything is written
     checks.check_attributes(step)
-    with files.lock(folder), Session(step, dataset, workdir, plan, settings, flags_text) as run:
+    step.replicas = replicas or Replicas()
+    step.replicas.check(step.slices)
+    cluster = step.replicas.cluster
+    lock = files.lock(folder) if cluster.is_chief else contextlib.nullcontext()
+    with cluster.run(), lock, Session(step, dataset, workdir, plan, settings, flags_text) as run:
         while True:
-            interrupted = bool(interrupt and interrupt.signum) or run.progress.closed  # as by `| head`
+            stops = cluster.agree([run.step_number, interrupt and interrupt.signum, run.progress.closed])
+            interrupted = any(signum or closed for _, signum, closed in stops)  # closed: as by `| head`
             if plan.evaluation_due(run.step_number, run.evaluated):  # also when interrupted: no checkpoint comes twice
                 run.evaluate()
             if plan.save_due(run.step_number) or interrupted:
                 run.save()
             if interrupted:
                 saved = f"saved in {workdir}" if run.step_number else "nothing to save"
-                raise Interrupted(f"stopped at step {run.step_number}, {saved}")
+                signum = next((signum for _, signum, _ in stops if signum), None)
+                raise Interrupted(f"stopped at step {run.step_number}, {saved}", signum)
             if plan.is_over(run.step_number, run.validation_losses):
                 break
             run.train_steps(min(plan.steps_per_loop, plan.steps_to_next_event(run.step_number)))
         run.save()
         results = run.results()
-        text = json.dumps(checks.without_nan(results), indent=2) + "\n"
-        files.write_atomically(os.path.join(folder, "results.json"), text)
+        if cluster.is_chief:
+            text = json.dumps(checks.without_nan(results), indent=2) + "\n"
+            files.write_atomically(os.path.join(folder, "results.json"), text)
         return results

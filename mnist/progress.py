@@ -41,17 +41,19 @@ class Progress:
 
     Args:
       plan: the run's `Plan`.
+      silent: whether to say nothing.
     """
 
-    def __init__(self, plan):
+    def __init__(self, plan, silent=False):
         self._plan = plan
+        self._silent = silent
         self._terminal = bool(sys.stdout and not sys.stdout.closed and sys.stdout.isatty())
         self._said = time.monotonic()
         self._bar_is_open = False
         self.closed = False  # whether the reader of stdout has left
 
     def _print(self, text, end="\n"):
-        if not say(text, end):
+        if not self._silent and not say(text, end):
             self.closed = True
 
     def update(self, step, means, images_per_second, steps_per_second):

@@ -3,7 +3,36 @@
 from mnist import Error, checkpoint
 from mnist.fingerprint import differences
 
+import numpy as np
 import tensorflow as tf
+
+
+def start(step, plan, fingerprint, directory, workdir):
+    """What `restore` does, of a run that many processes share: the chief reads, and tells the others all it has.
+
+    Raises: `mnist.Error` as `restore`, or if a process was started otherwise than the chief.
+    """
+    cluster = step.replicas.cluster
+    if cluster.workers == 1:
+        return restore(step, plan, fingerprint, directory, workdir)
+    state, order = restore(step, plan, fingerprint, directory, workdir) if cluster.is_chief else ({}, None)
+    for worker, other in enumerate(fingerprints := cluster.agree(fingerprint, cluster.timeout)):
+        if different := differences(fingerprints[0], other):
+            named = (
+                "; ".join(different[:3])
+                .replace(" was ", " is ", 1)
+                .replace(", is ", f" on the chief, on worker {worker} ", 1)
+            )
+            raise Error(f"worker {worker} was started with other settings than the chief: {named}.")
+    variables = checkpoint.variables_of(step).values()
+    values = b"".join(variable.numpy().tobytes() for variable in variables) if cluster.is_chief else b""
+    values = cluster.exchange(values)[0]
+    for variable in variables:
+        count = variable.shape.num_elements() * variable.dtype.size
+        variable.assign(np.frombuffer(values[:count], variable.dtype.as_numpy_dtype).reshape(variable.shape))
+        values = values[count:]
+    state, order = cluster.agree([state, None if order is None else order.numpy().tolist()])[0]
+    return state, None if order is None else tf.constant(order, tf.int32)
 
 
 def restore(step, plan, fingerprint, directory, workdir):

@@ -11,10 +11,10 @@ from mnist.fingerprint import attributes, fingerprint_of
 from mnist.metrics import RunningMeans, compute_metrics
 from mnist.model import keep_state, make_predict_logits, summarize_model
 from mnist.profiler import Profiler
-from mnist.progress import Progress
+from mnist.progress import Progress, say
 from mnist.rebuild import describe_model, probe, rebuild
 from mnist.step import TrainStep, make_train_loop
-from mnist.summaries import Summaries
+from mnist.summaries import NoSummaries, Summaries
 
 import keras
 import numpy as np
@@ -42,16 +42,20 @@ class Session:
         # What a fresh step has and can take back: not what it holds when it has been traced.
         self.variables = checkpoint.variables_of(step)
         self.attributes = attributes(step)
-        self.state, self.order = resume.restore(step, plan, fingerprint, self.directory, workdir)
+        self.cluster = step.replicas.cluster
+        self.state, self.order = resume.start(step, plan, fingerprint, self.directory, workdir)
         self.batches = None
         self.unbounded = set()  # scalars that were NaN or infinite, each said once
         self.start_step = self.step_number
         self.saved = (self.step_number, len(self.state["history"]))
         self.state |= {"fingerprint": fingerprint, "dataset": dataset.name, "data_dir": dataset.data_dir}
         self.state |= {"classes": dataset.classes, "framed": dataset.is_framed(), "test_sha256": dataset.test.digest()}
-        self.profiler = Profiler(self.folder, plan.profiled)
-        self.progress = Progress(plan)
-        self._introduce()
+        self.profiler = Profiler(self.folder, plan.profiled if self.cluster.is_chief else None)
+        self.progress = Progress(plan, silent=not self.cluster.is_chief)
+        if step.slices > 1:
+            say(step.replicas.describe(step.slices))
+        if self.cluster.is_chief:
+            self._introduce()
 
     def __enter__(self):
         return self
@@ -96,7 +100,9 @@ class Session:
 
     @functools.cached_property
     def summaries(self):
-        """The event files."""
+        """The event files, which the chief alone writes."""
+        if not self.cluster.is_chief:
+            return NoSummaries()
         summaries = Summaries(self.folder, self.start_step)
         if not self.start_step:
             model = summarize_model(self.step.model)
@@ -217,16 +223,20 @@ class Session:
             return
         self.summaries.flush()
         checks.check_unchanged(self.attributes, attributes(self.step))
+        self.step.update_eval_model()
+        variables = self.variables | checkpoint.variables_of_eval_model(self.step)
+        self.cluster.check_same(variables)
+        if not self.cluster.is_chief:
+            self.saved = now
+            return
         names = ("train", "validation", "model.txt")
         if gone := [name for name in names if not os.path.exists(os.path.join(self.folder, name))]:
             self.progress.say(f"{', '.join(gone)} of {self.workdir} was deleted under way and is lost.")
         # The default order is a pure function; another may depend on what the step had learnt when the epoch began.
         learnt = type(self.step).epoch_order is not TrainStep.epoch_order and self.order is not None
         extra = {"order": self.order} if learnt else {}
-        self.step.update_eval_model()
         extra["answers"] = tf.constant(probe(self.step.eval_model))
         metadata = self.state | {"model": describe_model(self.step.eval_model)}
-        variables = self.variables | checkpoint.variables_of_eval_model(self.step)
         try:
             checkpoint.save(self.directory, variables, metadata, self.plan.keep_checkpoints, extra)
         except checkpoint.NotFinite as error:

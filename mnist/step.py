@@ -2,11 +2,12 @@
 
 import zlib
 
-from mnist import checks
+from mnist import Error, checkpoint, checks
 from mnist.batches import epoch_order
 from mnist.model import call_to_train, count_outputs, scale_images
 from mnist.rebuild import copy_model
-from mnist.settings import take
+from mnist.replicas import Replicas
+from mnist.settings import Setting, take
 
 import keras
 import tensorflow as tf
@@ -30,9 +31,19 @@ class TrainStep(tf.Module):
       model or an optimizer that this loop would not train as `fit` does.
     """
 
+    slices = Setting(
+        1,
+        "Parts of a batch, a power of two, each computed alone: any number of devices or machines that divides it "
+        "gives the same bits. 2 are fastest on two cores. Default 1: the bits of fit.",
+        low=1,
+        group="speed",
+    )
+
     def __init__(self, model, optimizer, *, seed=0, **settings):
         super().__init__(name="train_step")
         take(self, settings)
+        if self.slices & (self.slices - 1):
+            raise Error(f"--slices={self.slices} is no power of two: 1, 2, 4, 8 and so on are.")
         checks.check_model_and_optimizer(model, optimizer)
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         if model.dtype_policy.name == "mixed_float16" and not scaled:
@@ -40,6 +51,8 @@ class TrainStep(tf.Module):
         self.model = model
         self.optimizer = optimizer
         self.seed = seed
+        self.replicas = Replicas()  # the loop gives another where the run is shared
+        self._slice = 0  # the one that is traced
         optimizer.build(model.trainable_variables)
         if _inner(optimizer).use_ema:
             self.averaged = copy_model(model)
@@ -75,9 +88,10 @@ class TrainStep(tf.Module):
         """Seed for a stateless random op: int32 `[2]`, a function of `(seed, step, purpose)`.
 
         Args:
-          purpose: a name. Draws of the same purpose in one step are equal, others independent.
+          purpose: a name. Draws of the same purpose in one step are equal, others independent; within
+            `compute_loss` each slice of the batch has its own.
         """
-        salt = zlib.crc32(purpose.encode()) & 0x7FFFFFFF
+        salt = (zlib.crc32(purpose.encode()) + 0x1E3779B9 * self._slice) & 0x7FFFFFFF
         step = tf.cast(self.iterations, tf.int32)
         return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), salt)
 
@@ -115,12 +129,19 @@ class TrainStep(tf.Module):
         """Returns: gradients, one per trainable variable, and a dict of scalars to be shown.
 
         A gradient is None where the loss does not depend on the variable. With an optimizer that scales the
-        loss, they are those of the scaled loss, as the optimizer takes them.
+        loss, they are those of the scaled loss, as the optimizer takes them. With `slices` the batch is cut into as
+        many: `compute_loss` sees one at a time, and all this is the mean.
         """
+        variables = list(checkpoint.variables_of(self).values())
+        return self.replicas.mean(self._slice_gradients, self.slices, (images, labels), variables)
+
+    def _slice_gradients(self, images, labels, number):
+        self._slice, before = number, self._slice
         with tf.GradientTape() as tape:
             loss, logits = self.compute_loss(images, labels)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
+        self._slice = before
         correct = tf.equal(tf.argmax(logits, 1), tf.argmax(labels, 1))
         return gradients, {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(correct, tf.float32))}
 

@@ -16,6 +16,13 @@ from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 
 
+class NoSummaries:
+    """Those of a process that writes nothing: takes all that `Summaries` does."""
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
+
+
 class Summaries:
     """The event files of a run, `<workdir>/train` and `<workdir>/validation`.
 

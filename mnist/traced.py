@@ -82,6 +82,20 @@ def _check_compilation(function, train_step):
         raise Error(f"XLA cannot compile {what}this step: leave out --jit_compile.") from None
 
 
+def written_variables(function, arguments, variables):
+    """Which of `variables`, a list of `tf.Variable`s, a function of tensors writes to, or may write to."""
+    graph = tf.function(function).get_concrete_function(*arguments).graph
+    inner = {id(internal): id(external) for external, internal in graph.captures}
+    written = set()
+    for operation in graph.get_operations():
+        try:
+            reads = operation.get_attr("_read_only_resource_inputs")  # of one that calls functions
+        except ValueError:
+            reads = range(len(operation.inputs)) if operation.type in _READS else ()
+        written |= {inner.get(id(x)) for i, x in enumerate(operation.inputs) if i not in reads}
+    return [variable for variable in variables if id(variable.handle) in written]
+
+
 def _all_nodes(graph):
     """The operations of a graph and of the functions that it calls."""
     definition = graph.as_graph_def()

@@ -19,6 +19,7 @@ from mnist.plan import Plan
 from mnist.progress import say
 from mnist.readers import NUM_CLASSES
 from mnist.rebuild import being_imported
+from mnist.replicas import start
 from mnist.settings import Setting, local_path, read_flags, settings_of
 from mnist.step import TrainStep
 
@@ -71,8 +72,22 @@ class Launch:
     intra_op_threads = _speed(
         0,
         "Threads that share one operation; the last bits of a result depend on it. Default 0: one for each core, or "
-        "as TF_NUM_INTRAOP_THREADS says.",
+        "as TF_NUM_INTRAOP_THREADS says; with --slices above 1 one, so that the cores have no part in the result.",
         low=0,
+    )
+    devices = _speed(
+        1,
+        "Devices of this process that share the slices of a batch: its GPUs if it has any, else logical CPUs. No part "
+        "in the result, and not in flags.txt.",
+        low=1,
+        may_change=True,
+    )
+    worker_timeout = _speed(
+        60,
+        "Seconds in which all processes of TF_CONFIG must come up; a third of it to wait for an answer while they "
+        "train. 60 bear a slow file system.",
+        low=6,
+        may_change=True,
     )
 
 
@@ -104,15 +119,18 @@ def _main(classes, step_class, make_model, make_own_optimizer):
     flagfile.take_flags_of_run(flags.FLAGS.workdir)
     options = read_flags(*classes)
     workdir = options.workdir or os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
-    if options.intra_op_threads not in (0, num_threads()):
+    threads = options.intra_op_threads or int(options.slices > 1)
+    if threads not in (0, num_threads()):
         try:
-            tf.config.threading.set_intra_op_parallelism_threads(options.intra_op_threads)
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
         except RuntimeError:
             raise Error(
-                f"--intra_op_threads={options.intra_op_threads} comes too late, TensorFlow has computed already: make "
+                f"--intra_op_threads={threads} comes too late, TensorFlow has computed already: make "
                 "tensors and variables in functions and in __init__, not while a module is imported."
             ) from None
-    if options.resume:
+    replicas = start(options.devices, options.slices, options.worker_timeout)
+    is_chief = replicas.cluster.is_chief
+    if options.resume and is_chief:
         flagfile.refuse_other_flags(workdir, scheduled=options.schedule != "constant")
     dataset = data.load(options.dataset, options.data_dir, options.holdout)
     plan_options = {name: getattr(options, name) for name in settings_of(Plan)}
@@ -135,11 +153,15 @@ def _main(classes, step_class, make_model, make_own_optimizer):
                 settings={name: flag.value for name, flag in project_flags().items() if not hasattr(flag, "setting")},
                 flags_text=flagfile.flags_text(dataset),
                 interrupt=interrupt,
+                replicas=replicas,
                 **plan_options,
             )
         except Interrupted as stop:
-            say(f"{stop}. To resume: {flagfile.command()} --workdir={shlex.quote(workdir)}")
-            return 128 + (interrupt.signum or getattr(signal, "SIGPIPE", 13))
+            if is_chief:
+                say(f"{stop}. To resume: {flagfile.command()} --workdir={shlex.quote(workdir)}")
+            return 128 + (stop.signum or getattr(signal, "SIGPIPE", 13))
+    if not is_chief:
+        return 0
     if options.dry_run:
         _draw(step, dataset, results, workdir)
     metrics = [f"{name[5:]} {value:.4f}" for name, value in results.items() if name.startswith("test_")]

@@ -18,8 +18,8 @@ as Markdown:
   fit_numpy         model.fit on float64 arrays, as in tutorials; its progress bar is off
   fit_best          model.fit on tf.data in float32, gathered by index, 50 steps per execution
   loop_float32      this project's loop; loop_bfloat16, loop_xla: the same with one option
-  loop_split        mnist.research.accumulate --slices=2 --intra_op_threads=1; loop_split_bfloat16: in bfloat16
-  loop_winograd     mnist.research.winograd, with the same flags; loop_winograd_bfloat16: in bfloat16
+  loop_split        the same with --slices=2; loop_split_bfloat16: in bfloat16
+  loop_winograd     mnist.research.winograd --slices=2; loop_winograd_bfloat16: in bfloat16
   loop_augment      mnist.research.augment, to be compared with loop_float32
   torch_dataloader  PyTorch with a DataLoader, as in its tutorials
   torch_resident    PyTorch on tensors in memory, channels last; torch_bfloat16: the same, autocast

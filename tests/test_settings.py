@@ -67,9 +67,9 @@ def test_a_value_out_of_range_is_named_at_the_constructor_and_at_the_attribute(s
 
 
 def test_an_unknown_setting_is_named():
-    with pytest.raises(TypeError, match="Radius has no setting 'roh'; its settings: rho, rounds"):
+    with pytest.raises(TypeError, match="Radius has no setting 'roh'; its settings: slices, rho, rounds"):
         make(roh=0.1)
-    with pytest.raises(TypeError, match="TrainStep has no setting 'rho'; its settings: none"):
+    with pytest.raises(TypeError, match="TrainStep has no setting 'rho'; its settings: slices"):
         make(TrainStep, rho=0.1)
 
 
@@ -118,7 +118,7 @@ def test_a_subclass_gives_another_default_or_range_or_computes_the_value():
     with pytest.raises(ValueError, match="alpha is 4, expected an integer of at least 5"):
         make(Range, alpha=4)
     assert make(Computed, seed=1).alpha == 1.5
-    assert settings_of(Computed) == {}
+    assert settings_of(Computed).keys() == {"slices"}
     with defined_flags(Default):
         assert flags.FLAGS["alpha"].default == 0.5
 
@@ -156,7 +156,7 @@ def test_settings_are_flags_while_entered_and_round_trip_through_their_text():
             ):
                 with pytest.raises(flags.IllegalFlagValueError, match="expected"):
                     parse(bad)
-            with pytest.raises(Error, match="'rho' of Radius has the name of another flag"), defined_flags(Radius):
+            with pytest.raises(Error, match="'slices' of speed has the name of another flag"), defined_flags(Radius):
                 pass
             assert "rho" in flags.FLAGS
     finally:
@@ -167,6 +167,7 @@ def test_settings_are_flags_while_entered_and_round_trip_through_their_text():
 def test_settings_are_hyperparameters_whatever_their_kind():
     found = _hyperparameters(make(limit=None, loud=True))
     assert {name: found[name] for name in settings_of(Radius)} == {
+        "slices": 1,
         "rho": 0.05,
         "rounds": 1,
         "share": 0.5,

@@ -65,10 +65,10 @@ def test_the_noise_scale_bears_a_batch_of_one_image(digits):
     assert np.isfinite(float(scalars["gradient_noise_scale"]))
 
 
-@pytest.mark.parametrize("size", [1, 2, 64])
-@pytest.mark.parametrize("name", ["accumulate", "winograd"])
-def test_slices_give_the_gradients_of_the_whole_batch(name, size, digits):
-    whole, sliced = make_step(TrainStep), make_step(variant(name), slices=3)
+@pytest.mark.parametrize("size", [1, 2, 6, 64])
+@pytest.mark.parametrize("cls", [TrainStep, variant("winograd")])
+def test_slices_give_the_gradients_of_the_whole_batch(cls, size, digits):
+    whole, sliced = make_step(TrainStep), make_step(cls, slices=4)
     for step in (whole, sliced):  # biases of zero would leave to round-off what ReLU makes of the black margins
         step.model.set_weights([w + 0.1 * (w.ndim == 1) for w in step.model.get_weights()])
     batch = whole.prepare_batch(digits.train.images[:size], digits.train.labels[:size])
@@ -79,7 +79,7 @@ def test_slices_give_the_gradients_of_the_whole_batch(name, size, digits):
     for a, b in zip(gradients, expected, strict=True):
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)  # float32 sums in another order
     assert float(sliced_scalars["loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-5)
-    assert float(sliced_scalars["accuracy"]) == float(scalars["accuracy"])
+    assert float(sliced_scalars["accuracy"]) == pytest.approx(float(scalars["accuracy"]), rel=1e-6)
 
 
 def test_winograd_refuses_a_model_whose_layers_it_does_not_know():
@@ -144,16 +144,16 @@ def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(digits, tmp_path):
     assert bits_of(resumed) == bits_of(straight)
 
 
-@pytest.mark.parametrize("names", [("mixup", "sam", "gradient_noise"), ("hard_examples", "augment", "accumulate")])
-def test_a_composition_is_resumed_exactly(names, digits, tmp_path):
+@pytest.mark.parametrize(
+    ("names", "slices"), [(("mixup", "sam", "gradient_noise"), 1), (("hard_examples", "augment"), 4)]
+)
+def test_a_composition_is_resumed_exactly(names, slices, digits, tmp_path):
     cls = type("Composed", tuple(variant(name) for name in names), {})
     options = {"batch_size": 300, "epochs": 2, "max_steps": 8, "steps_per_loop": 1}
-    straight, resumed = make_step(cls, model=make_small), make_step(cls, model=make_small)
+    straight, stopped, resumed = (make_step(cls, model=make_small, slices=slices) for _ in range(3))
     train_and_evaluate(straight, digits, str(tmp_path / "straight"), **options)
     with pytest.raises(Interrupted):
-        train_and_evaluate(
-            make_step(cls, model=make_small), digits, str(tmp_path / "stopped"), interrupt=StopAfter(6), **options
-        )
+        train_and_evaluate(stopped, digits, str(tmp_path / "stopped"), interrupt=StopAfter(6), **options)
     train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), **options)
     assert bits_of(resumed) == bits_of(straight)
 
@@ -201,7 +201,6 @@ def test_a_noise_scale_beyond_what_the_averages_tell_ends_there():
 
 # For a file: flags other than the defaults, and the attributes of the step that they set.
 FLAGS = {
-    "accumulate": ("--slices=3", {"slices": 3}),
     "adversarial": (
         "--epsilon=0.3 --attack_steps=2 --robust_epsilons=0.4,0.5",
         {"epsilon": 0.3, "attack_steps": 2, "robust_epsilons": [0.4, 0.5]},
@@ -217,8 +216,8 @@ FLAGS = {
         {"decay": 0.5, "degrees": 3.0, "pixels": 0.5, "scaling": 0.02, "smoothing": 0.3},
     ),
     "sam": ("--rho=0.3", {"rho": 0.3}),
-    "speedrun": ("--slices=3 --smoothing=0.3", {"slices": 3, "smoothing": 0.3}),
-    "winograd": ("--slices=3", {"slices": 3}),
+    "speedrun": ("--slices=2 --smoothing=0.3", {"slices": 2, "smoothing": 0.3}),
+    "winograd": ("--slices=4", {"slices": 4}),
 }
 
 

@@ -1,4 +1,4 @@
-"""Winograd convolutions: fewer multiplications, the same gradients but for round-off, a core for each slice.
+"""Winograd convolutions: fewer multiplications, the same gradients but for round-off.
 
 A tile of outputs Y comes from a tile of inputs d and a filter g by products point by point in a transformed
 space, Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
@@ -6,7 +6,7 @@ space, Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A: Lavin and Gray, "Fast Algorithms fo
 900, the third one tile of 3x3, 25 in place of 81. The first, of one channel, is a matrix product, its bias the
 factor of an input that is always 1.
 
-    python -m mnist.research.winograd --slices=2 --intra_op_threads=1 --flagfile=scripts/recipes/variants.flags
+    python -m mnist.research.winograd --slices=2 --flagfile=scripts/recipes/variants.flags
 
 Evaluation runs the layers of the model as they are. In bfloat16 round-off is larger than that of direct
 convolutions. While biases are zero, in the first step, what comes before ReLU is 0 but for round-off where the
@@ -19,8 +19,6 @@ import typing
 
 from mnist import train
 from mnist.model import CNN
-from mnist.research.accumulate import slice_bounds
-from mnist.settings import Setting
 from mnist.step import TrainStep
 
 import numpy as np
@@ -97,9 +95,7 @@ def max_pool(x):
 
 
 class Winograd(TrainStep):
-    """Runs the layers of a `CNN` with Winograd convolutions, slice by slice, in the dtype of its policy."""
-
-    slices = Setting(2, "Parts of a batch; 1: the batch as it is.", low=1)
+    """Runs the layers of a `CNN` with Winograd convolutions, in the dtype of its policy."""
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
@@ -114,14 +110,8 @@ class Winograd(TrainStep):
         kernels = [taps, transform(CONV2.taps, kernel2), transform(CONV3.taps, kernel3)]
         kernels = [tf.cast(kernel, dtype) for kernel in kernels]
         biases = [tf.cast(layer.bias.value, dtype) for layer in (model.conv2, model.conv3)]
-        batch_size = tf.shape(labels)[0]
-        logits, losses = [], []
-        for begin, end, size in slice_bounds(batch_size, self.slices):
-            logits.append(self._logits(tf.cast(images[begin:end], dtype), kernels, biases)[:size])
-            # A loss for each slice: none waits for another's logits to begin with its gradients.
-            part = labels[begin : begin + size]
-            losses.append(tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(part, logits[-1])))
-        return tf.add_n(losses) / tf.cast(batch_size, tf.float32), tf.concat(logits, 0)
+        logits = self._logits(tf.cast(images, dtype), kernels, biases)
+        return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits)), logits
 
     def _logits(self, images, kernels, biases):
         # Height and width first: transforms and shifts are then products and copies of long rows.
