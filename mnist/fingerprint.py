@@ -45,13 +45,15 @@ def _environment():
     found = {name: os.environ[name] for name in names}
     if found.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("1", "true"):
         found.pop("TF_ENABLE_ONEDNN_OPTS", None)  # on unless they are switched off
+    options = tf.config.optimizer.get_experimental_options()
+    options.pop("scoped_allocator_optimization", None)  # of collectives, set where many processes share a run
     return found | {
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "epsilon": keras.config.epsilon(),
         "xla": tf.config.optimizer.get_jit(),
         "eager": tf.config.functions_run_eagerly(),
-        "graph_optimizer": tf.config.optimizer.get_experimental_options(),
+        "graph_optimizer": options,
     }
 
 

@@ -73,6 +73,7 @@ class Replicas:
 
     def __init__(self, devices=1, cluster=None):
         self.cluster = cluster or Cluster()
+        self.jit_compile = False  # whether XLA compiles what is computed of a slice
         kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
         names = [device.name for device in tf.config.list_logical_devices(kind)]
         if len(names) < devices:
@@ -113,28 +114,35 @@ class Replicas:
             return compute(*batch, 0)
         written = written_variables(lambda *batch: compute(*batch, 0), batch, variables)
         before = [variable.read_value() for variable in written]
+        bases = [_base(value) for value in before]
         size, own, parts = tf.shape(tf.nest.flatten(batch)[0])[0], self._own(slices), []
         cuts = bounds(size, slices)
         for i in own:
             begin, end, count = cuts[i]
             for variable, value in zip(written, before, strict=True):
-                variable.assign(value + _seed_of_slice(variable, i))
+                variable.assign(_plus(value, _seed_of_slice(variable, i)))
             with tf.device(self._devices[(i - own[0]) * len(self._devices) // len(own)]):
                 part = tf.nest.map_structure(lambda x, begin=begin, end=end: x[begin:end], batch)
-                structure = compute(*part, i)
+                structure = self._compiled(compute, part, i)(*part)
                 tensors = [tf.convert_to_tensor(x) for x in tf.nest.flatten(structure) if x is not None]
-                for variable, value in zip(written, before, strict=True):
-                    moved = variable.read_value() - value  # 0 of what is not written after all
-                    tensors.append(moved - _seed_of_slice(variable, i))
+                for variable, base in zip(written, bases, strict=True):
+                    moved = _number(variable.read_value()) - _number(base)  # 0 of what is not written after all
+                    tensors.append(moved - _number(_seed_of_slice(variable, i)))
                 share = tf.cast(count, tf.float64) / tf.cast(size, tf.float64)
                 parts.append([_weigh(x, share) for x in tensors])
         parts = self._gather(parts)
         means = [tf.cast(_mean(values), x.dtype) for values, x in zip(zip(*parts, strict=True), tensors, strict=True)]
         moves = means[len(means) - len(written) :]
-        for variable, value, moved in zip(written, before, moves, strict=True):
-            variable.assign(value + moved)
+        for variable, base, moved in zip(written, bases, moves, strict=True):
+            variable.assign(_plus(base, moved))
         means = iter(means)
         return tf.nest.map_structure(lambda x: None if x is None else next(means), structure)
+
+    def _compiled(self, compute, part, i):
+        function = tf.autograph.experimental.do_not_convert(lambda *part: compute(*part, i))
+        if self.jit_compile:
+            function = tf.function(function, jit_compile=True, autograph=False)
+        return function
 
     def _gather(self, parts):
         """The tensors of all slices, in order, from those of the own slices: lists of lists."""
@@ -150,11 +158,24 @@ class Replicas:
         ]
 
 
+def _number(x):
+    return tf.cast(x, tf.int32) if x.dtype == tf.bool else x
+
+
+def _plus(x, number):
+    return tf.cast(_number(x) + tf.cast(number, _number(x).dtype), x.dtype)
+
+
+def _base(value):
+    """What a variable's changes are counted from: its value, but 0 where that is infinite or NaN."""
+    return tf.where(tf.math.is_finite(value), value, tf.zeros_like(value)) if value.dtype.is_floating else value
+
+
 def _seed_of_slice(variable, i):
     """What is added to the state of a random generator for slice `i`, 0 for other variables."""
     position = next((place for name, place in _SEEDS.items() if name in variable.name), None)
     if position is None or not i:
-        return tf.zeros([], variable.dtype)
+        return tf.zeros([], tf.int32 if variable.dtype == tf.bool else variable.dtype)
     offset = np.zeros(variable.shape, np.int64)
     offset[position] = i * 0x1E3779B9  # far apart, whatever the seeds are
     return tf.constant(offset, variable.dtype)
@@ -175,12 +196,10 @@ def _mean(values):
     """The sum of what `_weigh` gave for each slice, added up in pairs, and these in pairs; of no floats the first."""
     if not values[0].dtype.is_floating:
         return values[0]
-    if len(values) == 2:
-        return values[0] + values[1]
-    total = tf.stack(values)
-    while total.shape[0] > 1:  # not (a + b) + (c + d), which a graph adds up from left to right
-        total = tf.reduce_sum(tf.reshape(total, [total.shape[0] // 2, 2, *total.shape[1:]]), 1)
-    return total[0]
+    while len(values) > 1:
+        # Without the snapshots a graph would add up (a + b) + (c + d), and what comes after, from left to right.
+        values = [tf.raw_ops.Snapshot(input=a + b) for a, b in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
 
 
 def _as_bits(x, dtype):

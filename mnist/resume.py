@@ -71,8 +71,17 @@ def restore(step, plan, fingerprint, directory, workdir):
     return state, tf.constant(tensors["run/order"]) if "run/order" in tensors else None
 
 
-def check_traced(state, digest, workdir):
-    """Raises `mnist.Error` if the step computes something else than it did; `digest`: of `traced.check_step`."""
+def check_traced(state, digest, workdir, cluster):
+    """Raises `mnist.Error` if the step computes something else than it did, or than on the chief.
+
+    Args:
+      digest: of `traced.digest_of`.
+    """
+    for worker, other in enumerate(digests := cluster.agree(digest, cluster.timeout)):
+        if other != digests[0]:
+            raise Error(
+                f"the step of worker {worker} computes something else than the chief's: give all the same code."
+            )
     if state.setdefault("traced", digest) != digest:
         raise Error(
             f"{workdir} holds a run whose step computed something else: its code, or what it reads, has changed. "

@@ -13,7 +13,7 @@ from mnist.model import keep_state, make_predict_logits, summarize_model
 from mnist.profiler import Profiler
 from mnist.progress import Progress, say
 from mnist.rebuild import describe_model, probe, rebuild
-from mnist.step import TrainStep, make_train_loop
+from mnist.step import TrainStep, alone, make_train_loop
 from mnist.summaries import NoSummaries, Summaries
 
 import keras
@@ -114,9 +114,11 @@ class Session:
     def train_loop(self):
         jit_compile = self.plan.jit_compile
         train_step, train_loop = make_train_loop(self.step, jit_compile=jit_compile)
-        function = train_step.get_concrete_function(*self.batches.element_spec)
-        digest = traced.check_step(function, self.variables, train_step if jit_compile else None)
-        resume.check_traced(self.state, digest, self.workdir)
+        with alone(self.step):  # what it computes, whoever shares it
+            whole = train_step if self.step.slices == 1 else tf.function(self.step.__call__, jit_compile=jit_compile)
+            function = whole.get_concrete_function(*self.batches.element_spec)
+            digest = traced.check_step(function, self.variables, whole if jit_compile else None)
+        resume.check_traced(self.state, digest, self.workdir, self.cluster)
         train_loop(self.batches, tf.constant(0))  # traces, so that no clock counts it
         if not self.start_step:
             self.summaries.describe_graph(function.graph)

@@ -1,5 +1,6 @@
 """One update of the weights, in small pieces that research overrides, and the loop over it in graph."""
 
+import contextlib
 import zlib
 
 from mnist import Error, checkpoint, checks
@@ -189,7 +190,8 @@ def make_train_loop(step, *, jit_compile=False):
       tensor, stops after the first step whose loss is not finite, and returns a dict of float32
       tensors `[steps done]`, one for each scalar of the step, and the learning rate of each step, float32 too.
     """
-    train_step = tf.function(step.__call__, jit_compile=jit_compile)
+    step.replicas.jit_compile = jit_compile  # of slices each: XLA has no word for what gathers them
+    train_step = tf.function(step.__call__, jit_compile=jit_compile and step.slices == 1)
 
     @tf.function
     def train_loop(iterator, num_steps):
@@ -209,3 +211,13 @@ def make_train_loop(step, *, jit_compile=False):
         return scalars, rates.stack()[:done]
 
     return train_step, train_loop
+
+
+@contextlib.contextmanager
+def alone(step):
+    """While entered, a step is traced as a process has it that shares its run with no other."""
+    shared, step.replicas = step.replicas, Replicas()
+    try:
+        yield
+    finally:
+        step.replicas = shared
