@@ -208,7 +208,7 @@ def _check_port(address):
         try:
             trial.bind(("", port))
         except OSError as error:
-            raise Error(f"port {port} of {address} cannot be had ({error.strerror}): name another.") from None
+            raise Error(f"port {port} of {address} is taken ({error.strerror}): name another.") from None
 
 
 def read_cluster():

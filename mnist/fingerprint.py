@@ -219,6 +219,8 @@ def _differences(old, new, name):
 
 def _name_value(value):
     """A value as text; what Keras serialized, a schedule for one, by its class alone."""
+    if isinstance(value, float) and float(np.float32(value)) == value:
+        return str(np.float32(value))  # as it was typed
     return value["class"] if isinstance(value, dict) and "class" in value else value
 
 

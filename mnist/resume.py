@@ -1,5 +1,7 @@
 """Where a run goes on: its state from the newest checkpoint, or why a resume would not be exact."""
 
+import re
+
 from mnist import Error, checkpoint
 from mnist.fingerprint import differences
 
@@ -18,11 +20,7 @@ def start(step, plan, fingerprint, directory, workdir):
     state, order = restore(step, plan, fingerprint, directory, workdir) if cluster.is_chief else ({}, None)
     for worker, other in enumerate(fingerprints := cluster.agree(fingerprint, cluster.timeout)):
         if different := differences(fingerprints[0], other):
-            named = (
-                "; ".join(different[:3])
-                .replace(" was ", " is ", 1)
-                .replace(", is ", f" on the chief, on worker {worker} ", 1)
-            )
+            named = "; ".join(_of_worker(text, worker) for text in different[:3])
             raise Error(f"worker {worker} was started with other settings than the chief: {named}.")
     variables = checkpoint.variables_of(step).values()
     values = b"".join(variable.numpy().tobytes() for variable in variables) if cluster.is_chief else b""
@@ -69,6 +67,11 @@ def restore(step, plan, fingerprint, directory, workdir):
         )
     checkpoint.set_aside_newer(directory, state["step"])
     return state, tf.constant(tensors["run/order"]) if "run/order" in tensors else None
+
+
+def _of_worker(difference, worker):
+    """What differs between two fingerprints, of two processes in place of two times."""
+    return re.sub(r"(?s) was (.*), is (.*)", rf" is \1 on the chief, \2 on worker {worker}", difference)
 
 
 def check_traced(state, digest, workdir, cluster):

@@ -159,7 +159,11 @@ def main(options, command):
         if not lost or restart == options.restarts or fewer < (options.min_workers or 1):
             return code
         count = fewer
-        print(f"restart {restart + 1} of {options.restarts}, on {count} workers", file=sys.stderr, flush=True)
+        print(
+            f"restart {restart + 1} of {options.restarts}, on {count} worker{'s' * (count > 1)}",
+            file=sys.stderr,
+            flush=True,
+        )
     return code
 
 

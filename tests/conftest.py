@@ -60,10 +60,10 @@ class StopAfter:
 
 # A Python that has imported TensorFlow already: it forks for each program that `CLIENT` asks it to run.
 SERVER = """
-import contextlib, gc, json, os, runpy, select, signal, socket, sys
+import contextlib, gc, json, os, runpy, select, signal, socket, sys, unittest.mock
 import matplotlib.backends.backend_agg, mnist.pictures, mnist.train, rich._emoji_codes, scipy.stats, sklearn.datasets
 import sklearn.metrics, tensorboard.plugins.hparams.api, tensorboard.summary
-from mnist import model, summaries
+from mnist import model, replicas, summaries
 from mnist.step import TrainStep, make_train_loop
 from tensorflow.python.autograph.core import converter
 from tensorflow.python.autograph.impl import api
@@ -71,8 +71,10 @@ from tensorflow.python.autograph.impl import api
 # The code of graphs, which else each program would make of these functions anew: a third of its time.
 own = vars(TrainStep)
 functions = [own[n] for n in ("__call__", "prepare_batch", "compute_gradients", "compute_loss", "apply_gradients")]
+functions += [own["_slice_gradients"], replicas.Replicas.mean]
 functions += [model.scale_images, model.count_outputs, model.call_to_train, summaries._write_steps]
-functions += [make_train_loop(lambda: None)[1].python_function, model.make_predict_logits(None).python_function]
+functions += [model.make_predict_logits(None).python_function]
+functions += [make_train_loop(unittest.mock.MagicMock())[1].python_function]
 for function in functions:
     for called in (True, False):  # by tf.function() itself, or by what that compiles
         options = converter.ConversionOptions(recursive=True, user_requested=called, optional_features=())

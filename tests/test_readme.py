@@ -12,7 +12,8 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EXAMPLES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", README, re.DOTALL))
+RESEARCH = (ROOT / "mnist" / "research" / "README.md").read_text()
+EXAMPLES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", README + RESEARCH, re.DOTALL))
 COMMANDS = [
     command
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) + re.findall(r"\| `(python .*?)`", README)
@@ -47,7 +48,7 @@ def folder(start, tmp_path_factory):
 
 def test_examples_are_complete():
     assert EXAMPLES.keys() == {"noisy", "other_model", "distill", "notebook"}
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 12
 
 
 @pytest.mark.parametrize("name", ["noisy", "other_model", "distill"])
@@ -80,7 +81,7 @@ def test_the_notebook_example_runs_without_flags(folder, monkeypatch):
     assert finished.load("runs/notebook").step == 48
 
 
-def test_the_commands_run_as_they_stand(folder, start):
+def test_the_commands_run_as_they_stand(folder, start, python):
     """On digits, and shorter; the two scripts that set everything up are tested apart."""
     digit = data.load("digits").test.images[0, :, :, 0]
     Image.fromarray(digit).save(folder / "digit.png")
@@ -92,7 +93,8 @@ def test_the_commands_run_as_they_stand(folder, start):
         else:
             program = ROOT / program
         arguments = [re.sub("^--flagfile=", f"--flagfile={ROOT}/", argument) for argument in arguments]
-        if program == "mnist.research.record":
+        arguments = [python if argument == "python" else argument for argument in arguments]
+        if program == "mnist.research.record" or "--slices=4" in arguments:
             arguments += short
         if "--seeds=5" in arguments:
             arguments = [argument.replace("=5", "=2") for argument in arguments] + ["--jobs=2", "--", *short]
