@@ -9,7 +9,8 @@ python -m mnist.train, or to --module. Exits with 0 only if all is equal to the 
 
 has the killed run trained by several processes, at each start by another number of them, 1, 2, 4 ... up
 to --workers, on one or two devices each; the undisturbed run is one process. Any of them is killed, or
-now and then stopped: the others must end by themselves within 30 s, with exit code 75 and one line.
+now and then stopped: the others must end by themselves within 30 s, with exit code 75 and one line
+that begins with `error: `.
 """
 
 import collections
@@ -32,11 +33,13 @@ from mnist.settings import Setting, local_path
 from launch_workers import Workers
 from sweep import check_arguments, find_program, last_words
 
-# One image at a time makes the evaluation long enough to be hit, and the many saves likewise.
-DEFAULT_FLAGS = ["--epochs=2", "--checkpoint_every=100", "--eval_batch_size=1"]
+# Few images at a time make the evaluation long enough to be hit, and the many saves likewise.
+DEFAULT_FLAGS = ["--epochs=2", "--checkpoint_every=100"]
+EVAL_BATCH_SIZES = (1, 8)  # of one process, of several: one that evaluates does not answer
 MOMENTS = ("anywhere", "save", "start-up")
-LIMIT = 30  # seconds in which the other workers end by themselves
-WORKER_TIMEOUT = 20  # they wait so long for one that does not come up, a third of it for an answer
+START_UP = 4  # seconds that it takes, for each worker: they share the cores
+LIMIT = 30  # seconds in which the other workers end by themselves, once they have started up
+WORKER_TIMEOUT = 24  # they wait so long for one that does not come up, a third of it for an answer
 STOPPED = 0.2  # of the workers are stopped, not killed
 # How a line of C++ or of Python begins that reports a failure.
 REPORT = r"Traceback |Fatal |terminate called|\*\*\* |\s+@ |[IWEF]\d{4} |\d{4}-\d\d-\d\d \d\d:"
@@ -96,20 +99,20 @@ def signal_at(process, signum, workdir, moment, seconds):
     return alive
 
 
-def outlive(workers, victim, workdir):
+def outlive(workers, victim, workdir, limit):
     """Waits for the others of a worker that was lost, and ends it. Returns: seconds that they took.
 
-    Raises: `mnist.Error` if they did not end as they should.
+    Raises: `mnist.Error` if they did not end as they should, `limit` seconds from now.
     """
     others = {i: process for i, process in enumerate(workers.processes) if i != victim}
     began = time.monotonic()
-    while (left := [i for i in others if others[i].poll() is None]) and time.monotonic() < began + LIMIT:
+    while (left := [i for i in others if others[i].poll() is None]) and time.monotonic() < began + limit:
         time.sleep(0.05)
     seconds = time.monotonic() - began
     workers.send(signal.SIGKILL)
     workers.wait(LIMIT)
     if left:
-        raise Error(f"worker {left[0]} did not end within {LIMIT} s. See {log_of(workdir, left[0])}.")
+        raise Error(f"worker {left[0]} did not end within {limit} s. See {log_of(workdir, left[0])}.")
     for i, process in others.items():
         with open(log_of(workdir, i), errors="replace") as file:
             text = file.read().rstrip()
@@ -171,22 +174,23 @@ def torture(workdir, arguments, *, kills, seed, workers=1, module="mnist.train")
     while kill <= kills:
         moment = MOMENTS[kill % len(MOMENTS)]
         life, layout = resume()
-        victim, signum = draw.randrange(len(life.processes)), signal.SIGKILL
-        if len(life.processes) > 1 and draw.random() < STOPPED:
-            signum = signal.SIGSTOP
-        # A start-up takes some seconds; a life that ends before the first save makes no progress.
-        limit = 4 * len(life.processes) if moment == "start-up" else max(10, 0.6 * duration)
-        seconds = draw.uniform(0, limit)
+        victim, signum, count = 0, signal.SIGKILL, len(life.processes)
+        if count > 1:
+            victim = draw.randrange(count)
+            signum = signal.SIGSTOP if draw.random() < STOPPED else signum
+        # A life that ends before the first save makes no progress.
+        start_up = START_UP * count if moment == "start-up" else 0
+        seconds = draw.uniform(0, start_up or max(10, 0.6 * duration))
         if signal_at(life.processes[victim], signum, killed, moment, seconds):
-            if len(life.processes) > 1:
-                waited.append(outlive(life, victim, killed))
+            if count > 1:
+                waited.append(outlive(life, victim, killed, LIMIT + start_up))
                 layout += f"  {signum.name} to worker {victim}, the others ended after {waited[-1]:.1f} s"
             life.wait(LIMIT)
             print(f"{kill:5d} {moment:<10}{seconds:8.1f}{newest_step(killed):12d}  {layout}".rstrip(), flush=True)
             kill += 1
             continue
         wait(life, "a resumed run", killed)
-        print(f"      {'finished':<10}{seconds:8.1f}{newest_step(killed):12d}  {layout}".rstrip(), flush=True)
+        print(f"{'':>5} {'finished':<10}{seconds:8.1f}{newest_step(killed):12d}  {layout}".rstrip(), flush=True)
         if different := differences(undisturbed, killed):
             return different
         shutil.rmtree(killed)  # finished before all kills were spent: once more from the start
@@ -216,8 +220,8 @@ def main(options, arguments):
         raise Error("--workdir is missing: name a new folder, as in --workdir=runs/torture.")
     if os.path.exists(options.workdir):
         raise Error(f"--workdir={options.workdir} exists already: name a new folder.")
-    arguments = [*DEFAULT_FLAGS, *arguments]
-    own = {name: getattr(options, name) for name in ("kills", "seed", "workers", "module")}
+    arguments = [*DEFAULT_FLAGS, f"--eval_batch_size={EVAL_BATCH_SIZES[options.workers > 1]}", *arguments]
+    own = {name: getattr(options, name) for name in ("kills", "workers", "seed", "module")}
     different = torture(options.workdir, arguments, **own)
     print(f"DIFFERENT: {', '.join(different)}" if different else "0 bits differ: weights, optimizer, metrics")
     return 1 if different else 0
