@@ -50,7 +50,8 @@ def _import_quietly(import_module, tensorflow):
     """Imports TensorFlow and starts its runtime; stderr meanwhile goes to a file and is sifted."""
     # Warnings and errors; of many processes not the pages that each has to say when one ends.
     is_shared = os.environ.get("TF_CONFIG") or os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if is_shared else "1")
+    level = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = level or ("3" if is_shared else "1")  # read once, as TensorFlow starts
     with contextlib.suppress(OSError):  # it may be full
         sys.stderr.flush()
     stderr = os.dup(2)
@@ -60,6 +61,8 @@ def _import_quietly(import_module, tensorflow):
             import_module(tensorflow)
             tensorflow.config.list_physical_devices("GPU")  # the second half of the chatter
         finally:
+            if level is None:
+                del os.environ["TF_CPP_MIN_LOG_LEVEL"]  # a process that this one starts may need another
             with contextlib.suppress(OSError):
                 sys.stderr.flush()
             os.dup2(stderr, 2)

@@ -23,7 +23,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context  # no public name can set the coordination service's limits
 
 _GROUP = 1000  # a key that the strategy's own collectives do not use
-_HEARTBEAT_SECONDS = 10
+_HEARTBEAT_SECONDS = 10  # or half of what a collective waits, if that is less
 _POLL_SECONDS = 2
 _GRACE_SECONDS = 4  # in which a process whose peer has gone may end by itself
 
@@ -61,7 +61,10 @@ class Cluster:
         _check_port(self._addresses[self.worker])
         leader = self._names[0]
         service = {"cluster_register_timeout_in_ms": self.timeout * 1000}
-        service |= {"heartbeat_timeout_in_ms": _HEARTBEAT_SECONDS * 1000, "shutdown_barrier_timeout_in_ms": 5000}
+        # A process that is dead or stopped is to be noticed by this: a collective that gives up by itself may leave a
+        # call under way, which then writes to memory that is free.
+        heartbeat = min(_HEARTBEAT_SECONDS, self.timeout / 6)
+        service |= {"heartbeat_timeout_in_ms": int(heartbeat * 1000), "shutdown_barrier_timeout_in_ms": 5000}
         leader = f"/job:{leader[0]}/replica:0/task:{leader[1]}"
         context.context().configure_coordination_service("standalone", leader, **service)
         config = context.context().coordination_service
@@ -163,7 +166,9 @@ class Cluster:
         ) as error:
             if self.workers == 1:
                 raise
-            if isinstance(error, tf.errors.DeadlineExceededError):
+            if "CoordinationService/Heartbeat" in str(error):  # which the chief answers
+                what = f"worker 0 ({self._addresses[0]}) was lost"
+            elif isinstance(error, tf.errors.DeadlineExceededError):
                 what = f"a worker did not answer for {self.timeout / 3:g} s (a third of --worker_timeout)"
             else:
                 what = f"{self._name_in(error)} was lost"

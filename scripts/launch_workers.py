@@ -43,13 +43,17 @@ class Launch:
 
 
 class Workers:
-    """The processes of one start, in a group each, so that a signal of the terminal reaches them once, through this."""
+    """The processes of one start, in a group each, so that a signal of the terminal reaches them once, through this.
 
-    def __init__(self, command, count, logs):
-        self.logs = [None, *(os.path.join(logs, f"worker_{i}.log") for i in range(1, count))]
-        addresses = [f"localhost:{port}" for port in _free_ports(count)]
+    Args:
+      command: what each of them runs, a list.
+      logs: paths of files that their output is added to, one for each process; None: where this one's goes.
+    """
+
+    def __init__(self, command, logs):
+        addresses = [f"localhost:{port}" for port in _free_ports(len(logs))]
         self.processes = []
-        for i, path in enumerate(self.logs):
+        for i, path in enumerate(logs):
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
             with open(path, "a") if path else contextlib.nullcontext() as log:
                 try:
@@ -140,8 +144,9 @@ def main(options, command):
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, lambda signum, _: asked.append(signum))
     print(f"{shlex.join(command)} on {count} workers; logs: {logs}", flush=True)
+    paths = [None, *(os.path.join(logs, f"worker_{i}.log") for i in range(1, count))]
     for restart in range(options.restarts + 1):
-        workers = Workers(command, count, logs)
+        workers = Workers(command, paths[:count])
         try:
             failed = workers.follow(asked)
         finally:
@@ -152,7 +157,7 @@ def main(options, command):
         code = 128 - code if code < 0 else code
         if asked:
             return code or 1
-        reason = _last_line(workers.logs[failed]) if failed else ""
+        reason = _last_line(paths[failed]) if failed else ""
         print(f"worker {failed} ended with {code}{f': {reason}' if reason else '.'}", file=sys.stderr, flush=True)
         lost = code > 128 or code == LOST
         fewer = count // 2 if options.min_workers else count

@@ -4,43 +4,76 @@ Trains once undisturbed in W/undisturbed, then once more in W/killed with `kill 
 anywhere, during start-up, and as soon as a save begins. Then it compares the last checkpoint, every
 variable and the metrics of every epoch, and results.json, times aside. What follows `--` goes to
 python -m mnist.train, or to --module. Exits with 0 only if all is equal to the last bit.
+
+    python scripts/torture.py --workers=2 --kills=20 --workdir=W
+
+has the killed run trained by several processes, at each start by another number of them, 1, 2, 4 ... up
+to --workers, on one or two devices each; the undisturbed run is one process. Any of them is killed, or
+now and then stopped: the others must end by themselves within 30 s, with exit code 75 and one line
+that begins with `error: `.
 """
 
+import collections
 import contextlib
 import glob
 import json
 import os
 import random
+import re
 import shutil
-import subprocess
+import signal
+import statistics
 import sys
 import time
 
-from mnist import Error, checkpoint, files
+from mnist import LOST, Error, checkpoint, files
 from mnist.command import run
 from mnist.settings import Setting, local_path
 
+from launch_workers import Workers
 from sweep import check_arguments, find_program, last_words
 
-# One image at a time makes the evaluation long enough to be hit, and the many saves likewise.
-DEFAULT_FLAGS = ["--epochs=2", "--checkpoint_every=100", "--eval_batch_size=1"]
-MOMENTS = ("anywhere", "start-up", "save")
+# Few images at a time make the evaluation long enough to be hit, and the many saves likewise.
+DEFAULT_FLAGS = ["--epochs=2", "--checkpoint_every=100"]
+EVAL_BATCH_SIZES = (1, 8)  # of one process, of several: one that evaluates does not answer
+MOMENTS = ("anywhere", "save", "start-up")
+START_UP = 4  # seconds that it takes, for each worker: they share the cores
+LIMIT = 30  # seconds in which the other workers end by themselves, once they have started up
+WORKER_TIMEOUT = 24  # they wait so long for one that does not come up, a third of it for an answer
+STOPPED = 0.2  # of the workers are stopped, not killed
+# How a line of C++ or of Python begins that reports a failure.
+REPORT = r"Traceback |Fatal |terminate called|\*\*\* |\s+@ |[IWEF]\d{4} |\d{4}-\d\d-\d\d \d\d:"
 
 
-def start(program, workdir, arguments):
-    """Starts a training run, its output in W.log. Returns: the process."""
-    with open(f"{workdir}.log", "a") as log:
-        command = [sys.executable, *program, f"--workdir={workdir}", *arguments]
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+def log_of(workdir, worker=0):
+    return f"{workdir}.{worker}.log" if worker else f"{workdir}.log"
 
 
-def failure(what, workdir):
+def start(program, workdir, arguments, count=1):
+    """Starts a training run, its output in W.log, of further workers in W.1.log and so on. Returns: the `Workers`."""
+    logs = [log_of(workdir, worker) for worker in range(count)]
+    for log in logs:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(log)
+    return Workers([sys.executable, *program, f"--workdir={workdir}", *arguments], logs)
+
+
+def wait(workers, what, workdir):
+    """Waits until a run has ended. Raises: `mnist.Error` if it failed."""
+    failed = workers.follow([])
+    workers.end()
+    if failed is not None:
+        raise failure(what, workdir, failed)
+
+
+def failure(what, workdir, worker=0):
     """An `Error` in the words of a run that ended when it should not."""
-    with open(f"{workdir}.log", errors="replace") as file:
+    log = log_of(workdir, worker)
+    with open(log, errors="replace") as file:
         said = last_words(file.read()).removeprefix("error: ")
     if os.path.exists(workdir):
-        return Error(f"{what} failed: {said} See {workdir}.log.")
-    os.remove(f"{workdir}.log")  # it did not begin: the same --workdir is new again
+        return Error(f"{what} failed: {said} See {log}.")
+    os.remove(log)  # it did not begin: the same --workdir is new again
     with contextlib.suppress(OSError):
         os.rmdir(os.path.dirname(workdir))
     return Error(f"{what} failed: {said}")
@@ -52,19 +85,44 @@ def newest_step(workdir):
     return max((int(path.rpartition("-")[2].removesuffix(".index")) for path in paths), default=0)
 
 
-def kill_at(process, workdir, moment, seconds):
-    """Kills a run `seconds` after its start, or, at a save, as the first one after that begins.
+def signal_at(process, signum, workdir, moment, seconds):
+    """Sends a process a signal `seconds` after the start, or, at a save, as the first one after that begins.
 
-    Returns: whether there was still something to kill.
+    Returns: whether it was still there.
     """
     time.sleep(seconds)
     while moment == "save" and process.poll() is None:
         if glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "tmp*")):
             break
     alive = process.poll() is None
-    process.kill()
-    process.wait()
+    process.send_signal(signum)
     return alive
+
+
+def outlive(workers, victim, workdir, limit):
+    """Waits for the others of a worker that was lost, and ends it. Returns: seconds that they took.
+
+    Raises: `mnist.Error` if they did not end as they should, `limit` seconds from now.
+    """
+    others = {i: process for i, process in enumerate(workers.processes) if i != victim}
+    began = time.monotonic()
+    while (left := [i for i in others if others[i].poll() is None]) and time.monotonic() < began + limit:
+        time.sleep(0.05)
+    seconds = time.monotonic() - began
+    workers.send(signal.SIGKILL)
+    workers.wait(LIMIT)
+    if left:
+        raise Error(f"worker {left[0]} did not end within {limit} s. See {log_of(workdir, left[0])}.")
+    for i, process in others.items():
+        with open(log_of(workdir, i), errors="replace") as file:
+            text = file.read().rstrip()
+        if process.returncode == 0 and os.path.exists(os.path.join(workdir, "results.json")):
+            continue  # the run was finished
+        reports = re.findall(rf"^(?:error: |{REPORT}).*", text, re.MULTILINE)
+        if process.returncode != LOST or reports != text.splitlines()[-1:]:
+            code = f"exit code {process.returncode}, expected {LOST} and one line of error"
+            raise Error(f"worker {i} did not end as it should: {code}. See {log_of(workdir, i)}.")
+    return seconds
 
 
 def differences(one, other):
@@ -86,41 +144,64 @@ def _equal(a, b):
     return a is not None and b is not None and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-def torture(workdir, arguments, *, kills, seed, module="mnist.train"):
+def torture(workdir, arguments, *, kills, seed, workers=1, module="mnist.train"):
     """Trains undisturbed and killed. Returns: names of what differs between the two, none if all is well."""
     undisturbed, killed = os.path.join(workdir, "undisturbed"), os.path.join(workdir, "killed")
     program = find_program(module)
-    check_arguments(arguments, ["workdir"])
+    check_arguments(arguments, ["workdir", *(["slices", "devices", "worker_timeout"] if workers > 1 else [])])
+    counts, layouts = [1 << i for i in range(workers.bit_length())], collections.Counter()
+    if workers > 1:
+        arguments = [*arguments, f"--slices={2 * counts[-1]}", f"--worker_timeout={WORKER_TIMEOUT}"]
     with files.write_errors(f"write {workdir}"):
         os.makedirs(workdir, exist_ok=True)
     began = time.monotonic()
-    if start(program, undisturbed, arguments).wait():
-        raise failure("the undisturbed run", undisturbed)
+    wait(start(program, undisturbed, arguments), "the undisturbed run", undisturbed)
     if not newest_step(undisturbed):
         raise Error(f"{undisturbed} holds no checkpoint: does {module} call mnist.train.launch? See {undisturbed}.log.")
     duration = time.monotonic() - began
     print(f"undisturbed: step {newest_step(undisturbed)} after {duration:.0f} s", flush=True)
     print(f"{'kill':>5} {'moment':<10}{'seconds':>8}{'step saved':>12}", flush=True)
-    draw = random.Random(seed)
-    rounds = 1
-    for kill in range(1, kills + 1):
+    draw, rounds, kill, waited = random.Random(seed), 1, 1, []
+
+    def resume():
+        """Starts the killed run on some layout. Returns: the `Workers`, the layout in words."""
+        if workers == 1:
+            return start(program, killed, arguments), ""
+        count, devices = draw.choice(counts), draw.choice([1, 2])
+        layouts[layout := f"{count} x {devices}"] += 1
+        return start(program, killed, [*arguments, f"--devices={devices}"], count), layout
+
+    while kill <= kills:
         moment = MOMENTS[kill % len(MOMENTS)]
-        # A start-up takes some seconds; a life that ends before the first save makes no progress.
-        seconds = draw.uniform(0, 4 if moment == "start-up" else max(10, 0.6 * duration))
-        process = start(program, killed, arguments)
-        if not kill_at(process, killed, moment, seconds):
-            if process.returncode:
-                raise failure("a resumed run", killed)
-            different = differences(undisturbed, killed)
-            if different:
-                return different
-            shutil.rmtree(killed)  # finished before all kills were spent: once more from the start
-            rounds += 1
-            moment = "finished"
-        print(f"{kill:5d} {moment:<10}{seconds:8.1f}{newest_step(killed):12d}", flush=True)
-    if start(program, killed, arguments).wait():
-        raise failure("the last run", killed)
+        life, layout = resume()
+        victim, signum, count = 0, signal.SIGKILL, len(life.processes)
+        if count > 1:
+            victim = draw.randrange(count)
+            signum = signal.SIGSTOP if draw.random() < STOPPED else signum
+        # A life that ends before the first save makes no progress.
+        start_up = START_UP * count if moment == "start-up" else 0
+        seconds = draw.uniform(0, start_up or max(10, 0.6 * duration))
+        if signal_at(life.processes[victim], signum, killed, moment, seconds):
+            if count > 1:
+                waited.append(outlive(life, victim, killed, LIMIT + start_up))
+                layout += f"  {signum.name} to worker {victim}, the others ended after {waited[-1]:.1f} s"
+            life.wait(LIMIT)
+            print(f"{kill:5d} {moment:<10}{seconds:8.1f}{newest_step(killed):12d}  {layout}".rstrip(), flush=True)
+            kill += 1
+            continue
+        wait(life, "a resumed run", killed)
+        print(f"{'':>5} {'finished':<10}{seconds:8.1f}{newest_step(killed):12d}  {layout}".rstrip(), flush=True)
+        if different := differences(undisturbed, killed):
+            return different
+        shutil.rmtree(killed)  # finished before all kills were spent: once more from the start
+        rounds += 1
+    wait(resume()[0], "the last run", killed)
     print(f"finished: step {newest_step(killed)}, {rounds} run(s)", flush=True)
+    if workers > 1:
+        starts = ", ".join(f"{number} on {layout}" for layout, number in sorted(layouts.items()))
+        print(f"starts on workers x devices: {starts}", flush=True)
+    if waited:
+        print(f"the others ended after {statistics.median(waited):.1f} s, at most {max(waited):.1f} s", flush=True)
     return differences(undisturbed, killed)
 
 
@@ -129,6 +210,7 @@ class Torture:
 
     workdir = Setting(None, "Folder for both runs, a new one.", kind=local_path)
     kills = Setting(20, "How often to kill the run.", low=1)
+    workers = Setting(1, "Processes that train the killed run, at most; it is resumed on other numbers of them.", low=1)
     seed = Setting(0, "Of the moments.", low=0)
     module = Setting("mnist.train", "What to run: a module, or a .py file, that calls mnist.train.launch.")
 
@@ -138,9 +220,10 @@ def main(options, arguments):
         raise Error("--workdir is missing: name a new folder, as in --workdir=runs/torture.")
     if os.path.exists(options.workdir):
         raise Error(f"--workdir={options.workdir} exists already: name a new folder.")
-    arguments = [*DEFAULT_FLAGS, *arguments]
-    different = torture(options.workdir, arguments, kills=options.kills, seed=options.seed, module=options.module)
-    print(f"DIFFERENT: {', '.join(different)}" if different else "equal to the last bit: weights, optimizer, metrics")
+    arguments = [*DEFAULT_FLAGS, f"--eval_batch_size={EVAL_BATCH_SIZES[options.workers > 1]}", *arguments]
+    own = {name: getattr(options, name) for name in ("kills", "workers", "seed", "module")}
+    different = torture(options.workdir, arguments, **own)
+    print(f"DIFFERENT: {', '.join(different)}" if different else "0 bits differ: weights, optimizer, metrics")
     return 1 if different else 0
 
 

@@ -49,6 +49,12 @@ def test_kill_9_at_any_moment_loses_nothing(python, tmp_path, monkeypatch):
     assert torture(str(tmp_path / "torture"), arguments, kills=3, seed=seed, module=module) == []
 
 
+def test_kill_9_of_one_of_two_workers_loses_nothing(tmp_path):
+    arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7"]
+    seed = 826  # the second of two, on two devices each, at a save; then one process goes on alone
+    assert torture(str(tmp_path / "torture"), arguments, kills=1, seed=seed, workers=2) == []
+
+
 SILENT = "import sys"
 BREAKS = """
 from mnist import train
