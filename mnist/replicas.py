@@ -118,21 +118,21 @@ class Replicas:
         for i in own:
             begin, end, count = cuts[i]
             for variable, value in zip(written, before, strict=True):
-                variable.assign(value + _seed_of_slice(variable, i))
+                variable.assign(_of_slice(variable, value, i))
             with tf.device(self._devices[(i - own[0]) * len(self._devices) // len(own)]):
                 part = tf.nest.map_structure(lambda x, begin=begin, end=end: x[begin:end], batch)
                 structure = compute(*part, i)
                 tensors = [tf.convert_to_tensor(x) for x in tf.nest.flatten(structure) if x is not None]
                 for variable, value in zip(written, before, strict=True):
-                    moved = variable.read_value() - value  # 0 of what is not written after all
-                    tensors.append(moved - _seed_of_slice(variable, i))
+                    now = variable.read_value()
+                    tensors.append(now - value if now.dtype.is_floating else now)  # 0 if it is not written after all
                 share = tf.cast(count, tf.float64) / tf.cast(size, tf.float64)
                 parts.append([_weigh(x, share) for x in tensors])
         parts = self._gather(parts)
         means = [tf.cast(_mean(values), x.dtype) for values, x in zip(zip(*parts, strict=True), tensors, strict=True)]
         moves = means[len(means) - len(written) :]
         for variable, value, moved in zip(written, before, moves, strict=True):
-            variable.assign(value + moved)
+            variable.assign(value + moved if moved.dtype.is_floating else moved)
         means = iter(means)
         return tf.nest.map_structure(lambda x: None if x is None else next(means), structure)
 
@@ -140,7 +140,7 @@ class Replicas:
         """The tensors of all slices, in order, from those of the own slices: lists of lists."""
         if self.cluster.workers == 1:
             return parts
-        dtype = tf.float64 if any(x.dtype in (tf.float64, tf.int64) for x in parts[0]) else tf.float32
+        dtype = tf.float64 if any(x.dtype in (tf.float64, tf.int64, tf.uint64) for x in parts[0]) else tf.float32
         sizes = [x.shape.num_elements() for x in parts[0]]
         vector = tf.concat([_as_bits(x, dtype) for part in parts for x in part], 0)
         vector.set_shape([len(parts) * sum(sizes)])
@@ -150,14 +150,14 @@ class Replicas:
         ]
 
 
-def _seed_of_slice(variable, i):
-    """What is added to the state of a random generator for slice `i`, 0 for other variables."""
+def _of_slice(variable, value, i):
+    """What a variable has when slice `i` begins: its value, of a random generator with another seed for each slice."""
     position = next((place for name, place in _SEEDS.items() if name in variable.name), None)
     if position is None or not i:
-        return tf.zeros([], variable.dtype)
+        return value
     offset = np.zeros(variable.shape, np.int64)
     offset[position] = i * 0x1E3779B9  # far apart, whatever the seeds are
-    return tf.constant(offset, variable.dtype)
+    return value + tf.constant(offset, variable.dtype)
 
 
 def _weigh(x, share):
