@@ -133,6 +133,16 @@ class Cluster:
         """`exchange` of what JSON can tell. Returns: a list of values, one for each worker."""
         return [json.loads(text) for text in self.exchange(json.dumps(value).encode(), timeout)]
 
+    def check_same_order(self, order):
+        """Raises `mnist.Error` if the order of an epoch, a tensor, is not the chief's on all workers."""
+        digests = self.agree(zlib.crc32(order.numpy().tobytes()), self.timeout)
+        for worker, digest in enumerate(digests):
+            if digest != digests[0]:
+                raise Error(
+                    f"worker {worker} has another order of the epoch than the chief: epoch_order has to depend on "
+                    "nothing but the seed, the epoch and the step's variables."
+                )
+
     def check_same(self, variables):
         """Raises `mnist.Error` if the values of variables, a dict, are not the chief's on all workers."""
         if self.workers == 1:

@@ -1,7 +1,16 @@
-"""Slices of a batch: variables of all types that a layer or a step writes."""
+"""Slices of a batch: variables of all types that a layer or a step writes, and workers that disagree."""
 
+import json
+
+from mnist import Error, resume
+from mnist.cluster import Cluster, read_cluster
+from mnist.fingerprint import fingerprint_of
+from mnist.model import CNN
+from mnist.plan import Plan
 from mnist.replicas import Replicas
+from mnist.step import TrainStep
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -30,3 +39,38 @@ def test_what_is_no_float_has_what_slice_0_writes(cluster, dtype, before, after)
     mean = tf.function(lambda x: replicas.mean(compute, 2, (x,), [variable]))
     assert float(mean(tf.constant([2.0, 2.0, 4.0, 4.0]))) == (3 if cluster is None else 2)
     assert variable.numpy() == after
+
+
+class Disagreeing(Cluster):
+    """A cluster of two whose other worker tells `others`, a function of what this one tells."""
+
+    def __init__(self, others):
+        super().__init__()
+        self.workers, self.others = 2, others
+
+    def agree(self, value, timeout=None):
+        return [value, self.others(value)]
+
+
+@pytest.mark.parametrize("name", ["epochs", "max_steps", "steps_per_loop", "checkpoint_every", "profile"])
+def test_workers_of_other_lengths_or_intervals_are_refused(name, digits, tmp_path):
+    step = TrainStep(CNN(), keras.optimizers.Adam())
+    step.replicas = Replicas(cluster=Disagreeing(lambda told: told | {name: 7}))
+    plan = Plan(len(digits.train.labels))
+    with pytest.raises(Error, match=rf"other settings than the chief: {name} is .* on the chief, on worker 1 7\."):
+        resume.start(step, plan, fingerprint_of(step, digits, plan), str(tmp_path), str(tmp_path))
+
+
+def test_an_epoch_in_another_order_on_one_worker_is_refused():
+    order = tf.range(5)
+    Disagreeing(lambda told: told).check_same_order(order)
+    with pytest.raises(Error, match="worker 1 has another order of the epoch than the chief"):
+        Disagreeing(lambda told: told + 1).check_same_order(order)
+
+
+@pytest.mark.parametrize("kind", [["worker"], {}, None, 0])
+def test_a_task_of_no_job_is_refused(kind, monkeypatch):
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": kind, "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(Error, match="of no job of the cluster"):
+        read_cluster()
