@@ -240,7 +240,10 @@ def read_cluster():
             jobs = resolver.cluster_spec().as_dict()
         except (RuntimeError, ValueError) as error:
             raise Error(f"the variables of Slurm tell of no cluster: {error}") from None
-        return jobs, *resolver.get_task_info()
+        job, index = resolver.get_task_info()
+        if job is None:
+            raise Error(f"the variables of Slurm tell of no cluster: no task {os.environ['SLURM_PROCID']} in {jobs}")
+        return jobs, job, index
     return ()
 
 
@@ -272,7 +275,7 @@ def _parse_config(text):
         raise wrong(f"has {twice[0]} twice")
     if len(jobs.get("chief", [])) > 1:
         raise wrong("has more than one chief")
-    if not isinstance(task, dict) or task.get("type") not in jobs:
+    if not isinstance(task, dict) or task.get("type") not in list(jobs):  # it may be a list, which has no hash
         raise wrong(f"has the task {task!r:.80}, of no job of the cluster")
     job, index = task["type"], task.get("index")
     index = int(index) if isinstance(index, str) and index.isdecimal() else index

@@ -74,3 +74,11 @@ def test_a_task_of_no_job_is_refused(kind, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     with pytest.raises(Error, match="of no job of the cluster"):
         read_cluster()
+
+
+def test_a_process_that_slurm_does_not_list_is_refused(monkeypatch):
+    variables = {"STEP_NUM_TASKS": "2", "PROCID": "5", "STEP_NODELIST": "localhost", "STEP_TASKS_PER_NODE": "2"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(Error, match="the variables of Slurm tell of no cluster: no task 5"):
+        read_cluster()
