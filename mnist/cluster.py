@@ -50,6 +50,7 @@ class Cluster:
         self.workers, self.worker = len(self._names), self._names.index((job, index))
         self.is_chief = self.worker == 0
         self.timeout = timeout
+        self._ranks = ranks(self._names)
         self._keys = itertools.count(1)
         self._gathers = {}
         if self.workers > 1:
@@ -94,7 +95,7 @@ class Cluster:
         if self.workers == 1:
             return vector[tf.newaxis]
         with tf.device(f"/job:{self._names[self.worker][0]}/task:{self._names[self.worker][1]}/device:CPU:0"):
-            return tf.raw_ops.CollectiveGather(
+            rows = tf.raw_ops.CollectiveGather(
                 input=vector[tf.newaxis],
                 group_size=self.workers,
                 group_key=_GROUP,
@@ -103,6 +104,7 @@ class Cluster:
                 communication_hint="ring",
                 timeout_seconds=timeout or self.timeout / 3,
             )
+            return rows if self._ranks == sorted(self._ranks) else tf.gather(rows, self._ranks)
 
     def exchange(self, data, timeout=None):
         """Tells all processes something, and waits for what they tell.
@@ -161,6 +163,9 @@ class Cluster:
     def run(self):
         """While entered, the loss of another process is a `WorkerLost`. Left in good order, all leave together."""
         try:
+            told = self.agree(self.worker, self.timeout)
+            if told != list(range(self.workers)):  # the sums would have other bits than on another layout
+                raise RuntimeError(f"the collectives of TensorFlow have the order {told}.")
             yield
             self.exchange(b"")
         except (
@@ -197,6 +202,12 @@ class Cluster:
                 with contextlib.suppress(OSError):
                     os.write(2, f"error: worker {gone[0]} ({self._addresses[gone[0]]}) was lost.{where}\n".encode())
                 os._exit(LOST)
+
+
+def ranks(names):
+    """Where TensorFlow's collectives put what each of the workers gives, `(job, index)`: task 10 before task 2."""
+    order = sorted(names, key=lambda name: f"/job:{name[0]}/replica:0/task:{name[1]}/device:CPU:0")
+    return [order.index(name) for name in names]
 
 
 def _accepts(address):

@@ -3,7 +3,7 @@
 import json
 
 from mnist import Error, resume
-from mnist.cluster import Cluster, read_cluster
+from mnist.cluster import Cluster, ranks, read_cluster
 from mnist.fingerprint import fingerprint_of
 from mnist.model import CNN
 from mnist.plan import Plan
@@ -82,3 +82,8 @@ def test_a_process_that_slurm_does_not_list_is_refused(monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     with pytest.raises(Error, match="the variables of Slurm tell of no cluster: no task 5"):
         read_cluster()
+
+
+def test_workers_are_in_the_order_of_their_numbers():
+    assert ranks([("chief", 0), ("worker", 0), ("worker", 1)]) == [0, 1, 2]
+    assert ranks([("worker", i) for i in range(12)]) == [0, 1, *range(4, 12), 2, 3]
