@@ -50,6 +50,7 @@ class Cluster:
         self.workers, self.worker = len(self._names), self._names.index((job, index))
         self.is_chief = self.worker == 0
         self.timeout = timeout
+        self._ranks = ranks(self._names)
         self._keys = itertools.count(1)
         self._gathers = {}
         if self.workers > 1:
@@ -97,7 +98,7 @@ class Cluster:
         if self.workers == 1:
             return vector[tf.newaxis]
         with tf.device(f"/job:{self._names[self.worker][0]}/task:{self._names[self.worker][1]}/device:CPU:0"):
-            return tf.raw_ops.CollectiveGather(
+            rows = tf.raw_ops.CollectiveGather(
                 input=vector[tf.newaxis],
                 group_size=self.workers,
                 group_key=_GROUP,
@@ -106,6 +107,7 @@ class Cluster:
                 communication_hint="ring",
                 timeout_seconds=timeout or self.timeout / 3,
             )
+            return rows if self._ranks == sorted(self._ranks) else tf.gather(rows, self._ranks)
 
     def exchange(self, data, timeout=None):
         """Tells all processes something, and waits for what they tell.
@@ -136,6 +138,16 @@ class Cluster:
         """`exchange` of what JSON can tell. Returns: a list of values, one for each worker."""
         return [json.loads(text) for text in self.exchange(json.dumps(value).encode(), timeout)]
 
+    def check_same_order(self, order):
+        """Raises `mnist.Error` if the order of an epoch, a tensor, is not the chief's on all workers."""
+        digests = self.agree(zlib.crc32(order.numpy().tobytes()))
+        for worker, digest in enumerate(digests):
+            if digest != digests[0]:
+                raise Error(
+                    f"worker {worker} has another order of the epoch than the chief: epoch_order has to depend on "
+                    "nothing but the seed, the epoch and the step's variables."
+                )
+
     def check_same(self, variables):
         """Raises `mnist.Error` if the values of variables, a dict, are not the chief's on all workers."""
         if self.workers == 1:
@@ -154,6 +166,9 @@ class Cluster:
     def run(self):
         """While entered, the loss of another process is a `WorkerLost`. Left in good order, all leave together."""
         try:
+            told = self.agree(self.worker, self.timeout)
+            if told != list(range(self.workers)):  # the sums would have other bits than on another layout
+                raise RuntimeError(f"the collectives of TensorFlow have the order {told}.")
             yield
             self.exchange(b"")
         except (
@@ -192,6 +207,12 @@ class Cluster:
                 with contextlib.suppress(OSError):
                     os.write(2, f"error: worker {gone[0]} ({self._addresses[gone[0]]}) was lost.{where}\n".encode())
                 os._exit(LOST)
+
+
+def ranks(names):
+    """Where TensorFlow's collectives put what each of the workers gives, `(job, index)`: task 10 before task 2."""
+    order = sorted(names, key=lambda name: f"/job:{name[0]}/replica:0/task:{name[1]}/device:CPU:0")
+    return [order.index(name) for name in names]
 
 
 def _accepts(address):
@@ -235,7 +256,10 @@ def read_cluster():
             jobs = resolver.cluster_spec().as_dict()
         except (RuntimeError, ValueError) as error:
             raise Error(f"the variables of Slurm tell of no cluster: {error}") from None
-        return jobs, *resolver.get_task_info()
+        job, index = resolver.get_task_info()
+        if job is None:
+            raise Error(f"the variables of Slurm tell of no cluster: no task {os.environ['SLURM_PROCID']} in {jobs}")
+        return jobs, job, index
     return ()
 
 
@@ -267,7 +291,7 @@ def _parse_config(text):
         raise wrong(f"has {twice[0]} twice")
     if len(jobs.get("chief", [])) > 1:
         raise wrong("has more than one chief")
-    if not isinstance(task, dict) or task.get("type") not in jobs:
+    if not isinstance(task, dict) or task.get("type") not in list(jobs):  # it may be a list, which has no hash
         raise wrong(f"has the task {task!r:.80}, of no job of the cluster")
     job, index = task["type"], task.get("index")
     index = int(index) if isinstance(index, str) and index.isdecimal() else index

@@ -120,35 +120,34 @@ class Replicas:
         for i in own:
             begin, end, count = cuts[i]
             for variable, value in zip(written, before, strict=True):
-                variable.assign(_plus(value, _seed_of_slice(variable, i)))
+                variable.assign(_of_slice(variable, value, i))
             with tf.device(self._devices[(i - own[0]) * len(self._devices) // len(own)]):
                 part = tf.nest.map_structure(lambda x, begin=begin, end=end: x[begin:end], batch)
-                structure = self._compiled(compute, part, i)(*part)
+                structure = self._compute(compute, part, i)
                 tensors = [tf.convert_to_tensor(x) for x in tf.nest.flatten(structure) if x is not None]
                 for variable, base in zip(written, bases, strict=True):
-                    moved = _number(variable.read_value()) - _number(base)  # 0 of what is not written after all
-                    tensors.append(moved - _number(_seed_of_slice(variable, i)))
+                    now = variable.read_value()
+                    tensors.append(now - base if now.dtype.is_floating else now)  # 0 if it is not written after all
                 share = tf.cast(count, tf.float64) / tf.cast(size, tf.float64)
                 parts.append([_weigh(x, share) for x in tensors])
         parts = self._gather(parts)
         means = [tf.cast(_mean(values), x.dtype) for values, x in zip(zip(*parts, strict=True), tensors, strict=True)]
         moves = means[len(means) - len(written) :]
         for variable, base, moved in zip(written, bases, moves, strict=True):
-            variable.assign(_plus(base, moved))
+            variable.assign(base + moved if moved.dtype.is_floating else moved)
         means = iter(means)
         return tf.nest.map_structure(lambda x: None if x is None else next(means), structure)
 
-    def _compiled(self, compute, part, i):
-        function = tf.autograph.experimental.do_not_convert(lambda *part: compute(*part, i))
-        if self.jit_compile:
-            function = tf.function(function, jit_compile=True, autograph=False)
-        return function
+    def _compute(self, compute, part, i):
+        if not self.jit_compile:
+            return compute(*part, i)
+        return tf.function(lambda *part: compute(*part, i), jit_compile=True)(*part)
 
     def _gather(self, parts):
         """The tensors of all slices, in order, from those of the own slices: lists of lists."""
         if self.cluster.workers == 1:
             return parts
-        dtype = tf.float64 if any(x.dtype in (tf.float64, tf.int64) for x in parts[0]) else tf.float32
+        dtype = tf.float64 if any(x.dtype in (tf.float64, tf.int64, tf.uint64) for x in parts[0]) else tf.float32
         sizes = [x.shape.num_elements() for x in parts[0]]
         vector = tf.concat([_as_bits(x, dtype) for part in parts for x in part], 0)
         vector.set_shape([len(parts) * sum(sizes)])
@@ -158,27 +157,19 @@ class Replicas:
         ]
 
 
-def _number(x):
-    return tf.cast(x, tf.int32) if x.dtype == tf.bool else x
-
-
-def _plus(x, number):
-    return tf.cast(_number(x) + tf.cast(number, _number(x).dtype), x.dtype)
-
-
 def _base(value):
     """What a variable's changes are counted from: its value, but 0 where that is infinite or NaN."""
     return tf.where(tf.math.is_finite(value), value, tf.zeros_like(value)) if value.dtype.is_floating else value
 
 
-def _seed_of_slice(variable, i):
-    """What is added to the state of a random generator for slice `i`, 0 for other variables."""
+def _of_slice(variable, value, i):
+    """What a variable has when slice `i` begins: its value, of a random generator with another seed for each slice."""
     position = next((place for name, place in _SEEDS.items() if name in variable.name), None)
     if position is None or not i:
-        return tf.zeros([], tf.int32 if variable.dtype == tf.bool else variable.dtype)
+        return value
     offset = np.zeros(variable.shape, np.int64)
     offset[position] = i * 0x1E3779B9  # far apart, whatever the seeds are
-    return tf.constant(offset, variable.dtype)
+    return value + tf.constant(offset, variable.dtype)
 
 
 def _weigh(x, share):

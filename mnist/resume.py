@@ -4,6 +4,7 @@ import re
 
 from mnist import Error, checkpoint
 from mnist.fingerprint import differences
+from mnist.settings import settings_of
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +19,9 @@ def start(step, plan, fingerprint, directory, workdir):
     if cluster.workers == 1:
         return restore(step, plan, fingerprint, directory, workdir)
     state, order = restore(step, plan, fingerprint, directory, workdir) if cluster.is_chief else ({}, None)
-    for worker, other in enumerate(fingerprints := cluster.agree(fingerprint, cluster.timeout)):
+    # How long the run is and when it is saved may change in a resume, and says when all speak to each other.
+    started = fingerprint | {name: getattr(plan, name) for name in settings_of(type(plan))}
+    for worker, other in enumerate(fingerprints := cluster.agree(started, cluster.timeout)):
         if different := differences(fingerprints[0], other):
             named = "; ".join(_of_worker(text, worker) for text in different[:3])
             raise Error(f"worker {worker} was started with other settings than the chief: {named}.")

@@ -140,6 +140,7 @@ class Session:
         if self.order is None or not done:
             order = self.step.epoch_order(self.dataset.train, epoch)
             self.order = check_order(order, self.plan.num_examples, f"epoch_order of {type(self.step).__name__}")
+            self.cluster.check_same_order(self.order)
         self.batches = iter(epoch_batches(*self.tensors, self.order, self.plan.batch_size, done))
 
     def train_steps(self, num_steps):

@@ -1,0 +1,89 @@
+"""Slices of a batch: variables of all types that a layer or a step writes, and workers that disagree."""
+
+import json
+
+from mnist import Error, resume
+from mnist.cluster import Cluster, ranks, read_cluster
+from mnist.fingerprint import fingerprint_of
+from mnist.model import CNN
+from mnist.plan import Plan
+from mnist.replicas import Replicas
+from mnist.step import TrainStep
+
+import keras
+import pytest
+import tensorflow as tf
+
+
+class TwoWorkers:
+    """A cluster whose other worker tells what this one tells."""
+
+    workers, worker = 2, 0
+
+    def gather(self, vector):
+        return tf.stack([vector, vector])
+
+
+@pytest.mark.parametrize("cluster", [None, TwoWorkers()], ids=["alone", "shared"])
+@pytest.mark.parametrize(
+    ("dtype", "before", "after"),
+    [("bool", False, True), ("uint8", 3, 255), ("int32", 1, -(2**31)), ("int64", -1, 2**62), ("uint64", 1, 2**63 + 1)],
+)
+def test_what_is_no_float_has_what_slice_0_writes(cluster, dtype, before, after):
+    replicas, variable = Replicas(cluster=cluster), tf.Variable(before, dtype=dtype)
+
+    def compute(x, number):
+        variable.assign(tf.constant(after if number == 0 else before, dtype))
+        return tf.reduce_mean(x)
+
+    mean = tf.function(lambda x: replicas.mean(compute, 2, (x,), [variable]))
+    assert float(mean(tf.constant([2.0, 2.0, 4.0, 4.0]))) == (3 if cluster is None else 2)
+    assert variable.numpy() == after
+
+
+class Disagreeing(Cluster):
+    """A cluster of two whose other worker tells `others`, a function of what this one tells."""
+
+    def __init__(self, others):
+        super().__init__()
+        self.workers, self.others = 2, others
+
+    def agree(self, value, timeout=None):
+        return [value, self.others(value)]
+
+
+@pytest.mark.parametrize("name", ["epochs", "max_steps", "steps_per_loop", "checkpoint_every", "profile"])
+def test_workers_of_other_lengths_or_intervals_are_refused(name, digits, tmp_path):
+    step = TrainStep(CNN(), keras.optimizers.Adam())
+    step.replicas = Replicas(cluster=Disagreeing(lambda told: told | {name: 7}))
+    plan = Plan(len(digits.train.labels))
+    with pytest.raises(Error, match=rf"other settings than the chief: {name} is .* on the chief, 7 on worker 1\."):
+        resume.start(step, plan, fingerprint_of(step, digits, plan), str(tmp_path), str(tmp_path))
+
+
+def test_an_epoch_in_another_order_on_one_worker_is_refused():
+    order = tf.range(5)
+    Disagreeing(lambda told: told).check_same_order(order)
+    with pytest.raises(Error, match="worker 1 has another order of the epoch than the chief"):
+        Disagreeing(lambda told: told + 1).check_same_order(order)
+
+
+@pytest.mark.parametrize("kind", [["worker"], {}, None, 0])
+def test_a_task_of_no_job_is_refused(kind, monkeypatch):
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": kind, "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(Error, match="of no job of the cluster"):
+        read_cluster()
+
+
+def test_a_process_that_slurm_does_not_list_is_refused(monkeypatch):
+    variables = {"STEP_NUM_TASKS": "2", "PROCID": "5", "STEP_NODELIST": "localhost", "STEP_TASKS_PER_NODE": "2"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(Error, match="the variables of Slurm tell of no cluster: no task 5"):
+        read_cluster()
+
+
+def test_workers_are_in_the_order_of_their_numbers():
+    assert ranks([("chief", 0), ("worker", 0), ("worker", 1)]) == [0, 1, 2]
+    assert ranks([("worker", i) for i in range(12)]) == [0, 1, *range(4, 12), 2, 3]
