@@ -8,7 +8,8 @@ summed in a fixed tree: on one core, on the devices of one process, or on those 
 import itertools
 
 from mnist import Error
-from mnist.cluster import Cluster, read_cluster
+from mnist.addresses import read_cluster
+from mnist.cluster import Cluster
 from mnist.traced import written_variables
 
 import numpy as np

@@ -84,18 +84,22 @@ def make_steps():
     def averaged():
         return keras.optimizers.Adam(use_ema=True, gradient_accumulation_steps=2)
 
-    own = [name for name in NAMES if name not in ("winograd", "speedrun")]  # these know the CNN alone
-    steps = {name: make(variant(name)) for name in own}
-    steps |= {name: make(variant(name), CNN, dtype="mixed_bfloat16") for name in ("winograd", "speedrun")}
+    def compose(*names):
+        return type("".join(names), tuple(variant(name) for name in names), {})
+
+    known = {"winograd", "speedrun", "record"}  # the first two know the CNN alone, the last is composed itself
+    others = [name for name in NAMES if name not in known]
+    trios = [others[i : i + 3] for i in range(0, len(others), 3)]  # of files: each compiles its own step
+    steps = {"+".join(trio): make(compose(*trio), slices=4) for trio in trios}
+    steps |= {"winograd": make(variant("winograd"), CNN), "record": make(variant("record"))}
+    steps |= {"speedrun": make(variant("speedrun"), CNN, dtype="mixed_bfloat16")}
     steps |= {"plain": make(TrainStep, CNN, slices=4), "clipped": make(TrainStep, optimizer=clipped)}
     steps |= {"averaged": make(TrainStep, optimizer=averaged), "counting": make(Counting, slices=8)}
     steps |= {
         "float16": make(TrainStep, recurrent, dtype="mixed_float16"),
         "float64": make(TrainStep, recurrent, dtype="float64"),
     }
-    steps |= {"noisy": make(TrainStep, noisy, slices=4)}
-    composed = type("Composed", tuple(variant(name) for name in ("ema", "sam", "mixup", "gradient_noise")), {})
-    return steps | {"composed": make(composed, slices=4)}
+    return steps | {"noisy": make(TrainStep, noisy, slices=4)}
 
 
 def digests(make_step, replicas, examples):

@@ -3,7 +3,8 @@
 import json
 
 from mnist import Error, resume
-from mnist.cluster import Cluster, ranks, read_cluster
+from mnist.addresses import read_cluster
+from mnist.cluster import Cluster, ranks
 from mnist.fingerprint import fingerprint_of
 from mnist.model import CNN
 from mnist.plan import Plan
