@@ -48,7 +48,10 @@ def run(main, *classes, arguments=False):
         with defined_flags(*classes):
             app.run(guarded, flags_parser=_parse)
     except Error as error:
-        print(f"error: {error}", file=sys.stderr)
+        if error.status == 1:
+            sys.exit(f"error: {error}")  # which Python prints
+        with contextlib.suppress(OSError):
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(error.status)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
