@@ -113,6 +113,9 @@ class Replicas:
         """
         if slices == 1:
             return compute(*batch, 0)
+        for x in tf.nest.flatten(batch):
+            if x.shape[:1] != tf.nest.flatten(batch)[0].shape[:1]:
+                raise Error(f"prepare_batch gave a tensor {x.shape} beside others of a batch, which slices would cut.")
         written = written_variables(lambda *batch: compute(*batch, 0), batch, variables)
         before = [variable.read_value() for variable in written]
         bases = [_base(value) for value in before]

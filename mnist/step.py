@@ -137,12 +137,16 @@ class TrainStep(tf.Module):
         return self.replicas.mean(self._slice_gradients, self.slices, (images, labels), variables)
 
     def _slice_gradients(self, images, labels, number):
+        kept = {name for name, value in vars(self).items() if tf.is_tensor(value)}
         self._slice, before = number, self._slice
         with tf.GradientTape() as tape:
             loss, logits = self.compute_loss(images, labels)
             scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
         self._slice = before
+        if self.slices > 1:  # a tensor that compute_loss keeps is of one slice: nobody shall take it for the batch's
+            for name in [name for name, value in vars(self).items() if tf.is_tensor(value) and name not in kept]:
+                delattr(self, name)
         correct = tf.equal(tf.argmax(logits, 1), tf.argmax(labels, 1))
         return gradients, {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(correct, tf.float32))}
 

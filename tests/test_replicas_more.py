@@ -88,3 +88,39 @@ def test_a_process_that_slurm_does_not_list_is_refused(monkeypatch):
 def test_workers_are_in_the_order_of_their_numbers():
     assert ranks([("chief", 0), ("worker", 0), ("worker", 1)]) == [0, 1, 2]
     assert ranks([("worker", i) for i in range(12)]) == [0, 1, *range(4, 12), 2, 3]
+
+
+class Keeping(TrainStep):
+    """Keeps a tensor of `compute_loss` for later."""
+
+    def compute_loss(self, images, labels):
+        loss, self.kept = super().compute_loss(images, labels)
+        return loss, self.kept
+
+    def compute_gradients(self, images, labels):
+        gradients, scalars = super().compute_gradients(images, labels)
+        return gradients, scalars | {"largest": tf.reduce_max(self.kept)}
+
+
+class Constant(TrainStep):
+    """Has something else than a batch among its labels."""
+
+    def prepare_batch(self, images, labels):
+        images, labels = super().prepare_batch(images, labels)
+        return images, (labels, tf.range(10.0))
+
+    def compute_loss(self, images, labels):
+        return super().compute_loss(images, labels[0] * labels[1])
+
+
+def test_what_is_of_one_slice_or_of_no_batch_is_not_taken_for_the_batchs():
+    specs = [tf.TensorSpec([None, 28, 28, 1], tf.uint8), tf.TensorSpec([None], tf.uint8)]
+
+    def trace(cls, slices):
+        tf.function(cls(CNN(), keras.optimizers.Adam(), slices=slices), input_signature=specs).get_concrete_function()
+
+    trace(Keeping, 1)
+    with pytest.raises(AttributeError, match="no attribute 'kept'"):
+        trace(Keeping, 2)
+    with pytest.raises(Error, match=r"prepare_batch gave a tensor \(10,\) beside"):
+        trace(Constant, 2)
