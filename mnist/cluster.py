@@ -81,7 +81,7 @@ class Cluster:
         try:
             self._strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
         except (tf.errors.OpError, RuntimeError) as error:
-            missing = self._name_in(error)
+            missing = self._name_in(error) or "a worker"
             raise WorkerLost(f"{missing} did not come up in {self.timeout} s (--worker_timeout).") from None
         finally:
             for signum, handler in handlers.items():
@@ -92,7 +92,7 @@ class Cluster:
         found = re.findall(r"job:(\w+)/(?:replica:\d+/)?task:(\d+)", str(error))
         named = {(name, int(i)) for name, i in found} & set(self._names) - {self._names[self.worker]}
         numbers = sorted(map(self._names.index, named))
-        return ", ".join(f"worker {i} ({self._addresses[i]})" for i in numbers) or "a worker"
+        return ", ".join(f"worker {i} ({self._addresses[i]})" for i in numbers)
 
     def gather(self, vector, timeout=None):
         """In a graph: `[n]` of this process to `[workers, n]` of all, in the order of the workers."""
@@ -180,14 +180,15 @@ class Cluster:
             tf.errors.FailedPreconditionError,
             tf.errors.InternalError,
         ) as error:
-            if self.workers == 1:
+            own = isinstance(error, (tf.errors.FailedPreconditionError, tf.errors.InternalError))
+            if self.workers == 1 or (own and not self._name_in(error)):  # a fault of the step's: not of the others
                 raise
             if "CoordinationService/Heartbeat" in str(error):  # which the chief answers
                 what = f"worker 0 ({self._addresses[0]}) was lost"
             elif isinstance(error, tf.errors.DeadlineExceededError):
                 what = f"a worker did not answer for {self.timeout / 3:g} s (a third of --worker_timeout)"
             else:
-                what = f"{self._name_in(error)} was lost"
+                what = f"{self._name_in(error) or 'a worker'} was lost"
             raise WorkerLost(f"{what}: start it again to resume from the last checkpoint.") from None
         finally:
             if self.workers > 1:
