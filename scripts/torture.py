@@ -38,7 +38,7 @@ DEFAULT_FLAGS = ["--epochs=2", "--checkpoint_every=100"]
 EVAL_BATCH_SIZES = (1, 8)  # of one process, of several: one that evaluates does not answer
 MOMENTS = ("anywhere", "save", "start-up")
 START_UP = 4  # seconds that it takes, for each worker: they share the cores
-LIMIT = 30  # seconds in which the other workers end by themselves, once they have started up
+LIMIT = 30  # seconds in which the other workers end by themselves, counted from the start-up's end if that comes later
 WORKER_TIMEOUT = 24  # they wait so long for one that does not come up, a third of it for an answer
 STOPPED = 0.2  # of the workers are stopped, not killed
 # How a line of C++ or of Python begins that reports a failure.
@@ -90,10 +90,11 @@ def signal_at(process, signum, workdir, moment, seconds):
 
     Returns: whether it was still there.
     """
+    pattern = os.path.join(glob.escape(workdir), "checkpoints", "tmp*")
+    left = set(glob.glob(pattern))  # by a save that was killed before
     time.sleep(seconds)
-    while moment == "save" and process.poll() is None:
-        if glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "tmp*")):
-            break
+    while moment == "save" and process.poll() is None and left.issuperset(glob.glob(pattern)):
+        pass
     alive = process.poll() is None
     process.send_signal(signum)
     return alive
@@ -112,7 +113,7 @@ def outlive(workers, victim, workdir, limit):
     workers.send(signal.SIGKILL)
     workers.wait(LIMIT)
     if left:
-        raise Error(f"worker {left[0]} did not end within {limit} s. See {log_of(workdir, left[0])}.")
+        raise Error(f"worker {left[0]} did not end within {limit:.0f} s. See {log_of(workdir, left[0])}.")
     for i, process in others.items():
         with open(log_of(workdir, i), errors="replace") as file:
             text = file.read().rstrip()
@@ -179,11 +180,11 @@ def torture(workdir, arguments, *, kills, seed, workers=1, module="mnist.train")
             victim = draw.randrange(count)
             signum = signal.SIGSTOP if draw.random() < STOPPED else signum
         # A life that ends before the first save makes no progress.
-        start_up = START_UP * count if moment == "start-up" else 0
-        seconds = draw.uniform(0, start_up or max(10, 0.6 * duration))
+        start_up = START_UP * count
+        seconds = draw.uniform(0, start_up if moment == "start-up" else max(10, 0.6 * duration))
         if signal_at(life.processes[victim], signum, killed, moment, seconds):
             if count > 1:
-                waited.append(outlive(life, victim, killed, LIMIT + start_up))
+                waited.append(outlive(life, victim, killed, LIMIT + max(0, start_up - seconds)))
                 layout += f"  {signum.name} to worker {victim}, the others ended after {waited[-1]:.1f} s"
             life.wait(LIMIT)
             print(f"{kill:5d} {moment:<10}{seconds:8.1f}{newest_step(killed):12d}  {layout}".rstrip(), flush=True)
