@@ -68,6 +68,13 @@ def transform(matrices, x):
     return tf.reshape(tf.matmul(columns, tf.reshape(y, [m, w, -1])), [m, n, -1, x.shape[-1]])
 
 
+def transform_kernel(matrices, kernel):
+    """`transform` of a kernel `[3, 3, C, D]` in one product: it is small, and each slice has to do it."""
+    (m, h), (n, w) = (matrix.shape for matrix in matrices)
+    matrix = tf.constant(np.kron(*matrices), kernel.dtype)  # [m * n, h * w]
+    return tf.reshape(tf.matmul(matrix, tf.reshape(kernel, [h * w, -1])), [m, n, *kernel.shape[2:]])
+
+
 @tf.custom_gradient
 def multiply(a, b):
     """`tf.matmul(a, b)`, the gradient of `b` first: other cores can use it meanwhile."""
@@ -107,7 +114,7 @@ class Winograd(TrainStep):
         model, dtype = self.model, self.model.conv2.compute_dtype
         kernel1, kernel2, kernel3 = (layer.kernel.value for layer in (model.conv1, model.conv2, model.conv3))
         taps = tf.concat([tf.reshape(kernel1, [9, 32]), [model.conv1.bias.value]], 0)  # [10, 32]
-        kernels = [taps, transform(CONV2.taps, kernel2), transform(CONV3.taps, kernel3)]
+        kernels = [taps, transform_kernel(CONV2.taps, kernel2), transform_kernel(CONV3.taps, kernel3)]
         kernels = [tf.cast(kernel, dtype) for kernel in kernels]
         biases = [tf.cast(layer.bias.value, dtype) for layer in (model.conv2, model.conv3)]
         logits = self._logits(tf.cast(images, dtype), kernels, biases)
