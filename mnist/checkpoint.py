@@ -6,10 +6,12 @@ the evaluated model, what the run adds (`run/...`), and one string of JSON, `met
 """
 
 import contextlib
+import functools
 import glob
 import json
 import os
 import re
+import zlib
 from collections.abc import Mapping
 
 from mnist import Error
@@ -78,6 +80,11 @@ def _variables_in(value, modules):
         elif isinstance(part, tf.Module) and id(part) not in modules:
             values = [inner for _, inner in _attributes(part)]
             yield from _variables_in(values, modules | {id(part)})
+
+
+def digest(variables):
+    """A CRC-32 of the values of a dict of `tf.Variable`s."""
+    return functools.reduce(lambda crc, v: zlib.crc32(v.numpy().tobytes(), crc), variables.values(), 0)
 
 
 def variables_of_eval_model(step):

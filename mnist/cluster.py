@@ -14,7 +14,6 @@ import socket
 import sys
 import threading
 import traceback
-import zlib
 
 from mnist import LOST, Error
 from mnist.addresses import check_port
@@ -139,29 +138,17 @@ class Cluster:
         """`exchange` of what JSON can tell. Returns: a list of values, one for each worker."""
         return [json.loads(text) for text in self.exchange(json.dumps(value).encode(), timeout)]
 
-    def check_same_order(self, order):
-        """Raises `mnist.Error` if the order of an epoch, a tensor, is not the chief's on all workers."""
-        digests = self.agree(zlib.crc32(order.numpy().tobytes()))
-        for worker, digest in enumerate(digests):
-            if digest != digests[0]:
-                raise Error(
-                    f"worker {worker} has another order of the epoch than the chief: epoch_order has to depend on "
-                    "nothing but the seed, the epoch and the step's variables."
-                )
+    def check_same(self, value, otherwise, timeout=None):
+        """Raises `mnist.Error` if a value is not the chief's on all workers.
 
-    def check_same(self, variables):
-        """Raises `mnist.Error` if the values of variables, a dict, are not the chief's on all workers."""
-        if self.workers == 1:
-            return
-        digest = 0
-        for variable in variables.values():
-            digest = zlib.crc32(variable.numpy().tobytes(), digest)
-        for worker, other in enumerate(digests := self.agree(digest)):
-            if other != digests[0]:
-                raise Error(
-                    f"worker {worker} has other weights than the chief: its processor or its software computes "
-                    "otherwise, or the step keeps something to itself. Nothing of this was saved."
-                )
+        Args:
+          value: what JSON can tell.
+          otherwise: what a worker with another is or does, in words.
+        """
+        chief, *others = self.agree(value, timeout)
+        for worker, other in enumerate(others, 1):
+            if other != chief:
+                raise Error(f"worker {worker} {otherwise}.")
 
     @contextlib.contextmanager
     def run(self):

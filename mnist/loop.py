@@ -1,13 +1,13 @@
 """The outer loop, in plain Python: train some steps, evaluate, save, until the run is finished."""
 
 import contextlib
-import json
 import os
 
 from mnist import Error, checks, files
 from mnist.plan import Plan
 from mnist.rebuild import being_imported
 from mnist.replicas import Replicas
+from mnist.results import write_results
 from mnist.session import Session
 from mnist.settings import local_path
 
@@ -51,22 +51,20 @@ def train_and_evaluate(
     lock = files.lock(folder) if cluster.is_chief else contextlib.nullcontext()
     with cluster.run(), lock, Session(step, dataset, workdir, plan, settings, flags_text) as run:
         while True:
-            stops = cluster.agree([run.step_number, interrupt and interrupt.signum, run.progress.closed])
-            interrupted = any(signum or closed for _, signum, closed in stops)  # closed: as by `| head`
+            signums, closed = zip(*cluster.agree([interrupt and interrupt.signum, run.progress.closed]), strict=True)
+            interrupted = any(signums) or any(closed)  # closed: as by `| head`
             if plan.evaluation_due(run.step_number, run.evaluated):  # also when interrupted: no checkpoint comes twice
                 run.evaluate()
             if plan.save_due(run.step_number) or interrupted:
                 run.save()
             if interrupted:
                 saved = f"saved in {workdir}" if run.step_number else "nothing to save"
-                signum = next((signum for _, signum, _ in stops if signum), None)
-                raise Interrupted(f"stopped at step {run.step_number}, {saved}", signum)
+                raise Interrupted(f"stopped at step {run.step_number}, {saved}", next(filter(None, signums), None))
             if plan.is_over(run.step_number, run.validation_losses):
                 break
             run.train_steps(min(plan.steps_per_loop, plan.steps_to_next_event(run.step_number)))
         run.save()
         results = run.results()
         if cluster.is_chief:
-            text = json.dumps(checks.without_nan(results), indent=2) + "\n"
-            files.write_atomically(os.path.join(folder, "results.json"), text)
+            write_results(results, folder)
         return results

@@ -86,7 +86,7 @@ class Replicas:
         check_slices(slices, self.cluster.workers, len(self._devices))
 
     def describe(self, slices):
-        """Who computes what, in words; nothing for a process alone on one device."""
+        """Who computes what, in words: slices 0-1 of 4 on worker 0 of 2."""
         own, cluster, devices = self._own(slices), self.cluster, len(self._devices)
         names = f"slice {own[0]}" if len(own) == 1 else f"slices {own[0]}-{own[-1]}"
         place = f" on worker {cluster.worker} of {cluster.workers}" if cluster.workers > 1 else ""

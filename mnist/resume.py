@@ -83,11 +83,7 @@ def check_traced(state, digest, workdir, cluster):
     Args:
       digest: of `traced.digest_of`.
     """
-    for worker, other in enumerate(digests := cluster.agree(digest, cluster.timeout)):
-        if other != digests[0]:
-            raise Error(
-                f"the step of worker {worker} computes something else than the chief's: give all the same code."
-            )
+    cluster.check_same(digest, "computes another step than the chief: give all the same code", cluster.timeout)
     if state.setdefault("traced", digest) != digest:
         raise Error(
             f"{workdir} holds a run whose step computed something else: its code, or what it reads, has changed. "

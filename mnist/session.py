@@ -4,15 +4,18 @@ import functools
 import math
 import os
 import time
+import zlib
 
-from mnist import Error, checkpoint, checks, files, resume, traced
+from mnist import Error, checkpoint, checks, resume, traced
 from mnist.batches import as_tensors, check_order, epoch_batches
 from mnist.fingerprint import attributes, fingerprint_of
+from mnist.introduction import introduce
 from mnist.metrics import RunningMeans, compute_metrics
 from mnist.model import keep_state, make_predict_logits, summarize_model
 from mnist.profiler import Profiler
 from mnist.progress import Progress, say
-from mnist.rebuild import describe_model, probe, rebuild
+from mnist.rebuild import describe_model, probe
+from mnist.results import results_of
 from mnist.step import TrainStep, alone, make_train_loop
 from mnist.summaries import NoSummaries, Summaries
 
@@ -54,8 +57,11 @@ class Session:
         self.progress = Progress(plan, silent=not self.cluster.is_chief)
         if step.slices > 1:
             say(step.replicas.describe(step.slices))
-        if self.cluster.is_chief:
-            self._introduce()
+        if self.cluster.is_chief and plan.is_over(self.step_number, self.validation_losses):
+            finished = f"{workdir} is finished, at step {self.step_number:,}"
+            self.progress.say(f"{finished}: --epochs or --max_steps may be raised.")
+        elif self.cluster.is_chief:
+            introduce(step, dataset, workdir, flags_text, self.start_step, self.progress.say)
 
     def __enter__(self):
         return self
@@ -78,25 +84,6 @@ class Session:
     @property
     def validation_losses(self):
         return [entry["validation_loss"] for entry in self.state["history"]]
-
-    def _introduce(self):
-        """Says what is run, and writes down what it is run with."""
-        dataset, name, say = self.dataset, type(self.step.model).__name__, self.progress.say
-        if self.plan.is_over(self.step_number, self.validation_losses):
-            say(f"{self.workdir} is finished, at step {self.step_number:,}: --epochs or --max_steps may be raised.")
-            return
-        if self.flags_text:
-            files.write_atomically(os.path.join(self.folder, "flags.txt"), self.flags_text)
-        files.write_atomically(os.path.join(self.folder, "model.txt"), summarize_model(self.step.model) + "\n")
-        counts = f"{len(dataset.train.labels):,} training images, {len(dataset.test.labels):,} test images"
-        say(f"{dataset.name}: {counts}")
-        say(f"{name}: {self.step.model.count_params():,} parameters")
-        model = self.step.eval_model
-        try:
-            rebuild(describe_model(model), [v.numpy() for v in model.variables], probe(model), f"the {name}")
-        except Error as error:
-            say(f"{error} It trains and resumes; other commands cannot evaluate or export it.")
-        say(f"workdir: {self.workdir}" + (f", resuming from step {self.start_step:,}" if self.start_step else ""))
 
     @functools.cached_property
     def summaries(self):
@@ -140,7 +127,11 @@ class Session:
         if self.order is None or not done:
             order = self.step.epoch_order(self.dataset.train, epoch)
             self.order = check_order(order, self.plan.num_examples, f"epoch_order of {type(self.step).__name__}")
-            self.cluster.check_same_order(self.order)
+            self.cluster.check_same(
+                zlib.crc32(self.order.numpy().tobytes()),
+                "has another order of the epoch than the chief: epoch_order has to depend on nothing but the seed, the "
+                "epoch and the step's variables",
+            )
         self.batches = iter(epoch_batches(*self.tensors, self.order, self.plan.batch_size, done))
 
     def train_steps(self, num_steps):
@@ -228,7 +219,11 @@ class Session:
         checks.check_unchanged(self.attributes, attributes(self.step))
         self.step.update_eval_model()
         variables = self.variables | checkpoint.variables_of_eval_model(self.step)
-        self.cluster.check_same(variables)
+        self.cluster.check_same(
+            checkpoint.digest(variables) if self.cluster.workers > 1 else 0,
+            "has other weights than the chief: its processor or its software computes otherwise, or the step keeps "
+            "something to itself. Nothing of this was saved",
+        )
         if not self.cluster.is_chief:
             self.saved = now
             return
@@ -255,18 +250,7 @@ class Session:
             metrics = {name.removeprefix(prefix): last[name] for name in last if name.startswith(prefix)}
         else:
             metrics, _, _ = self._compute_metrics(test)
-        return {
-            "dataset": self.dataset.name,
-            "parameters": self.step.model.count_params(),
-            "seed": self.step.seed,
-            "epochs": self.plan.epochs,
-            "steps": self.step_number,
-            "batch_size": self.plan.batch_size,
-            "train_seconds": state["seconds"],
-            "images_per_second": state["images"] / state["seconds"],
-            **last,
-            **{f"test_{name}": value for name, value in metrics.items()},
-        }
+        return results_of(self.step, self.dataset, self.plan, state) | {f"test_{k}": v for k, v in metrics.items()}
 
     def _not_finite(self, what):
         last = f"ckpt-{self.saved[0]} is the last good checkpoint" if self.saved[0] else "no checkpoint was saved yet"

@@ -196,7 +196,7 @@ def test_weights_that_differ_are_found_before_they_are_saved(python, script):
                 "learning_rate is 0.001 on the chief, 0.01 on worker 1",
             ],
         ),
-        ([], {"FAULT": "code:1"}, ["the step of worker 1 computes something else than the chief's"]),
+        ([], {"FAULT": "code:1"}, ["worker 1 computes another step than the chief"]),
     ],
 )
 def test_a_worker_that_was_started_otherwise_is_refused_by_all(others, env, messages, python, script):
