@@ -6,7 +6,7 @@ brings `Error`, a mistake that the user can mend.
 
 import contextlib
 import importlib.abc
-import importlib.util
+import importlib.machinery
 import os
 import sys
 import tempfile
@@ -32,22 +32,29 @@ class Error(Exception):
 LOST = 75  # what a command exits with when another process of its run was lost: started again, it resumes
 
 
-class _QuietTensorFlow(importlib.abc.MetaPathFinder):
-    """Has the first import of TensorFlow, by any module, start the runtime with stderr sifted."""
+class _FirstImport(importlib.abc.MetaPathFinder):
+    """Has the first import of a package, by any module, run while a context manager is entered."""
+
+    def __init__(self, name, entered):
+        self._name, self._entered = name, entered
 
     def find_spec(self, name, path=None, target=None):
-        if name != "tensorflow":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == self._name else None
         if spec:
             import_module = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: _import_quietly(import_module, module)
+
+            def exec_module(module):
+                sys.meta_path.remove(self)  # not before: who asks for the spec alone imports nothing
+                with self._entered():
+                    import_module(module)
+
+            spec.loader.exec_module = exec_module
         return spec
 
 
-def _import_quietly(import_module, tensorflow):
-    """Imports TensorFlow and starts its runtime; stderr meanwhile goes to a file and is sifted."""
+@contextlib.contextmanager
+def _quiet():
+    """While TensorFlow is imported, and its runtime started, stderr goes to a file, which is sifted at the end."""
     # Warnings and errors; of many processes not the pages that each has to say when one ends.
     is_shared = os.environ.get("TF_CONFIG") or os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
     level = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
@@ -58,8 +65,8 @@ def _import_quietly(import_module, tensorflow):
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
-            import_module(tensorflow)
-            tensorflow.config.list_physical_devices("GPU")  # the second half of the chatter
+            yield
+            sys.modules["tensorflow"].config.list_physical_devices("GPU")  # the second half of the chatter
         finally:
             if level is None:
                 del os.environ["TF_CPP_MIN_LOG_LEVEL"]  # a process that this one starts may need another
@@ -72,6 +79,22 @@ def _import_quietly(import_module, tensorflow):
                 with contextlib.suppress(OSError):
                     if not any(words in line for words in _CHATTER):
                         sys.stderr.write(line)
+
+
+@contextlib.contextmanager
+def _alone():
+    """While Keras is imported, it does not find what it would import for a few functions of its own.
+
+    That takes a third of the time and 85 MiB. `keras.wrappers` and `keras.visualization` say then that it is missing;
+    who needs them imports Keras before this package.
+    """
+    hidden = [name for name in ("sklearn", "matplotlib") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
 
 
 def _open_closed_streams():
@@ -90,5 +113,6 @@ if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":  # a ke
     with contextlib.suppress(OSError):
         sys.stderr.write(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is passed over: this is TensorFlow's loop.\n")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-if "tensorflow" not in sys.modules:
-    sys.meta_path.insert(0, _QuietTensorFlow())
+for _name, _entered in (("tensorflow", _quiet), ("keras", _alone)):
+    if _name not in sys.modules:
+        sys.meta_path.insert(0, _FirstImport(_name, _entered))
