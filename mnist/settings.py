@@ -53,7 +53,8 @@ class Setting:
       low, high: the least and the greatest value allowed.
       below: a bound above that is not allowed itself.
       kind: int, float, bool, str or `local_path`; a tuple of strings, of which it is one; `[float]` for a tuple of
-        numbers, comma-separated as a flag. Default: the kind of `default`.
+        numbers, comma-separated as a flag; `[local_path]` for a tuple of paths, one for each time that the flag is
+        given: a path may contain commas. Default: the kind of `default`.
       group: the heading under which --help lists the flag. Default: the name of the class.
       may_change: whether a run may be resumed with another value: True if the numbers do not depend on it.
     """
@@ -63,6 +64,7 @@ class Setting:
             kind = [type(default[0])] if isinstance(default, (tuple, list)) else type(default)
         self.several = isinstance(kind, list)
         self.kind = kind[0] if self.several else kind
+        self.repeated = self.several and self.kind is local_path
         self.help, self.low, self.high, self.below = help, low, high, below
         self.group, self.may_change = group, may_change
         self.name = "the default"
@@ -108,7 +110,7 @@ class Setting:
 
     def parse(self, text):
         """Returns the value that a flag's text stands for. Raises: ValueError that says what is expected."""
-        parts = text.split(",") if self.several else [text]
+        parts = text.split(",") if self.several and not self.repeated else [text]
         try:
             values = [self.kind(part) if self.kind in (int, float) else part for part in parts]
             return self.check(values if self.several else values[0])
@@ -119,6 +121,8 @@ class Setting:
         """The kind and the range, in words."""
         if isinstance(self.kind, tuple):
             return f"one of {', '.join(self.kind)}"
+        if self.repeated:
+            return "paths, one for each time that the flag is given"
         text = "numbers, separated by commas, each" if self.several else _NAMES[self.kind]
         if self.high is not None or self.below is not None:
             upper = _text(self.high) if self.below is None else f"below {_text(self.below)}"
@@ -181,6 +185,18 @@ class _Serializer(flags.ArgumentSerializer):
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+class _RepeatedFlag(flags.Flag):
+    """A flag whose value is a tuple that grows each time it is given, in place of the default."""
+
+    def parse(self, argument):
+        before = self.value if self.present else ()
+        super().parse(argument)
+        self.value = before + self.value
+
+    def serialize(self):
+        return "\n".join(f"--{self.name}={value}" for value in self.value or ())
+
+
 @contextlib.contextmanager
 def defined_flags(*classes):
     """While entered, the settings of the classes are absl flags, each with its `setting`.
@@ -197,7 +213,8 @@ def defined_flags(*classes):
             if setting.kind is bool:
                 flag = flags.BooleanFlag(setting.name, setting.default, setting.help)
             else:
-                flag = flags.Flag(_Parser(setting), _Serializer(), setting.name, setting.default, setting.help)
+                make_flag = _RepeatedFlag if setting.repeated else flags.Flag
+                flag = make_flag(_Parser(setting), _Serializer(), setting.name, setting.default, setting.help)
             flag.setting = setting
             flags.DEFINE_flag(flag)
             defined.append(setting.name)

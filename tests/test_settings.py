@@ -1,9 +1,11 @@
 """A setting is a keyword, an attribute, a flag, a range and a part of the fingerprint."""
 
+import os
+
 from mnist import Error
 from mnist.fingerprint import _hyperparameters
 from mnist.model import CNN
-from mnist.settings import Setting, defined_flags, read_flags, settings_of, take
+from mnist.settings import Setting, defined_flags, local_path, read_flags, settings_of, take
 from mnist.step import TrainStep
 
 import keras
@@ -162,6 +164,36 @@ def test_settings_are_flags_while_entered_and_round_trip_through_their_text():
     finally:
         flags.FLAGS.mark_as_parsed()
     assert set(flags.FLAGS) == before
+
+
+def test_paths_are_given_one_by_one_and_may_contain_commas():
+    class Options:
+        workdir = Setting(None, "Folders.", kind=[local_path])
+        others = Setting(["x"], "More folders.", kind=[local_path])
+
+    def parse(*arguments):
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS(["test", *arguments])
+        return read_flags(Options)
+
+    try:
+        with defined_flags(Options):
+            assert vars(parse()) == {"workdir": None, "others": ("x",)}
+            values = parse("--workdir=lr=0.1,seed=0", "--workdir", "~/b", "--others=y", "--others=y")
+            assert values.workdir == ("lr=0.1,seed=0", os.path.expanduser("~/b"))
+            assert values.others == ("y", "y")  # in place of the default
+            texts = [line for name in vars(values) for line in flags.FLAGS[name].serialize().splitlines()]
+            assert parse(*texts) == values
+            assert "one for each time" in flags.FLAGS["workdir"].setting.expected()
+            with pytest.raises(Error, match="gs://b is a URL"):
+                parse("--workdir=a", "--workdir=gs://b")
+    finally:
+        flags.FLAGS.mark_as_parsed()
+    options = Options()
+    take(options, {"workdir": "one, alone"})
+    assert options.workdir == ("one, alone",)
+    with pytest.raises(ValueError, match=r"workdir is .*, expected paths, one for each time that the flag is given"):
+        options.workdir = ["a", 3]
 
 
 def test_settings_are_hyperparameters_whatever_their_kind():
