@@ -197,6 +197,20 @@ def load_newest(directory):
     return loaded
 
 
+def steps(directory):
+    """The steps of the checkpoints in a folder, the newest first."""
+    return [int(path.rpartition("-")[2]) for path in _list(directory) if os.path.exists(path + _INDEX)]
+
+
+def load(directory, step):
+    """Reads the checkpoint of a step. Returns: as `load_newest`. Raises: `mnist.Error` if it is damaged."""
+    path = os.path.join(directory, f"ckpt-{step}")
+    try:
+        return _read(path)
+    except Exception as error:  # whatever the reader raises
+        raise Error(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+
 def set_aside_newer(directory, step_number):
     """Renames damaged checkpoints after `step_number`, so that they neither count nor get lost."""
     for path in _list(directory):
@@ -204,6 +218,20 @@ def set_aside_newer(directory, step_number):
             for end in (_INDEX, _DATA):
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(path + end, os.path.join(directory, "damaged-" + os.path.basename(path) + end))
+
+
+@contextlib.contextmanager
+def assigned(model, directory):
+    """While entered, a model that a step evaluates has the values of the newest checkpoint of a folder."""
+    values = [variable.numpy() for variable in model.variables]
+    tensors, _ = load_newest(directory)
+    for i, variable in enumerate(model.variables):
+        variable.assign(tensors[f"eval_model/{i}"])
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(value)
 
 
 def assign(step, tensors):

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import os
 
-from mnist import Error, checkpoint, data
+from mnist import Error, best, checkpoint, data
+from mnist.evaluator import own_metrics
 from mnist.readers import DIGITS
 from mnist.rebuild import rebuild
 from mnist.settings import local_path
 
 import keras
+import numpy as np
 from absl import logging
 
 
@@ -26,6 +28,8 @@ class Run:
       framed: whether its training images are framed as MNIST's, `data.Dataset.is_framed`.
       test_sha256: the digest of its test set; None if an older version did not save it.
       workdir: its folder as it was given, for messages.
+      tensors: all that the checkpoint holds, a dict from names to arrays.
+      measures: what `evaluator.describe_measuring` told of its step.
     """
 
     model: keras.Model
@@ -37,6 +41,8 @@ class Run:
     framed: bool
     test_sha256: str | None
     workdir: str
+    tensors: dict = dataclasses.field(repr=False)
+    measures: dict | None
 
     @functools.cached_property
     def data(self):
@@ -50,6 +56,39 @@ class Run:
             logging.warning("The test set of %s has changed since %s was trained.", place, self.workdir)
         return dataset
 
+    def own_metrics(self, images, labels, logits):
+        """What `extra_metrics` of the run's step says of images, labels and the model's logits; {} if it has none.
+
+        Where the step cannot be made again, a warning says why.
+        """
+        if not self.measures:
+            return {}
+        try:
+            return own_metrics(self.measures, self.model, self.tensors, images, labels, logits)
+        except Exception as error:  # of a class that is anybody's
+            reason = " ".join(str(error).split())[:300]
+            logging.warning("What %s measures itself is left out: %s", self.measures["name"], reason)
+            return {}
+
+    def batch_losses(self):
+        """The loss of each step, as the run's event files have it, without what a resumed run took back.
+
+        Returns: steps, int64 `[N]`, and losses, float32 `[N]`; None if there are none.
+        """
+        from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+        from tensorboard.util import tensor_util
+
+        folder, tag = os.path.join(self.workdir, "train"), "batch/loss"
+        if not os.path.isdir(folder):
+            return None
+        events = EventAccumulator(folder, tensor_size_guidance={"scalars": 0})  # 0: all of them
+        events.Reload()
+        if tag not in events.Tags()["tensors"]:
+            return None
+        found = events.Tensors(tag)
+        steps = np.array([event.step for event in found], np.int64)
+        return steps, np.array([tensor_util.make_ndarray(event.tensor_proto) for event in found], np.float32)
+
     def check_labels(self, dataset):
         """Raises `mnist.Error` if the test set of a `data.Dataset` has labels that the model does not know."""
         last = dataset.test.labels.max()
@@ -60,17 +99,21 @@ class Run:
             )
 
 
-def load(workdir):
-    """Loads a run, finished or not, from its newest checkpoint. Returns: a `Run`. Raises: `mnist.Error`."""
+def load(workdir, which="newest"):
+    """Loads a run, finished or not.
+
+    Args:
+      workdir: its folder.
+      which: "newest", "best", which --keep_best keeps, or the step of one that is there.
+
+    Returns: a `Run`. Raises: `mnist.Error`.
+    """
     if not workdir:
         raise Error("--workdir is missing: name the folder of a run, as in --workdir=runs/first.")
     workdir = local_path(workdir)
     if not os.path.isdir(workdir):
-        raise Error(f"--workdir={workdir} is not a folder. Train first: python -m mnist.train.")
-    loaded = checkpoint.load_newest(os.path.join(workdir, "checkpoints"))
-    if loaded is None:
-        raise Error(f"--workdir={workdir} holds no checkpoint. Train first: python -m mnist.train.")
-    tensors, metadata = loaded
+        raise Error(f"{workdir} is not a folder with a run. Train first: python -m mnist.train.")
+    tensors, metadata = _read(workdir, str(which))
     count = sum(name.startswith("eval_model/") for name in tensors)
     weights = [tensors[f"eval_model/{i}"] for i in range(count)]
     model = rebuild(metadata["model"], weights, tensors.get("run/answers"), f"the model of {workdir}")
@@ -81,4 +124,42 @@ def load(workdir):
         framed=metadata.get("framed", True),
         test_sha256=metadata.get("test_sha256"),
         workdir=workdir,
+        tensors=tensors,
+        measures=metadata.get("measures"),
     )
+
+
+def take_weights(model, workdir):
+    """Gives a model the weights of a run's, to go on training them. Raises: `mnist.Error` if they do not fit."""
+    values = [variable.numpy() for variable in load(workdir).model.variables]
+    shapes, theirs = ([tuple(x.shape) for x in arrays] for arrays in (model.variables, values))
+    if shapes != theirs:
+        places = [i for i, pair in enumerate(zip(shapes, theirs, strict=False)) if pair[0] != pair[1]]
+        variable = model.variables[places[0]] if places else None
+        what = (
+            f"{variable.path} is {list(theirs[places[0]])} there, {list(variable.shape)} here"
+            if places
+            else (f"it has {len(theirs)} variables, the model has {len(shapes)}")
+        )
+        raise Error(f"--init_from={workdir} is the run of another model: {what}.")
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+
+
+def _read(workdir, which):
+    """The tensors and the metadata of a checkpoint."""
+    directory = os.path.join(workdir, "checkpoints")
+    of_best = os.path.join(directory, best.FOLDER)
+    if which == "newest":
+        if loaded := checkpoint.load_newest(directory):
+            return loaded
+        raise Error(f"{workdir} holds no checkpoint. Train first: python -m mnist.train.")
+    if which == "best":
+        if loaded := checkpoint.load_newest(of_best):
+            return loaded
+        raise Error(f"--checkpoint=best: {workdir} has none, as it was trained without --keep_best.")
+    there = {str(step): folder for folder in (of_best, directory) for step in checkpoint.steps(folder)}
+    if which in there:
+        return checkpoint.load(there[which], int(which))
+    known = ["newest", *(["best"] if checkpoint.steps(of_best) else []), *sorted(there, key=int)]
+    raise Error(f"--checkpoint={which}: {workdir} has {', '.join(known)}.")

@@ -40,6 +40,16 @@ def flags_text(dataset):
     return "\n".join([first, *_lines(dataset=name, data_dir=dataset.data_dir).values(), ""])
 
 
+def hparams():
+    """What tells runs of all commands apart, of each its value and its default: flags that the numbers depend on."""
+    values = {"module": (command().split()[-1], "mnist.train")}
+    for name, flag in project_flags().items():
+        setting = getattr(flag, "setting", None)
+        if not (setting and setting.may_change) or setting.group == "length":
+            values[name] = (flag.value, flag.default)
+    return values
+
+
 def _lines(**resolved):
     """The lines of flags.txt by flag; `resolved`: values that are known better than the flags say."""
     resolved |= {"intra_op_threads": num_threads()}

@@ -21,7 +21,7 @@ class Interrupted(Exception):
 
 
 def train_and_evaluate(
-    step, dataset, workdir, *, settings=None, flags_text="", interrupt=None, replicas=None, **options
+    step, dataset, workdir, *, settings=None, flags_text="", hparams=None, interrupt=None, replicas=None, **options
 ):
     """Trains as the options say; resumes where an earlier call in `workdir` stopped.
 
@@ -31,6 +31,7 @@ def train_and_evaluate(
       workdir: folder of the run, made if need be.
       settings: a dict of further settings that change the numbers; a resume with others is refused.
       flags_text: the content of `flags.txt`.
+      hparams: a dict of what TensorBoard's HParams tab is to show. Default: the settings of the step and of the plan.
       interrupt: an `Interrupt`, looked at between inner loops.
       replicas: the `Replicas` that share the run. Default: this process alone.
       options: those of `mnist.plan.Plan`, as `epochs=5`.
@@ -49,7 +50,7 @@ def train_and_evaluate(
     step.replicas.check(step.slices)
     cluster = step.replicas.cluster
     lock = files.lock(folder) if cluster.is_chief else contextlib.nullcontext()
-    with cluster.run(), lock, Session(step, dataset, workdir, plan, settings, flags_text) as run:
+    with cluster.run(), lock, Session(step, dataset, workdir, plan, settings, flags_text, hparams) as run:
         while True:
             signums, closed = zip(*cluster.agree([interrupt and interrupt.signum, run.progress.closed]), strict=True)
             interrupted = any(signums) or any(closed)  # closed: as by `| head`
@@ -60,7 +61,7 @@ def train_and_evaluate(
             if interrupted:
                 saved = f"saved in {workdir}" if run.step_number else "nothing to save"
                 raise Interrupted(f"stopped at step {run.step_number}, {saved}", next(filter(None, signums), None))
-            if plan.is_over(run.step_number, run.validation_losses):
+            if run.is_over:
                 break
             run.train_steps(min(plan.steps_per_loop, plan.steps_to_next_event(run.step_number)))
         run.save()

@@ -7,6 +7,7 @@ import io
 from mnist.readers import NUM_CLASSES, SIDE
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 from keras import layers, ops
@@ -56,13 +57,17 @@ class CNN(keras.Model):
         self.built = True
 
     def call(self, images, training=False):
+        return self.logits(self.features(images))
+
+    def features(self, images):
+        """What the last layer decides by, `[B, 64]`."""
         # Unpadded convolutions and pooling never let rows and columns 26 and 27 reach the logits.
         # Without them outputs and gradients keep their bits, at 15 % fewer multiplications. The largest
         # of four values is rectified with the same bits, forward and back, as four before pooling.
         x = ops.relu(self.pool1(self.conv1(images[:, :26, :26])))  # [B, 12, 12, 32]
         x = ops.relu(self.pool2(self.conv2(x)))  # [B, 5, 5, 64]
         x = self.flatten(self.conv3(x))  # [B, 576]
-        return self.logits(self.dense1(x))
+        return self.dense1(x)
 
     def get_config(self):
         config, num_classes = super().get_config(), self.logits.units
@@ -113,6 +118,23 @@ def make_predict_logits(model, batch_size=500):
         return logits.concat()
 
     return predict_logits
+
+
+def features_of(model, images):
+    """What the last layer of a model decides by, of uint8 images `[N, 28, 28, 1]`.
+
+    Returns: float32 `[N, features]`; None for a model that has no method `features` of images, and whose last layer
+      cannot be taken off.
+    """
+    find = getattr(model, "features", None)
+    if find is None and getattr(model, "inputs", None) and len(model.layers) > 1:  # Sequential or functional
+        find = keras.Model(model.inputs, model.layers[-1].input)
+    if find is None:
+        return None
+    with keep_state(model):
+        # Few at a time: what a layer answers to all of them would be the most that a run holds in memory.
+        parts = [find(scale_images(images[i : i + 50])) for i in range(0, len(images), 50)]
+        return np.concatenate([tf.cast(tf.reshape(x, [len(x), -1]), tf.float32).numpy() for x in parts])
 
 
 def summarize_model(model):

@@ -39,10 +39,32 @@ class Plan:
         "long Ctrl-C waits.",
         low=1,
     )
-    eval_batch_size = _speed(500, "Images at a time in evaluation. 100 to 2,500 take the same within 15 %.", low=1)
+    eval_batch_size = _speed(
+        100, "Images at a time in evaluation; no part in the result. 100 take the least memory.", low=1
+    )
     jit_compile = Setting(False, "Compile the step with XLA. Off: it is slower on CPU.", group="speed")
+    eval_every = _output(None, "Steps between evaluations. Default: one at the end of each epoch.", kind=int, low=1)
     checkpoint_every = _output(None, "Steps between checkpoints. Default: one each epoch.", kind=int, low=1)
     keep_checkpoints = _output(3, "Newest checkpoints to keep. 3 leave two to fall back on.", low=1)
+    keep_best = _output(
+        None,
+        "Keeps one more checkpoint, of the evaluation that is best by this key of metrics.jsonl: validation_loss, "
+        "max:validation_accuracy. A loss or an error is best where it is lowest; min: and max: say otherwise. "
+        "Default: validation_loss with early stopping, else none, as an empty value says.",
+        kind=str,
+    )
+    norms_every = _output(
+        100,
+        "Steps between norms of gradients and weights, and of updates by weights, of each layer; 0: none. A hundredth "
+        "of a step's time at 100.",
+        low=0,
+    )
+    histograms_every = _output(
+        None,
+        "Steps between histograms of weights and gradients; 0: none. Default: one at the end of each epoch.",
+        kind=int,
+        low=0,
+    )
     resume = _output(True, "Resume from the newest checkpoint in --workdir; if false, refuse when there is one.")
     profile = _output(
         None,
@@ -59,6 +81,9 @@ class Plan:
         self.steps_per_epoch = steps_per_epoch(num_examples, self.batch_size)
         self.last_step = min(self.epochs * self.steps_per_epoch, self.max_steps or sys.maxsize)
         self.profiled = self._parse_profile()
+        self.best = self._parse_best()
+        if self.histograms_every is None:
+            self.histograms_every = self.steps_per_epoch
 
     def _parse_profile(self):
         """The first and the last step to profile; None for no profile."""
@@ -72,6 +97,22 @@ class Plan:
                 f"--profile={min(101, self.last_step)}:{min(200, self.last_step)}."
             )
         return first, last
+
+    def _parse_best(self):
+        """The key that --keep_best names and whether its highest value is the best; None to keep none."""
+        asked = self.keep_best
+        if asked is None and self.early_stopping_patience:
+            asked = "validation_loss"
+        if not asked:
+            return None
+        match = re.fullmatch(r"(min:|max:)?((?:train|validation)_\S+)", asked)
+        if not match:
+            raise Error(
+                f"--keep_best={asked}: expected a metric of training or validation, as validation_loss or "
+                "max:validation_accuracy."
+            )
+        order, key = match.groups()
+        return key, order == "max:" if order else not is_lower_better(key)
 
     def position(self, step):
         """Where a run is after `step`: the epoch of the next step, from 0, and its batches that are done."""
@@ -87,21 +128,28 @@ class Plan:
         return [self.batch_size if step % self.steps_per_epoch else short for step in range(first, first + count)]
 
     def evaluation_due(self, step, evaluated):
-        """After `step`, at the end of each epoch and of the run, unless step `evaluated` was the last evaluation."""
-        return step > evaluated and (step % self.steps_per_epoch == 0 or step == self.last_step)
+        """After `step`: before the first, every `eval_every`, at the end of each epoch and of the run.
+
+        Args:
+          evaluated: the step of the last evaluation, which is not repeated; -1 before the first.
+        """
+        ends = step % self.steps_per_epoch == 0 or step == self.last_step
+        return step > evaluated and (ends or (self.eval_every is not None and step % self.eval_every == 0))
 
     def save_due(self, step):
-        return step % (self.checkpoint_every or self.steps_per_epoch) == 0
+        return step > 0 and step % (self.checkpoint_every or self.steps_per_epoch) == 0
 
-    def is_over(self, step, losses=()):
-        """Whether a run ends after `step`; `losses`: the validation loss of each evaluation so far."""
+    def is_over(self, step, history=()):
+        """Whether a run ends after `step`; `history`: a dict with `step` and `validation_loss` of each evaluation."""
+        ends = [entry for entry in history if entry["step"] and entry["step"] % self.steps_per_epoch == 0]
+        losses = [entry["validation_loss"] for entry in ends]
         since_best = len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__) if losses else 0
         stalled = 0 < self.early_stopping_patience <= since_best
         return step >= self.last_step or stalled
 
     def steps_to_next_event(self, step):
         """Steps from `step` to the next at which something is due or a profile begins or ends."""
-        periods = [self.steps_per_epoch, *([self.checkpoint_every] if self.checkpoint_every else [])]
+        periods = [n for n in (self.steps_per_epoch, self.checkpoint_every, self.eval_every) if n]
         edges = [self.profiled[0] - 1, self.profiled[1]] if self.profiled else []
         ends = [self.last_step, *(edge for edge in edges if edge > step)]
         return min([period - step % period for period in periods] + [end - step for end in ends])
@@ -110,3 +158,8 @@ class Plan:
 def steps_per_epoch(num_examples, batch_size):
     """Number of batches in an epoch, the short last one included."""
     return -(-num_examples // batch_size)
+
+
+def is_lower_better(name):
+    """Whether of a metric the lowest value is the best: of a loss, an error or seconds, by the end of its name."""
+    return name.endswith(("loss", "error", "seconds"))

@@ -47,6 +47,11 @@ def describe_model(model):
     return description
 
 
+def module_of(cls):
+    """The name by which another process imports the module of a class."""
+    return _name_of_main() if cls.__module__ == "__main__" else cls.__module__
+
+
 def _name_of_main():
     spec = sys.modules["__main__"].__spec__
     return spec.name if spec else os.path.splitext(os.path.basename(sys.argv[0]))[0]
@@ -65,7 +70,7 @@ def rebuild(description, weights, answers, name):
     """
     if description is None:
         raise Error(f"{name} cannot be rebuilt: its class has no get_config().")
-    objects = _import_objects(description)
+    objects = import_objects(description)
     try:
         model = make_again(description, objects)
     except (TypeError, ValueError) as error:  # Keras' own for what it does not find and what it holds to be unsafe
@@ -81,8 +86,8 @@ def rebuild(description, weights, answers, name):
     return model
 
 
-def _import_objects(description):
-    """Imports the modules of a model's classes and functions but for Keras' own. Returns: a dict from their names.
+def import_objects(description):
+    """Imports the modules of classes and functions, as of `describe`, but Keras' own. Returns: a dict from their names.
 
     A module may define flags, which must not take the place of this command's own.
     """
@@ -101,17 +106,15 @@ def _import_objects(description):
             source = sys.modules["__main__"] if module == _name_of_main() else importlib.import_module(module)
             objects[name] = getattr(source, name, None)
         except ImportError as error:
-            raise Error(
-                f"the model's class is in {module}, which cannot be imported ({error}): start in its folder."
-            ) from None
+            raise Error(f"{name} is in {module}, which cannot be imported ({error}): start in its folder.") from None
         except Exception as error:  # of a script that does more than to define
             raise Error(
-                f"the model's class is in {module}, whose import raised {type(error).__name__} ({error}): "
+                f"{name} is in {module}, whose import raised {type(error).__name__} ({error}): "
                 'put what it starts under `if __name__ == "__main__":`.'
             ) from None
         except SystemExit as end:
             raise Error(
-                f"the model's class is in {module}, which ended the program when it was imported ({end}): "
+                f"{name} is in {module}, which ended the program when it was imported ({end}): "
                 'put what it starts under `if __name__ == "__main__":`.'
             ) from None
         finally:

@@ -52,7 +52,7 @@ def restore(step, plan, fingerprint, directory, workdir):
     if not loaded:
         if done := int(step.iterations):
             raise Error(f"the step has trained already (updates: {done}): a new run needs a new one.")
-        return {"step": 0, "totals": {}, "count": 0, "history": [], "seconds": 0.0, "images": 0}, None
+        return {"step": 0, "totals": {}, "count": 0, "history": [], "times": [], "seconds": 0.0, "images": 0}, None
     if not plan.resume:
         raise Error(f"{workdir} holds a run already: leave out --noresume, or name another --workdir.")
     tensors, state = loaded

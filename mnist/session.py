@@ -6,18 +6,21 @@ import os
 import time
 import zlib
 
-from mnist import Error, checkpoint, checks, resume, traced
+from mnist import Error, checkpoint, checks, hparams, provenance, resume
 from mnist.batches import as_tensors, check_order, epoch_batches
+from mnist.best import Best
+from mnist.compiled import compile_loop
+from mnist.evaluator import Evaluator, describe_measuring
 from mnist.fingerprint import attributes, fingerprint_of
 from mnist.introduction import introduce
-from mnist.metrics import RunningMeans, compute_metrics
-from mnist.model import keep_state, make_predict_logits, summarize_model
+from mnist.metrics import RunningMeans
 from mnist.profiler import Profiler
 from mnist.progress import Progress, say
 from mnist.rebuild import describe_model, probe
-from mnist.results import results_of
-from mnist.step import TrainStep, alone, make_train_loop
+from mnist.results import MetricsFile, results_of
+from mnist.step import TrainStep
 from mnist.summaries import NoSummaries, Summaries
+from mnist.view import View
 
 import keras
 import numpy as np
@@ -36,28 +39,31 @@ class Session:
     Raises: `mnist.Error` if the checkpoint is of a run with other numbers, or none can be read.
     """
 
-    def __init__(self, step, dataset, workdir, plan, settings=None, flags_text=""):
+    def __init__(self, step, dataset, workdir, plan, settings=None, flags_text="", shown=None):
         self.step, self.dataset, self.workdir, self.plan = step, dataset, workdir, plan
         self.folder = os.path.abspath(workdir)  # of all files; messages have it as it was given
         self.directory = os.path.join(self.folder, "checkpoints")
-        self.flags_text = flags_text
+        self.flags_text, self.shown = flags_text, shown
         fingerprint = fingerprint_of(step, dataset, plan, settings)
         # What a fresh step has and can take back: not what it holds when it has been traced.
         self.variables = checkpoint.variables_of(step)
         self.attributes = attributes(step)
         self.cluster = step.replicas.cluster
+        self.evaluator = Evaluator(step, plan.eval_batch_size)
         self.state, self.order = resume.start(step, plan, fingerprint, self.directory, workdir)
+        self.best = Best(self.directory, *plan.best) if plan.best and self.cluster.is_chief else None
         self.batches = None
         self.unbounded = set()  # scalars that were NaN or infinite, each said once
         self.start_step = self.step_number
         self.saved = (self.step_number, len(self.state["history"]))
         self.state |= {"fingerprint": fingerprint, "dataset": dataset.name, "data_dir": dataset.data_dir}
         self.state |= {"classes": dataset.classes, "framed": dataset.is_framed(), "test_sha256": dataset.test.digest()}
+        self.state["measures"] = describe_measuring(step)
         self.profiler = Profiler(self.folder, plan.profiled if self.cluster.is_chief else None)
         self.progress = Progress(plan, silent=not self.cluster.is_chief)
         if step.slices > 1:
             say(step.replicas.describe(step.slices))
-        if self.cluster.is_chief and plan.is_over(self.step_number, self.validation_losses):
+        if self.cluster.is_chief and self.is_over:
             finished = f"{workdir} is finished, at step {self.step_number:,}"
             self.progress.say(f"{finished}: --epochs or --max_steps may be raised.")
         elif self.cluster.is_chief:
@@ -78,44 +84,37 @@ class Session:
 
     @property
     def evaluated(self):
-        """The step of the last evaluation, 0 before the first."""
-        return self.state["history"][-1]["step"] if self.state["history"] else 0
+        """The step of the last evaluation, -1 before the first."""
+        return self.state["history"][-1]["step"] if self.state["history"] else -1
 
     @property
-    def validation_losses(self):
-        return [entry["validation_loss"] for entry in self.state["history"]]
+    def is_over(self):
+        return self.plan.is_over(self.step_number, self.state["history"])
 
     @functools.cached_property
     def summaries(self):
         """The event files, which the chief alone writes."""
-        if not self.cluster.is_chief:
-            return NoSummaries()
-        summaries = Summaries(self.folder, self.start_step)
-        if not self.start_step:
-            model = summarize_model(self.step.model)
-            texts = {"flags": self.flags_text, "model": model, "dataset": self.dataset.name}
-            summaries.describe({tag: f"```\n{text}\n```" for tag, text in texts.items()})  # Markdown: as typed
-        return summaries
+        return Summaries(self.folder) if self.cluster.is_chief else NoSummaries()
 
     @functools.cached_property
     def train_loop(self):
-        jit_compile = self.plan.jit_compile
-        train_step, train_loop = make_train_loop(self.step, jit_compile=jit_compile)
-        with alone(self.step):  # what it computes, whoever shares it
-            whole = train_step if self.step.slices == 1 else tf.function(self.step.__call__, jit_compile=jit_compile)
-            function = whole.get_concrete_function(*self.batches.element_spec)
-            digest = traced.check_step(function, self.variables, whole if jit_compile else None)
+        step, plan, is_chief = self.step, self.plan, self.cluster.is_chief
+        self._start_batches()
+        looked_at = (plan.norms_every, plan.histograms_every) if is_chief else ()
+        step.view = View(self.workdir, self.dataset, *looked_at)
+        open_writer = (lambda: self.summaries.writer) if is_chief else None
+        spec = self.batches.element_spec
+        make_loop, graph, digest = compile_loop(step, spec, self.variables, plan.jit_compile, open_writer)
         resume.check_traced(self.state, digest, self.workdir, self.cluster)
+        train_loop = make_loop()
         train_loop(self.batches, tf.constant(0))  # traces, so that no clock counts it
+        self.state["provenance"] = provenance.describe()
+        self.metrics_file = MetricsFile(self.folder, self.state, plan) if is_chief else None
+        shown = {"dataset": (self.dataset.name, "mnist")} | (self.shown or hparams.of(step, plan))
+        self.summaries.begin(self.start_step, shown, self.workdir)
         if not self.start_step:
-            self.summaries.describe_graph(function.graph)
+            self.summaries.describe(step, self.dataset, self.flags_text, self.state["provenance"], graph)
         return train_loop
-
-    @functools.cached_property
-    def predict_logits(self):
-        predict_logits = make_predict_logits(self.step.eval_model, self.plan.eval_batch_size)
-        predict_logits(self.dataset.validation.images[:1])
-        return predict_logits
 
     @functools.cached_property
     def tensors(self):
@@ -137,19 +136,20 @@ class Session:
     def train_steps(self, num_steps):
         """Trains `num_steps` in one call into the graph; raises at the first non-finite loss."""
         plan, state, first = self.plan, self.state, self.step_number + 1
+        train_loop, summaries = self.train_loop, self.summaries  # in this order: a step may be refused
         start = time.perf_counter()
-        if self.batches is None or plan.position(self.step_number)[1] == 0:
+        if first > 1 and plan.position(self.step_number)[1] == 0:
             self._start_batches()
         seconds = time.perf_counter() - start
-        train_loop, summaries = self.train_loop, self.summaries  # in this order: a step may be refused
         with self.profiler.loop(self.step_number, num_steps):
             start = time.perf_counter()
             scalars, rates = train_loop(self.batches, tf.constant(num_steps))
             scalars = {name: values.numpy() for name, values in scalars.items()}
             seconds += time.perf_counter() - start
         done = int(np.isfinite(scalars["loss"]).sum())  # the loop ends after one that is not
-        curves = {f"batch_{name}": values[:done] for name, values in scalars.items()}
-        summaries.write_steps(first, curves | {"learning_rate": rates[:done]})
+        curves = {f"batch/{name}": values[:done] for name, values in scalars.items()}
+        summaries.write_steps(first, curves | {"rates/learning_rate": rates[:done]})
+        summaries.write_looks(self.step.view.take())
         if done < num_steps:
             summaries.flush()
             raise self._not_finite(f"the loss is {scalars['loss'][done]} at step {first + done}")
@@ -170,50 +170,43 @@ class Session:
         state["seconds"] += seconds
         state["images"] += sum(batch_sizes)
         images_per_second = sum(batch_sizes) / seconds
-        summaries.write_scalars("train", self.step_number, {"images_per_second": images_per_second})
+        summaries.write_scalars("train", self.step_number, {"speed/images_per_second": images_per_second})
         self.progress.update(self.step_number, means.means(), images_per_second, done / seconds)
 
     def evaluate(self):
         """Adds the metrics of the epoch so far, and of the validation set, to the history."""
         number, state, examples = self.step_number, self.state, self.dataset.validation
+        self.train_loop  # noqa: B018 (a step may be refused; and there is a point before any training)
         train = RunningMeans(state["totals"], state["count"]).means()
-        validation, predicted, images_per_second = self._compute_metrics(examples)
-        if not math.isfinite(validation["loss"]):
-            raise self._not_finite(f"the validation loss is {validation['loss']} at step {number}")
-        state["history"].append(
-            {"step": number}
-            | {f"train_{name}": value for name, value in train.items()}
-            | {f"validation_{name}": value for name, value in validation.items()}
-        )
+        self.step.update_eval_model()
+        with self.summaries.writing("validation", number):
+            measured = self.evaluator.measure(examples, "validation")
+        if not math.isfinite(measured.metrics["loss"]):
+            raise self._not_finite(f"the validation loss is {measured.metrics['loss']} at step {number}")
+        entry = {"step": number} | {f"train_{name}": value for name, value in train.items()}
+        entry |= {f"validation_{name}": value for name, value in measured.metrics.items()}
+        is_best = self.best and self.best.is_better(entry)
+        state["history"].append(entry)
+        state["times"].append(state["seconds"])
         if number % self.plan.steps_per_epoch == 0:
             state.update(totals={}, count=0)
-        self.summaries.write_scalars("train", number, {f"epoch_{k}": v for k, v in train.items()})
-        shown = {f"epoch_{k}": v for k, v in validation.items()} | {"images_per_second": images_per_second}
-        self.summaries.write_scalars("validation", number, shown)
-        self.summaries.write_predictions(number, examples, predicted, self.dataset.classes)
+        self.summaries.write_evaluation(number, train, measured, examples, self.dataset.classes, self.step.eval_model)
         self.summaries.flush()
-        self.progress.say(
-            f"epoch {self.plan.epoch_of(number)} step {number} "
-            f"loss {train['loss']:.4f} accuracy {train['accuracy']:.4f} "
-            f"validation loss {validation['loss']:.4f} accuracy {validation['accuracy']:.4f}"
-        )
-
-    def _compute_metrics(self, examples):
-        """Returns: a dict of metrics, predicted labels, images per second but for the step's own metrics."""
-        self.step.update_eval_model()
-        predict_logits = self.predict_logits
-        start = time.perf_counter()
-        logits = predict_logits(examples.images).numpy()
-        metrics = compute_metrics(logits, examples.labels)
-        images_per_second = len(logits) / (time.perf_counter() - start)
-        with keep_state(self.step.eval_model):
-            extra = checks.check_extra_metrics(self.step.extra_metrics(*examples), metrics)
-        return metrics | extra, logits.argmax(axis=1), images_per_second
+        if is_best:
+            self._write_checkpoint(self.best.directory, 1)
+        if self.metrics_file:
+            self.metrics_file.append(entry, state["seconds"])
+        if number:
+            self.progress.say(
+                f"epoch {self.plan.epoch_of(number)} step {number} "
+                f"loss {train['loss']:.4f} accuracy {train['accuracy']:.4f} "
+                f"validation loss {entry['validation_loss']:.4f} accuracy {entry['validation_accuracy']:.4f}"
+            )
 
     def save(self):
         """Saves a checkpoint if anything is new since the last."""
         now = (self.step_number, len(self.state["history"]))
-        if now == self.saved:
+        if now == self.saved or not self.step_number:
             return
         self.summaries.flush()
         checks.check_unchanged(self.attributes, attributes(self.step))
@@ -224,33 +217,33 @@ class Session:
             "has other weights than the chief: its processor or its software computes otherwise, or the step keeps "
             "something to itself. Nothing of this was saved",
         )
-        if not self.cluster.is_chief:
-            self.saved = now
-            return
-        names = ("train", "validation", "model.txt")
-        if gone := [name for name in names if not os.path.exists(os.path.join(self.folder, name))]:
-            self.progress.say(f"{', '.join(gone)} of {self.workdir} was deleted under way and is lost.")
+        if self.cluster.is_chief:
+            names = ("train", "validation", "model.txt")
+            if gone := [name for name in names if not os.path.exists(os.path.join(self.folder, name))]:
+                self.progress.say(f"{', '.join(gone)} of {self.workdir} was deleted under way and is lost.")
+            self._write_checkpoint(self.directory, self.plan.keep_checkpoints)
+        self.saved = now
+
+    def _write_checkpoint(self, directory, keep):
+        variables = self.variables | checkpoint.variables_of_eval_model(self.step)
         # The default order is a pure function; another may depend on what the step had learnt when the epoch began.
         learnt = type(self.step).epoch_order is not TrainStep.epoch_order and self.order is not None
         extra = {"order": self.order} if learnt else {}
         extra["answers"] = tf.constant(probe(self.step.eval_model))
         metadata = self.state | {"model": describe_model(self.step.eval_model)}
         try:
-            checkpoint.save(self.directory, variables, metadata, self.plan.keep_checkpoints, extra)
+            checkpoint.save(directory, variables, metadata, keep, extra)
         except checkpoint.NotFinite as error:
             raise self._not_finite(f"{error} is not finite at step {self.step_number}") from None
-        self.saved = now
 
     def results(self):
-        """The content of `results.json`."""
-        state, test = self.state, self.dataset.test
-        last = {name: value for name, value in state["history"][-1].items() if name != "step"}
-        if test is self.dataset.validation:
-            prefix = "validation_"
-            metrics = {name.removeprefix(prefix): last[name] for name in last if name.startswith(prefix)}
-        else:
-            metrics, _, _ = self._compute_metrics(test)
-        return results_of(self.step, self.dataset, self.plan, state) | {f"test_{k}": v for k, v in metrics.items()}
+        """The content of `results.json`; nothing is trained after."""
+        self.step.update_eval_model()
+        results = results_of(self)
+        if "summaries" in vars(self):
+            self.summaries.write_results(self.step_number, results, self.state["history"])
+            self.summaries.write_features(self.step.eval_model, self.dataset.validation, self.dataset.classes)
+        return results
 
     def _not_finite(self, what):
         last = f"ckpt-{self.saved[0]} is the last good checkpoint" if self.saved[0] else "no checkpoint was saved yet"

@@ -9,6 +9,7 @@ from mnist.model import call_to_train, count_outputs, scale_images
 from mnist.rebuild import copy_model
 from mnist.replicas import Replicas
 from mnist.settings import Setting, take
+from mnist.view import View
 
 import keras
 import tensorflow as tf
@@ -53,6 +54,7 @@ class TrainStep(tf.Module):
         self.optimizer = optimizer
         self.seed = seed
         self.replicas = Replicas()  # the loop gives another where the run is shared
+        self.view = View()  # a run gives another
         self._slice = 0  # the one that is traced
         optimizer.build(model.trainable_variables)
         if _inner(optimizer).use_ema:
@@ -139,28 +141,33 @@ class TrainStep(tf.Module):
     def _slice_gradients(self, images, labels, number):
         kept = {name for name, value in vars(self).items() if tf.is_tensor(value)}
         self._slice, before = number, self._slice
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, tf.name_scope("loss"), self.view.of_slice(number):
             loss, logits = self.compute_loss(images, labels)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
+        with tf.name_scope("gradients"):
+            gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
         self._slice = before
         if self.slices > 1:  # a tensor that compute_loss keeps is of one slice: nobody shall take it for the batch's
             for name in [name for name, value in vars(self).items() if tf.is_tensor(value) and name not in kept]:
                 delattr(self, name)
-        correct = tf.equal(tf.argmax(logits, 1), tf.argmax(labels, 1))
-        return gradients, {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(correct, tf.float32))}
+        with tf.name_scope("metrics"):
+            correct = tf.equal(tf.argmax(logits, 1), tf.argmax(labels, 1))
+            accuracy = tf.reduce_mean(tf.cast(correct, tf.float32))
+        return gradients, {"loss": loss, "accuracy": accuracy}
 
     def apply_gradients(self, gradients):
         """Updates the model's trainable variables and counts the step."""
         # What `fit` calls, and so what an optimizer of one's own may override.
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
 
-    def extra_metrics(self, images, labels):
+    def extra_metrics(self, images, labels, logits):
         """Metrics of an evaluation beside loss and accuracy, none unless a subclass has some.
 
-        Called outside of any graph with NumPy arrays of all examples, uint8 `[N, 28, 28, 1]` and `[N]`.
-        Returns: a dict of numbers. Each key becomes `epoch_<key>` in TensorBoard, `validation_<key>` and
-        `test_<key>` in results.
+        Called outside of any graph with NumPy arrays of all examples: uint8 `[N, 28, 28, 1]`, `[N]`, and what
+        `eval_model` answers, float32 `[N, classes]`. `self.view` tells of which data and run they are.
+
+        Returns: a dict of numbers. Each key becomes `epoch/<key>` in TensorBoard, `validation_<key>` in
+        `metrics.jsonl`, and `test_<key>` in `results.json`; mnist.evaluate shows it.
         """
         return {}
 
@@ -168,11 +175,14 @@ class TrainStep(tf.Module):
         """One update from a batch of uint8 images `[B, 28, 28, 1]` and integer labels `[B]`.
 
         Returns: a flat dict of float32 scalars, `loss` and `accuracy` (before the update) among
-        them. Each key becomes `batch_<key>` and `epoch_<key>` in TensorBoard.
+        them. Each key becomes `batch/<key>` and `epoch/<key>` in TensorBoard.
         """
-        images, labels = self.prepare_batch(images, labels)
+        with tf.name_scope("prepare_batch"):
+            images, labels = self.prepare_batch(images, labels)
         gradients, scalars = self.compute_gradients(images, labels)
-        self.apply_gradients(gradients)
+        self.view.gradients = gradients
+        with tf.name_scope("optimizer"):
+            self.apply_gradients(gradients)
         return scalars
 
 
@@ -186,26 +196,39 @@ def _total(loss, others):
     return keras.ops.sum([loss, *(keras.ops.sum(other) for other in others)]) if others else loss
 
 
+def compile_step(step, *, jit_compile=False):
+    """The step as a `tf.function` of a batch, which returns its scalars and the gradients of its update."""
+
+    def train_step(images, labels):
+        with step.view.writing(step):
+            scalars = step(images, labels)
+        return scalars, step.view.gradients
+
+    return tf.function(train_step, jit_compile=jit_compile)
+
+
 def make_train_loop(step, *, jit_compile=False):
     """Compiles `step` and a loop over it, so that Python is entered once for many steps.
 
-    Returns: `train_step(images, labels)`, the step as a `tf.function`, and
+    Returns: `train_step(images, labels)`, of `compile_step`, and
       `train_loop(iterator, num_steps)`, which takes an iterator over batches and an int32 scalar
       tensor, stops after the first step whose loss is not finite, and returns a dict of float32
       tensors `[steps done]`, one for each scalar of the step, and the learning rate of each step, float32 too.
     """
     step.replicas.jit_compile = jit_compile  # of slices each: XLA has no word for what gathers them
-    train_step = tf.function(step.__call__, jit_compile=jit_compile and step.slices == 1)
+    train_step = compile_step(step, jit_compile=jit_compile and step.slices == 1)
 
     @tf.function
     def train_loop(iterator, num_steps):
-        names = sorted(train_step.get_concrete_function(*iterator.element_spec).structured_outputs)
+        names = sorted(train_step.get_concrete_function(*iterator.element_spec).structured_outputs[0])
         rates, *scalars = [tf.TensorArray(tf.float32, num_steps, element_shape=[]) for _ in range(len(names) + 1)]
         done, finite = 0, True
         while done < num_steps and finite:
             images, labels = next(iterator)
             rates = rates.write(done, tf.cast(step.optimizer.learning_rate, tf.float32))
-            result = train_step(images, labels)
+            before = step.view.before(step)
+            result, gradients = train_step(images, labels)
+            step.view.after(step, before, gradients)
             scalars = [
                 array.write(done, tf.cast(result[name], tf.float32)) for array, name in zip(scalars, names, strict=True)
             ]
@@ -219,9 +242,9 @@ def make_train_loop(step, *, jit_compile=False):
 
 @contextlib.contextmanager
 def alone(step):
-    """While entered, a step is traced as a process has it that shares its run with no other."""
-    shared, step.replicas = step.replicas, Replicas()
+    """While entered, a step is traced as a process has it that shares its run with no other, and shows nothing."""
+    shared, step.replicas, view, step.view = step.replicas, Replicas(), step.view, View()
     try:
         yield
     finally:
-        step.replicas = shared
+        step.replicas, step.view = shared, view

@@ -20,14 +20,14 @@ def check_step(train_step, variables, jit_compile):
     cannot compile.
 
     Args:
-      train_step: the concrete function of one step.
+      train_step: the concrete function of one step, of `step.compile_step`.
       variables: all that a checkpoint holds, a dict from names to `tf.Variable`s.
       jit_compile: the `tf.function` of the step if it is to be compiled, None if not.
 
     Returns: a digest of what the step computes, see `digest_of`.
     """
     _check_state(train_step.graph, variables)
-    _check_scalars(train_step.structured_outputs)
+    _check_scalars(train_step.structured_outputs[0])
     if jit_compile:
         _check_compilation(jit_compile, train_step)
     return digest_of(train_step, variables)
@@ -128,6 +128,8 @@ def digest_of(train_step, variables):
             needed.add(operation.name)
             waiting += [x.op for x in operation.inputs]
     functions = _Functions(graph.as_graph_def().library.function)
+    # What comes from outside stands where the graph first took it, which what is only shown may have been.
+    needed -= captured.keys()
     return functions.digest([operation.node_def for operation in operations if operation.name in needed], captured)
 
 

@@ -8,12 +8,12 @@ import signal
 import threading
 import time
 
-from mnist import Error, data, flagfile
+from mnist import Error, checkpoint, data, finished, flagfile
 from mnist.command import project_flags, run
 from mnist.fingerprint import num_threads
 from mnist.interrupt import Interrupt
 from mnist.loop import Interrupted, train_and_evaluate
-from mnist.model import CNN, make_predict_logits
+from mnist.model import CNN
 from mnist.optimizers import Optimizer, Rate, make_learning_rate, make_optimizer
 from mnist.plan import Plan
 from mnist.progress import say
@@ -39,6 +39,11 @@ class Launch:
         "Default: runs/<date-time>.",
         kind=local_path,
         may_change=True,
+    )
+    init_from = _data(
+        None,
+        "Folder of a run whose weights this one begins with, to fine-tune them: its newest checkpoint's, as evaluated.",
+        kind=local_path,
     )
     dry_run = _output(False, "A few steps of everything: train, evaluate, save, plot.", may_change=True)
     dataset = _data(
@@ -141,8 +146,11 @@ def _main(classes, step_class, make_model, make_own_optimizer):
     keras.utils.set_random_seed(options.seed)
     with _dtype_policy("mixed_bfloat16" if options.precision == "bfloat16" else "float32"):
         model = _fit_to(dataset.classes, make_model)()
+    if options.init_from and is_chief and not checkpoint.steps(os.path.join(workdir, "checkpoints")):
+        finished.take_weights(model, options.init_from)
     optimizer = make_own_optimizer(rate) if make_own_optimizer else make_optimizer(options, rate)
     settings = {name: getattr(options, name) for name in settings_of(step_class)}
+    own = {name: flag.value for name, flag in project_flags().items() if not hasattr(flag, "setting")}
     step = step_class(model, optimizer, seed=options.seed, **settings)
     with Interrupt() as interrupt:
         try:
@@ -150,8 +158,9 @@ def _main(classes, step_class, make_model, make_own_optimizer):
                 step,
                 dataset,
                 workdir,
-                settings={name: flag.value for name, flag in project_flags().items() if not hasattr(flag, "setting")},
+                settings=own | {"init_from": options.init_from},
                 flags_text=flagfile.flags_text(dataset),
+                hparams=flagfile.hparams(),
                 interrupt=interrupt,
                 replicas=replicas,
                 **plan_options,
@@ -192,10 +201,9 @@ def _dtype_policy(name):
 def _draw(step, dataset, results, workdir):
     from mnist import pictures
 
-    predictions = make_predict_logits(step.eval_model)(dataset.test.images).numpy().argmax(axis=1)
     history = [{"step": results["steps"], **results}]
-    plots = os.path.join(workdir, "plots")
-    for path in pictures.save_pictures(history, dataset.test, predictions, plots, dataset.classes):
+    drawn = pictures.draw_run(step.eval_model, dataset.test, dataset.classes, history)
+    for path in pictures.save_pictures(drawn, os.path.join(workdir, "plots")):
         say(f"wrote {path}")
 
 

@@ -16,7 +16,7 @@ import math
 import os
 import re
 
-from mnist import Error
+from mnist import Error, provenance
 from mnist.command import run
 from mnist.settings import Setting
 
@@ -105,7 +105,8 @@ def read_run(folder):
         for line in file.read().splitlines()[1:]:
             name, _, value = line.lstrip("-").partition("=")
             flags[f"--{name}"] = value or "true"
-    return flags, {name: value for name, value in results.items() if value is None or isinstance(value, float)}
+    numbers = {name: value for name, value in results.items() if value is None or isinstance(value, float)}
+    return flags, {name: value for name, value in numbers.items() if name not in provenance.KEYS}
 
 
 def compare_runs(folders):

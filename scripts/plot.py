@@ -1,27 +1,38 @@
-"""Draws a run's curves, predictions and confusion matrix: python scripts/plot.py --workdir=runs/NAME"""
+"""Draws a run, or the curves of several runs over each other: python scripts/plot.py --workdir=runs/NAME"""
 
 import os
 
 from mnist import finished, pictures
 from mnist.command import run
-from mnist.model import make_predict_logits
 from mnist.settings import Setting, local_path
 
 
 class Plot:
     """What is drawn, and where to."""
 
-    workdir = Setting(None, "Folder of a run.", kind=local_path)
-    output = Setting(None, "Folder for the three PNG files. Default: <workdir>/plots.", kind=local_path)
+    workdir = Setting(None, "Folder of a run. Given several times: their curves alone, in one.", kind=[local_path])
+    checkpoint = Setting(
+        "newest", "Which checkpoint: newest, best (of --keep_best), or the number of a step.", kind=str
+    )
+    output = Setting(
+        None,
+        "Folder for the PNG files. Default: <workdir>/plots; of several runs, curves_of_all.png in that of the first.",
+        kind=local_path,
+    )
 
 
 def main(options):
-    trained = finished.load(options.workdir)
-    trained.check_labels(trained.data)
-    test = trained.data.test
-    predictions = make_predict_logits(trained.model)(test.images).numpy().argmax(axis=1)
-    output = options.output or os.path.join(options.workdir, "plots")
-    for path in pictures.save_pictures(trained.history, test, predictions, output, trained.classes):
+    workdirs = list(dict.fromkeys(options.workdir or [None]))
+    curves = {}
+    for workdir in workdirs:
+        trained = finished.load(workdir, options.checkpoint)
+        curves[workdir] = (trained.history, trained.batch_losses())
+    if len(workdirs) > 1:
+        drawn = {"curves_of_all": pictures.draw_curves(curves)}
+    else:
+        trained.check_labels(trained.data)
+        drawn = pictures.draw_run(trained.model, trained.data.test, trained.classes, curves)
+    for path in pictures.save_pictures(drawn, options.output or os.path.join(workdirs[0], "plots")):
         print(f"wrote {path}")
 
 

@@ -10,6 +10,7 @@ import typing
 
 from mnist import Error, files
 from mnist.checks import without_nan
+from mnist.plan import is_lower_better
 
 import numpy as np
 import scipy.stats
@@ -101,7 +102,7 @@ def summarize(runs, metric):
 
 def format_table(rows, metric):
     """The rows of `summarize` as text, the best mean first and marked with a star; without a result, last."""
-    sign = -1 if metric.endswith(("loss", "error", "seconds")) else 1
+    sign = -1 if is_lower_better(metric) else 1
     rows = [tuple(row.values()) for row in rows]
     best, *_ = rows = sorted(rows, key=lambda row: -math.inf if row[2] is None else sign * row[2], reverse=True)
     width = max(len(name) for name, *_ in rows) + 2

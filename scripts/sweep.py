@@ -9,7 +9,7 @@ Ctrl-C or a crash the same command resumes; more values, seeds or epochs add to 
 a run each, with its sweep.flags and log.txt; W/table.txt and W/table.csv tell of each setting mean and
 standard deviation over the seeds and the 95 % interval of the mean (Student's t), the best first; W/runs.csv has
 every run's results.json.
-In TensorBoard's HParams tab a setting is a session group, its seeds are the sessions, metrics are means.
+In TensorBoard's HParams tab each run is a row, which says in its name what it has other than defaults.
 To choose a setting, leave the test set alone: `--metric=validation_accuracy -- --holdout=10000`. Any number in
 results.json is a metric; of a loss, an error or seconds, by the end of its name, the lowest is the best.
 
@@ -31,7 +31,6 @@ import itertools
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -44,9 +43,7 @@ from mnist.fingerprint import num_cores
 from mnist.interrupt import Interrupt
 from mnist.settings import Setting, local_path
 
-import tensorflow as tf
 from results import format_table, is_finished, is_percent, missing, read_results, summarize, value_of, write_csv
-from tensorboard.plugins.hparams import api as hp
 
 _DIGEST = " has SHA-256 "
 METRICS = ("test_accuracy", "test_loss", "validation_accuracy", "validation_loss")
@@ -214,7 +211,6 @@ def run_all(runs, program, jobs, metric, interrupt, say):
                 run = running.pop(process)
                 results = None if process.returncode else run.read_results()
                 if results:
-                    write_hparams(run, program, metric)
                     finished.append(results)
                     value = value_of(results, metric)
                     unit = ".2f} %" if is_percent(metric) else ".5g}"
@@ -238,23 +234,6 @@ def run_all(runs, program, jobs, metric, interrupt, say):
     return failed
 
 
-def write_hparams(run, program, metric):
-    """Writes what TensorBoard's HParams tab shows of a finished run; the tab finds names and ranges itself."""
-    folder, results = os.path.join(run.workdir, "hparams"), run.read_results()
-    shutil.rmtree(folder, ignore_errors=True)
-    hparams = {"module": program[-1], **run.setting}
-    for flag, value in run.setting.items():
-        with contextlib.suppress(ValueError):
-            hparams[flag] = float(value)
-    with files.write_errors(f"write {folder}"):
-        writer = tf.summary.create_file_writer(folder)
-        with contextlib.closing(writer), writer.as_default(step=int(value_of(results, "steps") or 0)):
-            hp.hparams(hparams, trial_id=os.path.dirname(run.workdir))
-            for name in dict.fromkeys([*METRICS, metric]):
-                if value_of(results, name) is not None:
-                    tf.summary.scalar(name, results[name])
-
-
 def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=(), metric=METRICS[0], say=say):
     """Does all runs that are not finished, writes and says the table. Arguments: as the flags.
 
@@ -273,8 +252,6 @@ def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=
     with files.lock(workdir), Interrupt() as interrupt:
         for run in runs:
             write_flagfile(run)
-            if run.read_results():
-                write_hparams(run, program, metric)
         failed = run_all(runs, program, jobs, metric, interrupt, say) if jobs else 0
         finished = [(run, results) for run in runs if (results := run.read_results())]
         if interrupt.signum:

@@ -28,6 +28,7 @@ import time
 
 from mnist import LOST, Error, checkpoint, files
 from mnist.command import run
+from mnist.results import OF_THE_HOUR
 from mnist.settings import Setting, local_path
 
 from launch_workers import Workers
@@ -131,13 +132,12 @@ def differences(one, other):
     loaded = [checkpoint.load_newest(os.path.join(workdir, "checkpoints")) for workdir in (one, other)]
     (tensors, state), (other_tensors, other_state) = loaded
     names = [n for n in tensors.keys() | other_tensors.keys() if not _equal(tensors.get(n), other_tensors.get(n))]
-    names += [n for n in state if n != "seconds" and state[n] != other_state.get(n)]
+    names += [n for n in state if n not in {"seconds", "times", "provenance"} and state[n] != other_state.get(n)]
     results = []
     for workdir in (one, other):
         with open(os.path.join(workdir, "results.json")) as file:
             results.append(json.load(file))
-    times = {"train_seconds", "images_per_second"}
-    names += [n for n in results[0].keys() - times if results[0][n] != results[1].get(n)]
+    names += [n for n in results[0].keys() - OF_THE_HOUR if results[0][n] != results[1].get(n)]
     return sorted(names)
 
 

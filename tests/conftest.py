@@ -165,7 +165,18 @@ def quick_python():
 
 # The files that take longest come first, so that at the end no process works long while the other has nothing to do.
 LONGEST = [
-    *("research", "variants", "compare_with_fit", "trust", "readme", "sweep", "any_folder", "loop", "export"),
+    *(
+        "replicas",
+        "research",
+        "variants",
+        "compare_with_fit",
+        "trust",
+        "readme",
+        "sweep",
+        "any_folder",
+        "loop",
+        "export",
+    ),
     *("command", "faithful", "classes", "rebuild", "train", "summaries", "own_scripts", "recipes", "predict"),
 ]
 

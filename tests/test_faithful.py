@@ -399,7 +399,9 @@ class UsesGlobalGenerator(TrainStep):
         return images + tf.random.get_global_generator().normal([1, 28, 28, 1]), labels
 
 
-@pytest.mark.parametrize(("step", "name"), [(UsesPlain, "hidden_scale"), (UsesGlobalGenerator, "StateVar")])
+@pytest.mark.parametrize(
+    ("step", "name"), [(UsesPlain, "hidden_scale"), (UsesGlobalGenerator, "prepare_batch/StateVar")]
+)
 def test_a_variable_that_no_checkpoint_would_hold_is_refused(step, name, digits, tmp_path):
     is_refused(f"uses the variable {name}", tmp_path, digits, step=step)
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -451,7 +453,7 @@ def test_what_xla_cannot_compile_is_said_in_a_line(step, operation, digits, tmp_
 
 def test_a_metric_that_is_not_a_number_yet_is_null_in_results(digits, tmp_path):
     class Undecided(TrainStep):
-        def extra_metrics(self, images, labels):
+        def extra_metrics(self, images, labels, logits):
             return {"recall": float("nan"), "shift": np.float32("inf"), "right": np.float64(0.5)}
 
     train(tmp_path, digits, Undecided, steps=2)
@@ -474,7 +476,7 @@ def test_a_metric_that_is_not_a_number_yet_is_null_in_results(digits, tmp_path):
 )
 def test_an_extra_metric_that_is_no_number_is_refused_by_name(metrics, match, digits, tmp_path):
     class Measuring(TrainStep):
-        def extra_metrics(self, images, labels):
+        def extra_metrics(self, images, labels, logits):
             return metrics
 
     is_refused(match, tmp_path, digits, Measuring)

@@ -5,10 +5,11 @@ import json
 import os
 import time
 
-from mnist import Error, checkpoint, data, files
+from mnist import Error, checkpoint, data, files, provenance
 from mnist.fingerprint import num_threads
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN
+from mnist.results import OF_THE_HOUR
 from mnist.step import TrainStep
 
 import keras
@@ -35,7 +36,7 @@ def state_of(step):
 
 
 def without_times(results):
-    return {k: v for k, v in results.items() if k not in ("train_seconds", "images_per_second")}
+    return {k: v for k, v in results.items() if k not in OF_THE_HOUR}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_results_hold_the_documented_keys(undisturbed, digits):
     workdir, _, results = undisturbed
     keys = {"dataset", "parameters", "seed", "epochs", "steps", "batch_size", "train_seconds", "images_per_second"}
     keys |= {f"{part}_{metric}" for part in ("train", "validation", "test") for metric in ("loss", "accuracy")}
-    assert results.keys() == keys
+    assert results.keys() == keys | set(provenance.KEYS)
     assert json.loads((workdir / "results.json").read_text()) == results
     assert (results["dataset"], results["parameters"], results["steps"]) == ("digits", 7_850, 48)
     assert results["images_per_second"] == pytest.approx(3000 / results["train_seconds"])
@@ -166,7 +167,7 @@ def test_a_new_run_refuses_a_step_that_has_trained_already(undisturbed, digits, 
 
 def test_metrics_of_the_step_may_be_of_any_number_type(digits, tmp_path):
     class Measured(TrainStep):
-        def extra_metrics(self, images, labels):
+        def extra_metrics(self, images, labels, logits):
             return {"a": np.float32(0.5), "b": tf.constant(2)}
 
     _, results = train(tmp_path, digits, cls=Measured, max_steps=1)

@@ -1,6 +1,6 @@
 """Metrics: every example counts, the values are scikit-learn's and Keras' own."""
 
-from mnist.metrics import RunningMeans, compute_metrics, count_confusions, softmax
+from mnist.metrics import RunningMeans, calibration, compute_metrics, count_confusions, softmax, wilson_interval
 from mnist.model import CNN, make_predict_logits, scale_images
 
 import keras
@@ -106,3 +106,48 @@ def test_confusions_are_counted_by_label_and_prediction():
 
 def test_softmax_bears_huge_logits():
     np.testing.assert_allclose(softmax([[1e30, 1e30, 0], [0, np.log(3), -1e30]]), [[0.5, 0.5, 0], [0.25, 0.75, 0]])
+
+
+@pytest.mark.parametrize(
+    ("correct", "count", "expected"),
+    # 15 of 148 is of Newcombe, "Two-sided confidence intervals for the single proportion" (1998), table I.
+    [(9910, 10000, (0.98895, 0.99267)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611)), (20, 20, (0.8389, 1))],
+)
+def test_the_interval_of_an_accuracy_is_wilsons(correct, count, expected):
+    interval = wilson_interval(np.int64(correct), count)
+    assert interval == pytest.approx(expected, abs=5e-5)
+    z, share = 1.959963984540054, correct / count
+    for end in interval:  # each end is a share whose own standard error is 1.96 times fewer than its distance
+        assert abs(end - share) == pytest.approx(z * np.sqrt(end * (1 - end) / count), abs=1e-9)
+
+
+def test_calibration_is_that_of_the_definition():
+    logits, labels = random_logits(997)
+    result = calibration(logits, labels)
+    probabilities = np.exp(np.float64(logits)) / np.exp(np.float64(logits)).sum(axis=1, keepdims=True)
+    confidence, correct = probabilities.max(axis=1), logits.argmax(axis=1) == labels
+    ece = 0
+    for i in range(15):
+        there = (confidence > i / 15) & (confidence <= (i + 1) / 15)
+        assert result.count[i] == there.sum()
+        if there.any():
+            assert result.confidence[i] == pytest.approx(confidence[there].mean())
+            assert result.accuracy[i] == pytest.approx(correct[there].mean())
+            ece += there.mean() * abs(correct[there].mean() - confidence[there].mean())
+        else:
+            assert np.isnan([result.confidence[i], result.accuracy[i]]).all()
+    assert result.ece == pytest.approx(ece, rel=1e-12)
+    assert result.count.sum() == 997
+
+
+def test_a_bin_of_confidence_holds_its_upper_end():
+    result = calibration(np.log([[0.5, 0.5], [0.75, 0.25], [1e-300, 1]]), np.array([1, 0, 1]), bins=4)
+    np.testing.assert_array_equal(result.count, [0, 1, 1, 1])
+    np.testing.assert_array_equal(result.accuracy, [np.nan, 0, 1, 1])
+    assert result.ece == pytest.approx((0.5 + 0.25) / 3)
+
+
+def test_calibration_and_accuracy_agree_on_logits_of_one_probability():
+    logits = np.float32([[0, 1e-20, 0]])  # in float64 the three shares are equal
+    result = calibration(logits, np.array([1]))
+    assert result.accuracy[np.flatnonzero(result.count)] == compute_metrics(logits, np.array([1]))["accuracy"] == 1

@@ -168,7 +168,7 @@ class Counts(layers.Layer):
 @pytest.mark.parametrize("model", [recurrent, sequential(Counts)])
 def test_evaluations_move_no_state_of_a_layer(model, digits, tmp_path):
     class Measures(TrainStep):
-        def extra_metrics(self, images, labels):
+        def extra_metrics(self, images, labels, logits):
             return {"mean": float(np.mean(self.model(images[:5] / 255.0, training=False)))}
 
     straight = train(digits, tmp_path / "straight", model, max_steps=9)

@@ -107,7 +107,7 @@ def test_an_attack_stays_within_its_bounds_and_lowers_the_accuracy(digits):
     assert np.abs(attacked - images).max() <= 0.3 + 1e-6
     assert attacked.min() >= 0
     assert attacked.max() <= 1
-    metrics = step.extra_metrics(*digits.test)
+    metrics = step.extra_metrics(*digits.test, None)
     assert metrics["robust_accuracy_0.3"] < metrics["robust_accuracy_0"] - 0.2
 
 

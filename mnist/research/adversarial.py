@@ -53,9 +53,9 @@ class Adversarial(TrainStep):
         )
         return tf.argmax(self.eval_model(images, training=False), 1) == tf.cast(labels, tf.int64)
 
-    def extra_metrics(self, images, labels):
+    def extra_metrics(self, images, labels, logits):
         batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(500)
-        metrics = super().extra_metrics(images, labels)
+        metrics = super().extra_metrics(images, labels, logits)
         for epsilon in self.robust_epsilons:
             correct = sum(int(self.is_robust(*batch, tf.constant(epsilon)).numpy().sum()) for batch in batches)
             metrics[f"robust_accuracy_{epsilon:g}"] = correct / len(labels)

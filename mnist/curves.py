@@ -1,0 +1,112 @@
+"""The curves of one run or of several, with matplotlib."""
+
+import copy
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+_MAX_POINTS = 100  # of the loss of each step: a curve of more is a band of noise
+
+
+def draw_curves(runs):
+    """Draws loss and accuracy of training and validation over the steps, several runs over each other.
+
+    Args:
+      runs: a history, as of `finished.Run.history`; or a dict from the name of each run to its history, or to a pair
+        of its history and its losses, as of `finished.Run.batch_losses`.
+
+    What an entry of a history lacks is left out. Early accuracies may lie below the picture, where they would squash
+    the later ones. Returns: a `PIL.Image.Image`.
+    """
+    import matplotlib.figure  # slow to import, and most runs draw no curve
+
+    runs = runs if isinstance(runs, dict) else {"": runs}
+    several = len(runs) > 1
+    height = max(3.6, 0.22 * len(runs) + 0.6)  # inches, of the legend
+    figure = matplotlib.figure.Figure(figsize=(10, height), dpi=120, layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    losses, accuracies = [], []  # arrays of steps and of values
+    lines, names, shared = [], [], {}  # of the legend; `shared` is what all runs have
+    for i, (name, run) in enumerate(runs.items()):
+        history, batch_losses = run if isinstance(run, tuple) else (run, None)
+        colour = f"C{i}" if len(runs) <= 10 else matplotlib.colormaps["turbo"](0.05 + 0.9 * i / len(runs))
+        for axes, metric, drawn in ((loss_axes, "loss", losses), (accuracy_axes, "accuracy", accuracies)):
+            train, validation = (_points(history, f"{part}_{metric}") for part in ("train", "validation"))
+            style = {"marker": "o", "markersize": 3, "linewidth": 1.3}
+            (shared["train"],) = axes.plot(*train, color=colour, linestyle="--" if several else "-", **style)
+            (line,) = axes.plot(*validation, color=colour if several else "C1", **style)
+            drawn += [train, validation]
+        lines.append(line)
+        names.append(_cut(name) if several else "validation")
+        if batch_losses is not None:
+            points = _smooth(*batch_losses)
+            label = "train, by step" if len(points[0]) == len(batch_losses[0]) else "train, by step, smoothed"
+            (shared[label],) = loss_axes.plot(*points, color=colour, alpha=0.4, linewidth=1, zorder=1)
+    if several:
+        shared = {label: copy.copy(line) for label, line in shared.items()}
+        for line in shared.values():
+            line.set_color("grey")
+    for axes, metric in ((loss_axes, "loss"), (accuracy_axes, "accuracy")):
+        axes.set(xlabel="step", ylabel=metric)
+        axes.grid(alpha=0.3)
+    _scale_losses(loss_axes, losses)
+    _limit_accuracies(accuracy_axes, accuracies)
+    legend = figure.legend([*lines, *shared.values()], [*names, *shared], loc="outside right upper", fontsize="small")
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # the name of a folder may hold dollars
+    return _picture(figure)
+
+
+def _picture(figure):
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # that the font lacks, of a folder's name: a box stands for it
+        figure.savefig(file, format="png")
+    return Image.open(file)
+
+
+def _cut(name, length=36):
+    """A name without its middle, if it is long."""
+    return name if len(name) <= length else f"{name[: length // 2]}…{name[-length // 2 :]}"
+
+
+def _points(history, key):
+    """Steps and values, float64 `[N]` each, of the entries that have the key."""
+    points = [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
+    return np.array(points, np.float64).reshape(-1, 2).T
+
+
+def _smooth(steps, values):
+    """Means over consecutive steps, so that at most `_MAX_POINTS` are left."""
+    starts = np.arange(0, len(steps), max(1, -(-len(steps) // _MAX_POINTS)))
+    counts = np.diff([*starts, len(steps)])
+    return [np.add.reduceat(np.asarray(x, np.float64), starts) / counts for x in (steps, values)]
+
+
+def _scale_losses(axes, curves):
+    """A log scale, if nothing that is drawn is 0 or less."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    if np.isfinite(values).any() and not (values <= 0).any():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+        # Single batches may have next to no loss, which is not to take half of the picture.
+        lowest = np.nanmin(np.concatenate([values for _, values in curves] or [values]), initial=np.inf)
+        if lowest > 4 * axes.get_ylim()[0] and lowest < np.inf:
+            axes.set_ylim(bottom=lowest / 4)
+
+
+def _limit_accuracies(axes, curves):
+    """Leaves out below what is of the first quarter of the steps, if it would take more than half of the picture."""
+    early = np.concatenate([values[steps < steps.max(initial=0) / 4] for steps, values in curves])
+    late = np.concatenate([values[steps >= steps.max(initial=0) / 4] for steps, values in curves])
+    if len(late) > 2 * len(curves) and early.size:  # of few points all are shown
+        low, high = np.nanmin(late), np.nanmax([*early, *late])
+        margin = max(0.05 * (high - low), 1e-3)
+        if np.nanmin(early) < low - (high - low):
+            axes.set_ylim(low - margin, high + margin)

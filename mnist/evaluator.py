@@ -1,0 +1,85 @@
+"""Measures the model that a step evaluates, exactly, over every example of a part of the data."""
+
+import functools
+import inspect
+import time
+import typing
+
+from mnist import Error, checkpoint, checks
+from mnist.metrics import compute_metrics
+from mnist.model import keep_state, make_predict_logits
+from mnist.rebuild import copy_model, import_objects, module_of
+from mnist.settings import settings_of
+from mnist.step import TrainStep
+
+import keras
+import numpy as np
+
+
+class Measured(typing.NamedTuple):
+    """What `Evaluator.measure` returns."""
+
+    metrics: dict  # loss, accuracy and the step's own, floats
+    logits: np.ndarray  # float32 [N, classes]
+    images_per_second: float  # but for the step's own metrics
+
+
+class Evaluator:
+    """Evaluates a `TrainStep` in batches of `batch_size`, which have no part in the result.
+
+    Raises: `mnist.Error` if the step's `extra_metrics` does not take images, labels and logits.
+    """
+
+    def __init__(self, step, batch_size):
+        self.step, self.batch_size = step, batch_size
+        try:
+            inspect.signature(step.extra_metrics).bind(None, None, None)
+        except TypeError:
+            raise Error(f"extra_metrics of {type(step).__name__} has to take images, labels and logits.") from None
+
+    @functools.cached_property
+    def _predict_logits(self):
+        return make_predict_logits(self.step.eval_model, self.batch_size)
+
+    def measure(self, examples, part):
+        """Evaluates `step.eval_model` as it is on a `data.Examples`; `part`: "validation" or "test"."""
+        self._predict_logits(examples.images[:1])  # compiles, so that no clock counts it
+        start = time.perf_counter()
+        logits = self._predict_logits(examples.images).numpy()
+        metrics = compute_metrics(logits, examples.labels)
+        images_per_second = len(logits) / (time.perf_counter() - start)
+        view, self.step.view.part = self.step.view, part
+        with keep_state(self.step.eval_model):
+            own = self.step.extra_metrics(*examples, logits)
+        view.part = "train"
+        return Measured(metrics | checks.check_extra_metrics(own, metrics), logits, images_per_second)
+
+
+def describe_measuring(step):
+    """What another process needs to measure what `step.extra_metrics` does, as JSON; None if that is nothing."""
+    cls = type(step)
+    if cls.extra_metrics is TrainStep.extra_metrics:
+        return None
+    settings = {name: getattr(step, name) for name in settings_of(cls)}
+    return {"module": module_of(cls), "name": cls.__name__, "seed": step.seed, "settings": settings}
+
+
+def own_metrics(description, model, tensors, images, labels, logits):
+    """What `extra_metrics` of a step says that is made again, with all but its optimizer.
+
+    Args:
+      description: of `describe_measuring`.
+      model: the evaluated model.
+      tensors: of the checkpoint.
+      images, labels, logits: as `extra_metrics` takes them.
+
+    Raises: whatever the class does, in a process that has not what it needs.
+    """
+    module, name = description["module"], description["name"]
+    cls = import_objects({"module": module, "class_name": name, "config": {}})[name]
+    step = cls(copy_model(model), keras.optimizers.SGD(), seed=description["seed"], **description["settings"])
+    for key, variable in checkpoint.variables_of(step).items():
+        if not key.startswith(("model/", "optimizer/")):
+            variable.assign(tensors[key])
+    step.view.part = "test"
+    return checks.check_extra_metrics(step.extra_metrics(images, labels, logits), {"loss", "accuracy"})

@@ -1,0 +1,111 @@
+"""The best evaluation of a run is kept, and another command or run begins with it."""
+
+import json
+
+from mnist import Error, checkpoint, data, finished
+from mnist.best import Best
+from mnist.loop import Interrupted, train_and_evaluate
+from mnist.metrics import compute_metrics
+from mnist.model import make_predict_logits
+from mnist.step import TrainStep
+
+import keras
+import numpy as np
+import pytest
+from conftest import StopAfter
+
+
+def train(workdir, dataset, cls=TrainStep, **options):
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(10)]
+    step = cls(keras.Sequential(layers), keras.optimizers.SGD(8.0), seed=0)  # a rate that goes up and down
+    return train_and_evaluate(step, dataset, str(workdir), **({"epochs": 2, "eval_every": 5} | options))
+
+
+@pytest.fixture(scope="module")
+def held():
+    return data.load("digits", holdout=297)
+
+
+@pytest.fixture(scope="module")
+def kept(held, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("kept")
+    return workdir, train(workdir, held, keep_best="max:validation_accuracy", keep_checkpoints=1, max_steps=25)
+
+
+def test_the_best_is_kept_and_told_beside_the_last(kept, held):
+    workdir, results = kept
+    history = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    best = max(history, key=lambda entry: entry["validation_accuracy"])  # the first of equals
+    assert 0 < best["step"] < results["steps"], "the run ends with its best: this test shows nothing"
+    assert results["best_step"] == best["step"]
+    assert results["best_validation_accuracy"] == best["validation_accuracy"]
+    assert results["validation_accuracy"] == history[-1]["validation_accuracy"]
+    assert checkpoint.steps(str(workdir / "checkpoints")) == [results["steps"]]
+    for which, prefix in (("best", "best_"), (best["step"], "best_"), ("newest", ""), (str(results["steps"]), "")):
+        run = finished.load(str(workdir), which)
+        for part, examples in (("validation", held.validation), ("test", held.test)):
+            metrics = compute_metrics(make_predict_logits(run.model)(examples.images).numpy(), examples.labels)
+            assert metrics["accuracy"] == results[f"{prefix}{part}_accuracy"], (which, part)
+            assert metrics["loss"] == pytest.approx(results[f"{prefix}{part}_loss"], rel=1e-6)
+
+
+def test_a_run_that_is_stopped_keeps_the_same_best(kept, held, tmp_path):
+    _, straight = kept
+    options = {"keep_best": "max:validation_accuracy", "keep_checkpoints": 1, "checkpoint_every": 7, "max_steps": 25}
+    for stop in (4, 6, 3):
+        with pytest.raises(Interrupted):
+            train(tmp_path, held, interrupt=StopAfter(stop), steps_per_loop=3, **options)
+    results = train(tmp_path, held, **options)
+    assert {k: v for k, v in results.items() if k.startswith("best_")} == {
+        k: v for k, v in straight.items() if k.startswith("best_")
+    }
+    tensors = [checkpoint.load_newest(str(folder / "checkpoints" / "best"))[0] for folder in (tmp_path, kept[0])]
+    for name in tensors[0]:
+        np.testing.assert_array_equal(tensors[0][name], tensors[1][name], err_msg=name)
+
+
+def test_early_stopping_keeps_the_best_by_itself(held, tmp_path):
+    results = train(tmp_path, held, epochs=9, early_stopping_patience=1)
+    assert results["best_validation_loss"] <= results["validation_loss"]
+    assert checkpoint.steps(str(tmp_path / "checkpoints" / "best")) == [results["best_step"]]
+
+
+def test_what_is_not_there_is_said(kept, held, tmp_path):
+    workdir, results = kept
+    with pytest.raises(Error, match=f"--checkpoint=7: .* has newest, best, .*{results['steps']}"):
+        finished.load(str(workdir), 7)
+    train(tmp_path / "plain", held, max_steps=5)
+    with pytest.raises(Error, match=r"--checkpoint=best: .* has none, as it was trained without --keep_best"):
+        finished.load(str(tmp_path / "plain"), "best")
+    with pytest.raises(
+        Error, match=r"--keep_best=validation_recall: no evaluation has it; there are .*validation_loss"
+    ):
+        train(tmp_path / "other", held, keep_best="validation_recall")
+
+
+def test_nan_is_never_the_best(tmp_path):
+    best = Best(str(tmp_path), "validation_recall", True)
+    found = [best.is_better({"step": i, "validation_recall": x}) for i, x in enumerate([np.nan, 0.5, np.nan, 0.4, 0.6])]
+    assert found == [False, True, False, False, True]
+    assert best.step == 4
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path, start):
+    def run(name, *flags):
+        return start("mnist.train", "--dataset=digits", "--steps_per_loop=5", f"--workdir={name}", *flags, cwd=tmp_path)
+
+    assert run("first", "--max_steps=20").returncode == 0
+    done = run("second", "--max_steps=5", "--init_from=first", "--seed=1")
+    assert done.returncode == 0, done.stderr
+    first, second = (finished.load(str(tmp_path / name)) for name in ("first", "second"))
+    assert second.history[0]["validation_loss"] == first.history[-1]["validation_loss"]
+    assert second.history[0]["step"] == 0
+    (tmp_path / "first").rename(tmp_path / "moved")  # a resume has its own weights
+    assert start("mnist.train", "--workdir=second", "--max_steps=8", cwd=tmp_path).returncode == 0
+    refused = start("mnist.train", "--workdir=second", "--init_from=moved", "--max_steps=9", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "--init_from was first, is moved" in refused.stderr
+    nowhere = run("third", "--init_from=first")
+    assert nowhere.returncode == 1
+    assert nowhere.stderr.splitlines()[-1].startswith("error: first is not a folder")
