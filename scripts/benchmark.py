@@ -9,6 +9,8 @@ as Markdown:
   peak memory up to the end of training; seconds from the start of the process to the end of the first
   step (`fit_best`: the first 50, which it takes in one call); accuracy on the test set after all epochs,
   the one that is not counted among them.
+- with --process: a whole process of the tutorial and of `python -m mnist.train`, one epoch each, from the command
+  to the first step and to the end, and its peak memory with evaluation, pictures and saving.
 - with --scaling: the cost of an image and the peak memory by the size of the data and by epochs.
 - with --overheads: what evaluation, summaries, progress and checkpoints add to an epoch, and how long
   an evaluation takes by batch size, beside `model.evaluate`.
@@ -52,10 +54,11 @@ def run_contender(name, folder, **options):
     """Runs a contender in a process of its own. Returns: what it returns."""
     command = [sys.executable, contenders.__file__, name, folder, json.dumps(options)]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "BENCHMARK_SPAWNED": str(time.time())}
+    start = time.perf_counter()
     child = subprocess.run(command, env=environment, capture_output=True, text=True)
     if child.returncode:
         raise Error(f"{name} failed:\n{child.stderr[-3000:]}")
-    return json.loads(child.stdout.splitlines()[-1])
+    return json.loads(child.stdout.splitlines()[-1]) | {"process": time.perf_counter() - start}
 
 
 def spread(values, digits):
@@ -80,6 +83,24 @@ def run_table(folder, num_images, rows, repeats, epochs):
             f"| {peak:,.0f} | {first:.1f} | {accuracy:.2%} |"
         )
     return results
+
+
+def run_processes(folder, repeats):
+    runs = {name: [] for name in contenders.PROCESSES}
+    for repeat, name in itertools.product(range(repeats), runs):
+        print(f"process {repeat + 1}/{repeats}: {name}", file=sys.stderr)
+        runs[name].append(run_contender(name, folder))
+    print("\n| | first step, s | ratio | whole process, s | ratio | peak MiB | ratio |\n|---|---|---|---|---|---|---|")
+    columns = {"first_step": 1, "process": 1, "peak_mib": 0}
+    base = {key: statistics.median(run[key] for run in runs["fit_process"]) for key in columns}
+    for name, found in runs.items():
+        cells = [
+            f"{spread([run[key] for run in found], digits)} | "
+            f"{statistics.median(run[key] for run in found) / base[key]:.2f}"
+            for key, digits in columns.items()
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+    return runs
 
 
 def run_scaling(folder, dataset):
@@ -123,6 +144,7 @@ class Benchmark:
     epochs = Setting(2, "Epochs that are timed in each process, after one that is not.", low=1)
     rows = Setting(None, "Contenders to run, comma-separated; ratios are to the first. Default: all.", kind=str)
     table = Setting(True, "Time the contenders.")
+    process = Setting(False, "Time whole processes, from the command to the first step and to the end.")
     scaling = Setting(False, "Measure the cost of an image by the size of the data and by epochs.")
     overheads = Setting(False, "Measure what evaluation, summaries, progress and checkpoints cost.")
     json = Setting(None, "File for all results.", kind=local_path)
@@ -155,6 +177,8 @@ def main(options):
         contenders.write_idx(folder, dataset)
         if options.table and rows:
             results["rows"] = run_table(folder, num_images, rows, options.repeats, options.epochs)
+        if options.process:
+            results["processes"] = run_processes(folder, options.repeats)
         if options.scaling:
             results["scaling"] = run_scaling(folder, dataset)
         if options.overheads:

@@ -131,6 +131,45 @@ def fit_numpy(folder, epochs):
     return fit(make_sequential(), epochs, folder, images, labels, batch_size=BATCH_SIZE)
 
 
+def fit_process(folder):
+    """The tutorial from start to end: one epoch, validated on the test set."""
+    import keras
+
+    (images, labels), (test_images, test_labels) = (read_idx(folder, part) for part in ("train", "t10k"))
+    images, test_images = images / 255.0, test_images / 255.0
+    labels, test_labels = (keras.utils.to_categorical(part, 10) for part in (labels, test_labels))
+    first_step = []
+    clock = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: first_step or first_step.append(since_spawn())
+    )
+    model, tests = make_sequential(), (test_images, test_labels)
+    history = model.fit(images, labels, BATCH_SIZE, validation_data=tests, callbacks=[clock], verbose=0).history
+    return make_result(first_step[0], [], lambda: history["val_accuracy"][-1])
+
+
+def train_process(folder):
+    """The command of this project from start to end: one epoch, evaluated, drawn and saved as ever."""
+    from mnist import session, train
+
+    starts, train_steps = [], session.Session.train_steps
+
+    def clocked(run, num_steps):
+        if not starts:
+            run.train_loop  # noqa: B018 (compiled by now, as the evaluation before needs it)
+            starts.append(since_spawn())
+        return train_steps(run, num_steps)
+
+    session.Session.train_steps = clocked
+    with tempfile.TemporaryDirectory() as workdir:
+        sys.argv = ["mnist.train", f"--data_dir={folder}", "--epochs=1", f"--workdir={workdir}"]
+        with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
+            train.launch()
+        with open(os.path.join(workdir, "results.json")) as file:
+            results = json.load(file)
+    first_step = starts[0] + results["train_seconds"] / results["steps"]
+    return make_result(first_step, [], lambda: results["test_accuracy"])
+
+
 def fit_best(folder, epochs):
     import keras
     import tensorflow as tf
@@ -375,7 +414,8 @@ def overheads(folder, repeats):
     return {"bare": bare, "beside": per_epoch, "evaluation": {name: values[1:] for name, values in seconds.items()}}
 
 
-CONTENDERS = ROWS | {"fit_epochs": fit_epochs, "scale": scale, "overheads": overheads}
+PROCESSES = {"fit_process": fit_process, "train_process": train_process}
+CONTENDERS = ROWS | PROCESSES | {"fit_epochs": fit_epochs, "scale": scale, "overheads": overheads}
 
 
 if __name__ == "__main__":
