@@ -40,7 +40,7 @@ class Best:
 
         Raises: `mnist.Error` if it has no such metric.
         """
-        if self._key not in entry and entry["step"]:
+        if self._key not in entry and (entry["step"] or not self._key.startswith("train_")):  # step 0 has no training
             known = ", ".join(name for name in entry if name != "step")
             raise Error(f"--keep_best={self._key}: no evaluation has it; there are {known}.")
         value = entry.get(self._key)

@@ -27,9 +27,7 @@ class Evaluate:
     """What is evaluated."""
 
     workdir = Setting(None, "Folder of a run; given several times: runs side by side.", kind=[local_path])
-    checkpoint = Setting(
-        "newest", "Which checkpoint: newest, best (of --keep_best), or the number of a step.", kind=str
-    )
+    checkpoint = finished.which_checkpoint()
     data_dir = Setting(None, "Folder of other data to evaluate on. Default: the run's own.", kind=local_path)
     dataset = Setting(None, "Other data set to evaluate on. Default: the run's own.", kind=data.NAMES[1:])
     eval_batch_size = Setting(500, "Images at a time; has no part in the result.", low=1)

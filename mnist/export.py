@@ -197,6 +197,7 @@ class Export:
     """What is exported, and where to."""
 
     workdir = Setting(None, "Folder of a run.", kind=local_path)
+    checkpoint = finished.which_checkpoint()
     format = Setting(
         "saved_model",
         "A SavedModel is for TensorFlow and its servers, a .keras file for Keras, a .tflite file for phones. All three "
@@ -209,7 +210,7 @@ class Export:
 
 
 def main(options):
-    trained = finished.load(options.workdir)
+    trained = finished.load(options.workdir, options.checkpoint)
     output = options.output or os.path.join(options.workdir, _OUTPUTS[options.format])
     classes = export(trained.model, output, options.format)
     print(f"wrote {output} (step {trained.step})")

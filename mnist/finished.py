@@ -8,7 +8,7 @@ from mnist import Error, best, checkpoint, data
 from mnist.evaluator import own_metrics
 from mnist.readers import DIGITS
 from mnist.rebuild import rebuild
-from mnist.settings import local_path
+from mnist.settings import Setting, local_path
 
 import keras
 import numpy as np
@@ -97,6 +97,11 @@ class Run:
                 f"the model of {self.workdir} knows {len(self.classes)} classes, {dataset.name} has test labels up to "
                 f"{last}."
             )
+
+
+def which_checkpoint():
+    """The setting of a command that loads a run: which of its checkpoints, as `load` takes it."""
+    return Setting("newest", "Which checkpoint: newest, best (of --keep_best), or the number of a step.")
 
 
 def load(workdir, which="newest"):

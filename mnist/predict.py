@@ -131,6 +131,7 @@ class Predict:
     """What predicts, and how its answers are printed."""
 
     workdir = Setting(None, "Folder of a run.", kind=local_path)
+    checkpoint = finished.which_checkpoint()
     json = Setting(False, "Print a JSON list instead of lines.")
     save_input = Setting(None, "Folder to write what the network saw of each file to, as a PNG.", kind=local_path)
 
@@ -142,7 +143,7 @@ def main(options, paths):
         with files.write_errors(f"write to --save_input={options.save_input}"):
             os.makedirs(options.save_input, exist_ok=True)
             tempfile.TemporaryFile(dir=options.save_input).close()
-    trained = finished.load(options.workdir)
+    trained = finished.load(options.workdir, options.checkpoint)
     predict_logits = make_predict_logits(trained.model)
     rows = []
     for number, path in enumerate(paths, 1):

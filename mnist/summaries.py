@@ -90,9 +90,8 @@ class Summaries:
 
     def describe(self, step, dataset, flags_text, provenance, graph):
         """Writes the flags, the model, the data, where all comes from and the graph of the step, at step 0."""
-        flags = [line.lstrip("-").partition("=") for line in flags_text.splitlines() if line.startswith("-")]
         texts = {
-            "run/flags": _table([(name, value if equals else "true") for name, equals, value in flags]),
+            "run/flags": _table(map(_flag, [line for line in flags_text.splitlines() if line.startswith("-")])),
             "run/model": f"```\n{summarize_model(step.model)}\n```",  # Markdown: as typed
             "run/dataset": f"```\n{dataset.name}\n```",
             "run/provenance": _table(provenance.items()),
@@ -178,6 +177,14 @@ class Summaries:
         for writer in self._writers.values():
             with write_errors("write event files"):
                 writer.close()
+
+
+def _flag(line):
+    """Name and value of a line of flags.txt."""
+    name, equals, value = line.lstrip("-").partition("=")
+    if not equals and name.startswith("no"):
+        return name[2:], "false"
+    return name, value if equals else "true"
 
 
 def _table(rows):

@@ -11,9 +11,7 @@ class Plot:
     """What is drawn, and where to."""
 
     workdir = Setting(None, "Folder of a run. Given several times: their curves alone, in one.", kind=[local_path])
-    checkpoint = Setting(
-        "newest", "Which checkpoint: newest, best (of --keep_best), or the number of a step.", kind=str
-    )
+    checkpoint = finished.which_checkpoint()
     output = Setting(
         None,
         "Folder for the PNG files. Default: <workdir>/plots; of several runs, curves_of_all.png in that of the first.",

@@ -5,14 +5,16 @@ import json
 from mnist import Error, checkpoint, data, finished
 from mnist.best import Best
 from mnist.loop import Interrupted, train_and_evaluate
-from mnist.metrics import compute_metrics
+from mnist.metrics import compute_metrics, softmax
 from mnist.model import make_predict_logits
+from mnist.predict import read_image
 from mnist.step import TrainStep
 
 import keras
 import numpy as np
 import pytest
 from conftest import StopAfter
+from PIL import Image
 
 
 def train(workdir, dataset, cls=TrainStep, **options):
@@ -82,6 +84,28 @@ def test_what_is_not_there_is_said(kept, held, tmp_path):
         Error, match=r"--keep_best=validation_recall: no evaluation has it; there are .*validation_loss"
     ):
         train(tmp_path / "other", held, keep_best="validation_recall")
+    assert not (tmp_path / "other" / "results.json").exists()
+
+
+def test_every_command_takes_the_checkpoint_that_it_is_told(kept, tmp_path, start):
+    workdir, results = kept
+    done = start("mnist.evaluate", f"--workdir={workdir}", "--checkpoint=best", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert (found["step"], found["accuracy"]) == (results["best_step"], results["best_test_accuracy"])
+    best, newest = (finished.load(str(workdir), which).model for which in ("best", "newest"))
+    image = np.zeros([28, 28], np.uint8)
+    image[4:24, 13:16] = 255
+    Image.fromarray(image).save(tmp_path / "one.png")
+    for which, model in (("best", best), ("newest", newest)):
+        flags = (f"--workdir={workdir}", f"--checkpoint={which}")
+        (answer,) = json.loads(start("mnist.predict", *flags, "--json", "one.png", cwd=tmp_path).stdout)
+        shares = softmax(make_predict_logits(model)(read_image(tmp_path / "one.png")[np.newaxis]).numpy())[0]
+        assert (answer["digit"], answer["probability"]) == (shares.argmax(), pytest.approx(shares.max(), abs=1e-4))
+        done = start("mnist.export", *flags, "--format=keras", f"--output={which}.keras", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        exported = keras.models.load_model(tmp_path / f"{which}.keras")
+        for variable, value in zip(exported.variables[-2:], model.variables, strict=True):  # after its table of greys
+            np.testing.assert_array_equal(variable, value)
 
 
 def test_nan_is_never_the_best(tmp_path):
