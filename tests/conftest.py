@@ -64,7 +64,8 @@ import contextlib, gc, json, os, runpy, select, signal, socket, sys, unittest.mo
 import matplotlib.backends.backend_agg, mnist.pictures, mnist.train, rich._emoji_codes, scipy.stats, sklearn.datasets
 import sklearn.metrics, tensorboard.plugins.hparams.api, tensorboard.summary
 from mnist import model, replicas, summaries
-from mnist.step import TrainStep, make_train_loop
+from mnist.step import TrainStep, compile_step, make_train_loop
+from mnist.view import View
 from tensorflow.python.autograph.core import converter
 from tensorflow.python.autograph.impl import api
 
@@ -75,6 +76,7 @@ functions += [own["_slice_gradients"], replicas.Replicas.mean]
 functions += [model.scale_images, model.count_outputs, model.call_to_train, summaries._write_steps]
 functions += [model.make_predict_logits(None).python_function]
 functions += [make_train_loop(unittest.mock.MagicMock())[1].python_function]
+functions += [compile_step(unittest.mock.MagicMock()).python_function, View.before, View.after, View.writing]
 for function in functions:
     for called in (True, False):  # by tf.function() itself, or by what that compiles
         options = converter.ConversionOptions(recursive=True, user_requested=called, optional_features=())
