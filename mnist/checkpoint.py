@@ -30,6 +30,7 @@ class NotFinite(Error):
     """A loss or a weight is NaN or infinite."""
 
 
+@tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes time
 def variables_of(step):
     """All variables that a step holds: its own, and those of its models, layers, metrics and optimizers.
 

@@ -84,6 +84,7 @@ class CNN(keras.Model):
         return any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
+@tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes time
 def scale_images(images):
     """Scales uint8 images of any shape to float32 in [0, 1]: what a model is given.
 
@@ -93,6 +94,7 @@ def scale_images(images):
     return tf.cast(tf.cast(images, tf.float64) / 255, tf.float32)
 
 
+@tf.autograph.experimental.do_not_convert
 def count_outputs(model):
     """How many logits a model has for an image."""
     with tf.init_scope(), keep_state(model):  # out of a graph that is being traced

@@ -113,6 +113,9 @@ class Replicas:
         """
         if slices == 1:
             return compute(*batch, 0)
+        return self._mean_of_slices(compute, slices, batch, variables)  # what autograph takes long to convert
+
+    def _mean_of_slices(self, compute, slices, batch, variables):
         for x in tf.nest.flatten(batch):
             if x.shape[:1] != tf.nest.flatten(batch)[0].shape[:1]:
                 raise Error(f"prepare_batch gave a tensor {x.shape} beside others of a batch, which slices would cut.")

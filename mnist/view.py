@@ -71,6 +71,7 @@ class View:
         """Whether a concrete function of the step writes with `tf.summary`."""
         return self.writer is not None and any(x is self.writer._resource for x, _ in function.graph.captures)
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes 50 ms
     def before(self, step):
         """In the graph, before an update. Returns: for `after`; the trainable variables if the step is looked at."""
         periods = [n for n in (self._norms_every, self._histograms_every) if n]
@@ -86,6 +87,7 @@ class View:
         )
         return number, due, values
 
+    @tf.autograph.experimental.do_not_convert
     def after(self, step, before, gradients):
         """In the graph, after an update: what `take` returns is computed, if the step is looked at.
 

@@ -72,11 +72,11 @@ from tensorflow.python.autograph.impl import api
 # The code of graphs, which else each program would make of these functions anew: a third of its time.
 own = vars(TrainStep)
 functions = [own[n] for n in ("__call__", "prepare_batch", "compute_gradients", "compute_loss", "apply_gradients")]
-functions += [own["_slice_gradients"], replicas.Replicas.mean]
-functions += [model.scale_images, model.count_outputs, model.call_to_train, summaries._write_steps]
+functions += [own["_slice_gradients"], replicas.Replicas.mean, replicas.Replicas._mean_of_slices]
+functions += [model.call_to_train, summaries._write_steps]
 functions += [model.make_predict_logits(None).python_function]
 functions += [make_train_loop(unittest.mock.MagicMock())[1].python_function]
-functions += [compile_step(unittest.mock.MagicMock()).python_function, View.before, View.after, View.writing]
+functions += [compile_step(unittest.mock.MagicMock()).python_function, View.writing]
 for function in functions:
     for called in (True, False):  # by tf.function() itself, or by what that compiles
         options = converter.ConversionOptions(recursive=True, user_requested=called, optional_features=())
