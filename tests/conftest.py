@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import os
 import socket
 import subprocess
@@ -189,6 +190,12 @@ def pytest_collection_modifyitems(items):
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish(session):
+    # Else each full pass of the garbage collector looks through all modules of TensorFlow, and there are many passes.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 100)
 
 
 def pytest_configure(config):
