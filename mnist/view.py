@@ -1,5 +1,6 @@
 """Looking at a step from within: norms and histograms of some steps, and what research writes with `tf.summary`."""
 
+import collections
 import contextlib
 
 import numpy as np
@@ -99,7 +100,7 @@ class View:
             return
         number, due, values = before
         variables = [variable.value for variable in step.model.trainable_variables]
-        names = [split_path(variable.path) for variable in step.model.trainable_variables]
+        names = names_of(step.model)
         known = [i for i, gradient in enumerate(gradients) if gradient is not None]
 
         def in_numpy(number, scale, *arrays):
@@ -151,12 +152,21 @@ def norm(arrays):
 
 def counts(array, bins=30):
     """A histogram of what is finite: float64 `[bins, 3]`, the edges of each bin and how many there are in it."""
-    array = array[np.isfinite(array)]
-    numbers, edges = np.histogram(array if array.size else np.zeros(0), bins)
+    array = array[np.isfinite(array)].astype(np.float64)
+    low, high = (array.min(), array.max()) if array.size else (0.0, 0.0)
+    if not (np.diff(np.linspace(low, high, bins + 1)) > 0).all():  # too near to each other to tell apart
+        margin = max(1e-6, 1e-6 * abs(low))
+        low, high = low - margin, high + margin
+    numbers, edges = np.histogram(array, bins, (low, high))
     return np.stack([edges[:-1], edges[1:], numbers], axis=1)
 
 
-def split_path(path):
-    """The layer and the variable in a variable's path, `cnn/conv1/kernel`: ("conv1", "kernel")."""
-    layer, _, name = path.rpartition("/")
-    return layer.partition("/")[2] or layer or name, name
+def names_of(model):
+    """The layer and the name of each trainable variable, `("conv1", "kernel")`, no two the same."""
+    names, times = [], collections.Counter()
+    for variable in model.trainable_variables:
+        *layers, name = variable.path.split("/")
+        layer = "/".join(layers[1:] if layers[:1] == [model.name] and layers[1:] else layers) or name
+        times[layer, name] += 1
+        names.append((layer if times[layer, name] == 1 else f"{layer}_{times[layer, name]}", name))
+    return names

@@ -7,7 +7,7 @@ import shutil
 from mnist import Error, checkpoint, data
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.step import TrainStep
-from mnist.view import counts, norm, split_path
+from mnist.view import counts, names_of, norm
 
 import keras
 import numpy as np
@@ -170,6 +170,36 @@ def test_a_metric_of_the_old_form_is_refused_in_a_line(digits, tmp_path):
 def test_numbers_that_are_not_finite_and_odd_paths():
     assert counts(np.array([np.nan, np.inf, 1.0], np.float32))[:, 2].sum() == 1
     assert counts(np.array([np.nan], np.float32)).shape == (30, 3)
-    assert split_path("cnn/conv1/kernel") == ("conv1", "kernel")
-    assert split_path("model/block/dense/bias") == ("block/dense", "bias")
-    assert split_path("kernel") == ("kernel", "kernel")
+    for values in ([1, 1.0000001], [1e9], [1e20, 1e20], [-3e38, 3e38], []):
+        found = counts(np.array(values, np.float32))
+        assert found[:, 2].sum() == len(values)
+        assert (np.diff(found[:, 0]) > 0).all()
+
+
+class Block(keras.layers.Layer):
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.fc = keras.layers.Dense(4, name="fc")
+
+    def call(self, x):
+        return self.fc(x)
+
+
+def test_each_layer_has_a_name_of_its_own():
+    images = keras.Input([28, 28, 1])
+    x = keras.layers.Flatten()(images)
+    model = keras.Model(images, keras.layers.Dense(10, name="out")(Block("block2")(Block("block1")(x))))
+    layers = [layer for layer, name in names_of(model) if name == "kernel"]
+    assert layers == ["block1/fc", "block2/fc", "out"]
+
+    class Twins(keras.Model):
+        def __init__(self):
+            super().__init__(name="twins")
+            self.a, self.b = (keras.layers.Dense(10, name="same") for _ in range(2))
+
+        def call(self, x):
+            return self.b(self.a(x))
+
+    twins = Twins()
+    twins(tf.zeros([1, 10]))
+    assert [layer for layer, _ in names_of(twins)] == ["same", "same", "same_2", "same_2"]
