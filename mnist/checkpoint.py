@@ -203,6 +203,14 @@ def steps(directory):
     return [int(path.rpartition("-")[2]) for path in _list(directory) if os.path.exists(path + _INDEX)]
 
 
+def remove_newer(directory, step_number):
+    """Deletes the checkpoints of steps after `step_number`."""
+    with write_errors(f"write to {directory}"):
+        for step in [step for step in steps(directory) if step > step_number]:
+            for end in (_INDEX, _DATA):
+                os.remove(os.path.join(directory, f"ckpt-{step}{end}"))
+
+
 def load(directory, step):
     """Reads the checkpoint of a step. Returns: as `load_newest`. Raises: `mnist.Error` if it is damaged."""
     path = os.path.join(directory, f"ckpt-{step}")

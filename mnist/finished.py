@@ -136,18 +136,18 @@ def load(workdir, which="newest"):
 
 def take_weights(model, workdir):
     """Gives a model the weights of a run's, to go on training them. Raises: `mnist.Error` if they do not fit."""
-    values = [variable.numpy() for variable in load(workdir).model.variables]
-    shapes, theirs = ([tuple(x.shape) for x in arrays] for arrays in (model.variables, values))
+    values = [variable.numpy() for variable in load(workdir).model.weights]  # not the seeds of its layers
+    shapes, theirs = ([tuple(x.shape) for x in arrays] for arrays in (model.weights, values))
     if shapes != theirs:
         places = [i for i, pair in enumerate(zip(shapes, theirs, strict=False)) if pair[0] != pair[1]]
-        variable = model.variables[places[0]] if places else None
+        variable = model.weights[places[0]] if places else None
         what = (
             f"{variable.path} is {list(theirs[places[0]])} there, {list(variable.shape)} here"
             if places
             else (f"it has {len(theirs)} variables, the model has {len(shapes)}")
         )
         raise Error(f"--init_from={workdir} is the run of another model: {what}.")
-    for variable, value in zip(model.variables, values, strict=True):
+    for variable, value in zip(model.weights, values, strict=True):
         variable.assign(value)
 
 

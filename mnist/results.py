@@ -29,8 +29,8 @@ def results_of(run):
         **{name: value for name, value in history[-1].items() if name != "step"},
         **{f"test_{name}": value for name, value in _test_metrics(run, history[-1]).items()},
     }
-    best = run.best and next((entry for entry in history if entry["step"] == run.best.step), None)
-    if best:
+    if run.best and run.best.is_kept:
+        best = next(entry for entry in history if entry["step"] == run.best.step)
         results |= {f"best_{name}": value for name, value in best.items()}
         with checkpoint.assigned(run.step.eval_model, run.best.directory):
             results |= {f"best_test_{name}": value for name, value in _test_metrics(run, best).items()}

@@ -51,7 +51,9 @@ class Session:
         self.cluster = step.replicas.cluster
         self.evaluator = Evaluator(step, plan.eval_batch_size)
         self.state, self.order = resume.start(step, plan, fingerprint, self.directory, workdir)
-        self.best = Best(self.directory, *plan.best) if plan.best and self.cluster.is_chief else None
+        self.best = (
+            Best(self.directory, *plan.best, self.state["history"]) if plan.best and self.cluster.is_chief else None
+        )
         self.batches = None
         self.unbounded = set()  # scalars that were NaN or infinite, each said once
         self.start_step = self.step_number
@@ -193,6 +195,7 @@ class Session:
         self.summaries.write_evaluation(number, train, measured, examples, self.dataset.classes, self.step.eval_model)
         self.summaries.flush()
         if is_best:
+            checkpoint.remove_newer(self.best.directory, number)  # of a process that was killed, and will come again
             self._write_checkpoint(self.best.directory, 1)
         if self.metrics_file:
             self.metrics_file.append(entry, state["seconds"])

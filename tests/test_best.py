@@ -67,6 +67,33 @@ def test_a_run_that_is_stopped_keeps_the_same_best(kept, held, tmp_path):
         np.testing.assert_array_equal(tensors[0][name], tensors[1][name], err_msg=name)
 
 
+def test_a_run_that_begins_anew_takes_nothing_of_another_for_its_best(held, tmp_path):
+    """The other was killed before its first checkpoint, after an evaluation that was better than all of this one."""
+    options = {"keep_best": "validation_loss", "checkpoint_every": 1000}
+    train(tmp_path, held, max_steps=38, **options)
+    for path in (tmp_path / "checkpoints").glob("ckpt-*"):
+        path.unlink()
+    (tmp_path / "checkpoints" / "checkpoint").unlink()
+    results = train(tmp_path, held, max_steps=10, **options)
+    assert checkpoint.steps(str(tmp_path / "checkpoints" / "best")) == [results["best_step"]] != [38]
+
+
+def test_a_best_that_is_to_come_again_is_never_taken_for_another(held, tmp_path):
+    options = {"keep_best": "max:validation_accuracy", "checkpoint_every": 7, "max_steps": 25}
+    with pytest.raises(Interrupted):
+        train(tmp_path, held, interrupt=StopAfter(5), steps_per_loop=3, **options)
+    later = checkpoint.load_newest(str(tmp_path / "checkpoints" / "best"))[1]["step"]
+    for path in (tmp_path / "checkpoints").glob("ckpt-*"):
+        if int(path.stem.partition("-")[2]) >= later:
+            path.unlink()
+    (tmp_path / "checkpoints" / "checkpoint").unlink()
+    results = train(tmp_path, held, **options | {"eval_every": 4})  # another step may be the best then
+    run = finished.load(str(tmp_path), "best")
+    assert run.step == results["best_step"]
+    metrics = compute_metrics(make_predict_logits(run.model)(held.validation.images).numpy(), held.validation.labels)
+    assert metrics["accuracy"] == results["best_validation_accuracy"]
+
+
 def test_early_stopping_keeps_the_best_by_itself(held, tmp_path):
     results = train(tmp_path, held, epochs=9, early_stopping_patience=1)
     assert results["best_validation_loss"] <= results["validation_loss"]
@@ -109,7 +136,7 @@ def test_every_command_takes_the_checkpoint_that_it_is_told(kept, tmp_path, star
 
 
 def test_nan_is_never_the_best(tmp_path):
-    best = Best(str(tmp_path), "validation_recall", True)
+    best = Best(str(tmp_path), "validation_recall", True, [])
     found = [best.is_better({"step": i, "validation_recall": x}) for i, x in enumerate([np.nan, 0.5, np.nan, 0.4, 0.6])]
     assert found == [False, True, False, False, True]
     assert best.step == 4

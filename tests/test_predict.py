@@ -226,7 +226,9 @@ def test_a_run_on_images_of_another_frame_sees_its_own_images_as_they_are(tmp_pa
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image[..., 0]).save(path)
     capsys.readouterr()
-    options = types.SimpleNamespace(workdir=str(tmp_path / "run"), json=True, save_input=str(tmp_path / "seen"))
+    options = types.SimpleNamespace(
+        workdir=str(tmp_path / "run"), checkpoint="newest", json=True, save_input=str(tmp_path / "seen")
+    )
     assert predict.main(options, paths) == 0
     rows = json.loads(capsys.readouterr().out)
     probabilities = softmax(make_predict_logits(trained.model)(images).numpy())
