@@ -1,5 +1,6 @@
 """The checkpoint of the best evaluation of a run, which nothing deletes: `<workdir>/checkpoints/best/ckpt-<step>`."""
 
+import contextlib
 import math
 import os
 
@@ -34,7 +35,7 @@ class Best:
     @property
     def is_kept(self):
         """Whether the checkpoint is that of `step`: after a kill it may be of a later one, which is still to come."""
-        return self.step is not None and checkpoint.steps(self.directory) == [self.step]
+        return self.step is not None and checkpoint.steps(self.directory)[:1] == [self.step]
 
     def _take(self, entry):
         value = entry.get(self._key)
@@ -54,3 +55,16 @@ class Best:
             known = ", ".join(name for name in entry if name != "step")
             raise Error(f"--keep_best={self._key}: no evaluation has it; there are {known}.")
         return self._take(entry)
+
+    @contextlib.contextmanager
+    def assigned(self, model):
+        """While entered, the model that a step evaluates has the best weights."""
+        values = [variable.numpy() for variable in model.variables]
+        tensors, _ = checkpoint.load_newest(self.directory)
+        for i, variable in enumerate(model.variables):
+            variable.assign(tensors[f"eval_model/{i}"])
+        try:
+            yield
+        finally:
+            for variable, value in zip(model.variables, values, strict=True):
+                variable.assign(value)

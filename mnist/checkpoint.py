@@ -134,14 +134,19 @@ def save(directory, variables, metadata, keep, extra=None):
             raise
         paths = [path for path in _list(directory) if os.path.exists(path + _INDEX)]  # not what was lost or set aside
         for old in paths[keep:]:
-            for end in (_INDEX, _DATA):
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(old + end)
+            _remove(old)
         # The state file is for tf.train.latest_checkpoint and for telling a lost file from a half-written one.
         names = [os.path.basename(p) for p in paths[:keep]]
         lines = [f'model_checkpoint_path: "{names[0]}"']
         lines += [f'all_model_checkpoint_paths: "{name}"' for name in reversed(names)]
         write_atomically(os.path.join(directory, "checkpoint"), "\n".join(lines) + "\n")
+
+
+def _remove(path):
+    """Deletes a checkpoint, the index first: without it there is none."""
+    for end in (_INDEX, _DATA):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path + end)
 
 
 def _list(directory):
@@ -207,8 +212,7 @@ def remove_newer(directory, step_number):
     """Deletes the checkpoints of steps after `step_number`."""
     with write_errors(f"write to {directory}"):
         for step in [step for step in steps(directory) if step > step_number]:
-            for end in (_INDEX, _DATA):
-                os.remove(os.path.join(directory, f"ckpt-{step}{end}"))
+            _remove(os.path.join(directory, f"ckpt-{step}"))
 
 
 def load(directory, step):
@@ -227,20 +231,6 @@ def set_aside_newer(directory, step_number):
             for end in (_INDEX, _DATA):
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(path + end, os.path.join(directory, "damaged-" + os.path.basename(path) + end))
-
-
-@contextlib.contextmanager
-def assigned(model, directory):
-    """While entered, a model that a step evaluates has the values of the newest checkpoint of a folder."""
-    values = [variable.numpy() for variable in model.variables]
-    tensors, _ = load_newest(directory)
-    for i, variable in enumerate(model.variables):
-        variable.assign(tensors[f"eval_model/{i}"])
-    try:
-        yield
-    finally:
-        for variable, value in zip(model.variables, values, strict=True):
-            variable.assign(value)
 
 
 def assign(step, tensors):

@@ -139,13 +139,11 @@ def take_weights(model, workdir):
     values = [variable.numpy() for variable in load(workdir).model.weights]  # not the seeds of its layers
     shapes, theirs = ([tuple(x.shape) for x in arrays] for arrays in (model.weights, values))
     if shapes != theirs:
-        places = [i for i, pair in enumerate(zip(shapes, theirs, strict=False)) if pair[0] != pair[1]]
-        variable = model.weights[places[0]] if places else None
-        what = (
-            f"{variable.path} is {list(theirs[places[0]])} there, {list(variable.shape)} here"
-            if places
-            else (f"it has {len(theirs)} variables, the model has {len(shapes)}")
-        )
+        what = f"it has {len(theirs)} variables, this one has {len(shapes)}"
+        for variable, here, there in zip(model.weights, shapes, theirs, strict=False):
+            if here != there:
+                what = f"{variable.path} is {list(there)} there, {list(here)} here"
+                break
         raise Error(f"--init_from={workdir} is the run of another model: {what}.")
     for variable, value in zip(model.weights, values, strict=True):
         variable.assign(value)

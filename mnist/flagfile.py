@@ -42,7 +42,7 @@ def flags_text(dataset):
 
 def hparams():
     """What tells runs of all commands apart, of each its value and its default: flags that the numbers depend on."""
-    values = {"module": (command().split()[-1], "mnist.train")}
+    values = {"module": (command().partition(" ")[2].removeprefix("-m "), "mnist.train")}
     for name, flag in project_flags().items():
         setting = getattr(flag, "setting", None)
         if not (setting and setting.may_change) or setting.group == "length":
@@ -57,7 +57,8 @@ def _lines(**resolved):
     for name, flag in project_flags().items():
         value = resolved.get(name, flag.value)
         if value is not None and name not in _NO_PART:
-            lines[name] = f"--{name}={value}" if name in resolved else flag.serialize()
+            written = f"--{name}={str(value).lower()}" if flag.boolean else flag.serialize()
+            lines[name] = f"--{name}={value}" if name in resolved else written
     return {name: line for name, line in lines.items() if line}  # a flag for many values may have none
 
 

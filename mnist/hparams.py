@@ -37,8 +37,11 @@ def write(folder, values, workdir):
 def of(step, plan):
     """The values of a run that no command has started: settings of the plan and of the step, and what else counts."""
     values = {"optimizer": (type(step.optimizer).__name__.lower(), "adam"), "seed": (step.seed, 0)}
-    rate = step.optimizer.get_config().get("learning_rate")
-    values["learning_rate"] = (rate if isinstance(rate, float) else type(step.optimizer._learning_rate).__name__, 1e-3)
+    rate = step.optimizer.get_config().get("learning_rate")  # of a schedule what Keras tells of it
+    rate = (
+        float(str(np.float32(rate))) if isinstance(rate, float) else (rate or {}).get("class_name")
+    )  # as it was typed
+    values["learning_rate"] = (rate, 1e-3)
     for part in (plan, step):
         for name, setting in settings_of(type(part)).items():
             if not setting.may_change or setting.group == "length":

@@ -3,7 +3,7 @@
 import json
 import os
 
-from mnist import checkpoint, checks, files, provenance
+from mnist import checks, files, provenance
 from mnist.summaries import NoSummaries
 
 # What results.json tells of the machine and the hour: two runs with the same numbers differ in these.
@@ -32,7 +32,7 @@ def results_of(run):
     if run.best and run.best.is_kept:
         best = next(entry for entry in history if entry["step"] == run.best.step)
         results |= {f"best_{name}": value for name, value in best.items()}
-        with checkpoint.assigned(run.step.eval_model, run.best.directory):
+        with run.best.assigned(run.step.eval_model):
             results |= {f"best_test_{name}": value for name, value in _test_metrics(run, best).items()}
     return results | state.get("provenance", {})
 

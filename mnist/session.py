@@ -51,10 +51,9 @@ class Session:
         self.cluster = step.replicas.cluster
         self.evaluator = Evaluator(step, plan.eval_batch_size)
         self.state, self.order = resume.start(step, plan, fingerprint, self.directory, workdir)
-        self.best = (
-            Best(self.directory, *plan.best, self.state["history"]) if plan.best and self.cluster.is_chief else None
-        )
-        self.batches = None
+        keeps_best = plan.best and self.cluster.is_chief
+        self.best = Best(self.directory, *plan.best, self.state["history"]) if keeps_best else None
+        self.batches, self.epoch = None, None  # of that epoch
         self.unbounded = set()  # scalars that were NaN or infinite, each said once
         self.start_step = self.step_number
         self.saved = (self.step_number, len(self.state["history"]))
@@ -134,13 +133,14 @@ class Session:
                 "epoch and the step's variables",
             )
         self.batches = iter(epoch_batches(*self.tensors, self.order, self.plan.batch_size, done))
+        self.epoch = epoch
 
     def train_steps(self, num_steps):
         """Trains `num_steps` in one call into the graph; raises at the first non-finite loss."""
         plan, state, first = self.plan, self.state, self.step_number + 1
         train_loop, summaries = self.train_loop, self.summaries  # in this order: a step may be refused
         start = time.perf_counter()
-        if first > 1 and plan.position(self.step_number)[1] == 0:
+        if self.epoch != plan.position(self.step_number)[0]:
             self._start_batches()
         seconds = time.perf_counter() - start
         with self.profiler.loop(self.step_number, num_steps):

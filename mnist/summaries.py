@@ -1,5 +1,6 @@
 """What TensorBoard shows, and when. Summaries observe: nothing here changes the training."""
 
+import collections
 import contextlib
 import glob
 import os
@@ -90,8 +91,9 @@ class Summaries:
 
     def describe(self, step, dataset, flags_text, provenance, graph):
         """Writes the flags, the model, the data, where all comes from and the graph of the step, at step 0."""
+        flags = [line.lstrip("-").split("=", 1) for line in flags_text.splitlines() if line.startswith("-")]
         texts = {
-            "run/flags": _table(map(_flag, [line for line in flags_text.splitlines() if line.startswith("-")])),
+            "run/flags": _table(flags),
             "run/model": f"```\n{summarize_model(step.model)}\n```",  # Markdown: as typed
             "run/dataset": f"```\n{dataset.name}\n```",
             "run/provenance": _table(provenance.items()),
@@ -179,14 +181,6 @@ class Summaries:
                 writer.close()
 
 
-def _flag(line):
-    """Name and value of a line of flags.txt."""
-    name, equals, value = line.lstrip("-").partition("=")
-    if not equals and name.startswith("no"):
-        return name[2:], "false"
-    return name, value if equals else "true"
-
-
 def _table(rows):
     """A table in Markdown; each value as it is."""
     cells = [f"| {name} | `{str(value).replace('|', chr(92) + '|')}` |" for name, value in rows]
@@ -196,15 +190,15 @@ def _table(rows):
 def _drawn(graph):
     """A graph as one wants to see it drawn: by the name scopes of the step, with no operation beside them."""
     definition = graph.as_graph_def()
-    names = {node.name for node in definition.node}
-    scopes = {name[: match.start()] for name in names for match in re.finditer("/", name)}
+    scopes = {scope for node in definition.node for scope in node.name.split("/")[:-1]}
+    # Keras opens the scope of a layer twice: cnn_1 is what there is of cnn, unless there is cnn_3 beside it.
+    bases = collections.Counter(re.sub(r"_\d+$", "", scope) for scope in scopes)
 
     def rename(name):
         parts = re.sub("^gradient_tape/(loss/)?", "gradients/", name).split("/")
-        for i, part in enumerate(parts[:-1]):  # Keras opens the scope of a layer twice
+        for i, part in enumerate(parts[:-1]):
             base = re.sub(r"_\d+$", "", part)
-            if not any(scope.split("/")[-1] == base for scope in scopes):
-                parts[i] = base
+            parts[i] = base if bases[base] == 1 else part
         return "/".join(parts if len(parts) > 1 or parts[0] in ("images", "labels") else ["outputs", *parts])
 
     for node in definition.node:

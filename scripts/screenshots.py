@@ -29,6 +29,10 @@ TABS = {
     "projector": "projector",
     "hparams": "hparams",
 }
+QUIET = (
+    *("--headless=new", "--no-sandbox", "--hide-scrollbars", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
 WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -70,15 +74,7 @@ def save(browser, url, path, options):
     """Saves what a page shows as PNG."""
     with tempfile.TemporaryDirectory() as profile:
         command = [
-            *(
-                browser,
-                "--headless=new",
-                "--no-sandbox",
-                "--hide-scrollbars",
-                "--no-first-run",
-                f"--user-data-dir={profile}",
-            ),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *(browser, *QUIET, f"--user-data-dir={profile}"),
             # The Projector needs WebGL; charts that are drawn with it are missing in a picture.
             *(WEBGL if url.endswith("#projector") else ("--disable-gpu",)),
             *(f"--window-size={options.width},{options.height}", f"--timeout={1000 * options.seconds}"),

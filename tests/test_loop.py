@@ -192,6 +192,21 @@ def test_early_stopping_ends_the_run_and_a_restart_does_not_go_on(digits, tmp_pa
     assert again == results
 
 
+def test_an_order_that_draws_is_asked_once_an_epoch_wherever_the_run_stops(digits, tmp_path):
+    class Drawing(TrainStep):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.generator = tf.random.Generator.from_seed(1)
+
+        def epoch_order(self, examples, epoch):
+            return np.argsort(self.generator.uniform([len(examples.labels)]))
+
+    straight, _ = train(tmp_path / "straight", digits, cls=Drawing, epochs=3)
+    for epochs in (1, 2, 3):  # resumed where an epoch begins
+        step, _ = train(tmp_path / "resumed", digits, cls=Drawing, epochs=epochs)
+    assert state_of(step) == state_of(straight)
+
+
 class NanAt30(TrainStep):
     def compute_loss(self, images, labels):
         loss, logits = super().compute_loss(images, labels)

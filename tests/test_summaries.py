@@ -12,14 +12,17 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from mnist import data
+from mnist import data, hparams
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN
-from mnist.step import TrainStep
+from mnist.plan import Plan
+from mnist.step import TrainStep, compile_step
+from mnist.summaries import _drawn
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 STEPS = 48
@@ -59,7 +62,7 @@ def logdir(tmp_path_factory):
                 epochs=2,
                 steps_per_loop=5,
                 interrupt=interrupt,
-                flags_text="--seed=0\n",
+                flags_text="--seed=0\n--dry_run=false\n",
                 norms_every=5,
                 keep_best="validation_loss",
             )
@@ -163,7 +166,12 @@ def test_pictures_curves_texts_and_graph_are_there(server):
     assert set(json.loads(server("plugin/text/tags"))["run/train"]) == {
         *("run/flags", "run/model", "run/dataset", "run/provenance")
     }
-    for tag, part in (("flags", "<td><code>0</code></td>"), ("model", "93,322"), ("provenance", "git_revision")):
+    for tag, part in (
+        ("flags", "<td><code>0</code></td>"),
+        ("flags", "<td><code>false</code></td>"),
+        ("model", "93,322"),
+        ("provenance", "git_revision"),
+    ):
         (text,) = json.loads(server("plugin/text/text", run="run/train", tag=f"run/{tag}"))
         assert part in text["text"]
     graph = server("plugin/graphs/graph", run="run/train").decode()
@@ -221,6 +229,26 @@ def test_the_run_is_a_row_of_the_hparams_tab(server):
     assert [session["name"] for session in row["sessions"]] == ["run/validation"]
     assert (row["hparams"]["epochs"], row["hparams"]["optimizer"]) == (2, "adam")
     assert {"results/test_accuracy", "results/best_validation_loss"} <= {m["name"]["tag"] for m in row["metricValues"]}
+
+
+def test_the_row_of_a_notebooks_run_has_the_rate_as_it_was_typed():
+    values = hparams.of(TrainStep(CNN(), keras.optimizers.Adam(3e-3)), Plan(100, batch_size=10))
+    assert values["learning_rate"] == (0.003, 0.001)
+    assert hparams.trial_name(values, "runs/first") == "first learning_rate=0.003 batch_size=10"
+
+
+def test_no_two_operations_have_one_name_in_the_graph_that_is_drawn():
+    class Twice(TrainStep):
+        def compute_loss(self, images, labels):
+            self.model(images)
+            return super().compute_loss(images, labels)
+
+    spec = [tf.TensorSpec([None, 28, 28, 1], tf.uint8), tf.TensorSpec([None], tf.uint8)]
+    drawn = _drawn(compile_step(Twice(CNN(), keras.optimizers.Adam())).get_concrete_function(*spec).graph)
+    names = [node.name for node in drawn.node]
+    assert len(names) == len(set(names))
+    assert {re.sub(r"\^|:.*", "", source) for node in drawn.node for source in node.input} <= set(names)
+    assert {"loss/cnn_1", "loss/cnn_3"} <= {"/".join(name.split("/")[:2]) for name in names}
 
 
 def test_the_learning_rate_is_that_of_the_step_itself(server):
