@@ -129,6 +129,8 @@ def run_overheads(folder, repeats):
     without = [share - 100 * evaluated / bare for share in beside]
     print(f"\nAn epoch of the bare loop: {spread(result['bare'], 2)} s")
     print(f"Summaries, progress and a checkpoint add, in %: {spread(without, 1)}; with evaluation {spread(beside, 1)}")
+    ratios = [100 * (a / b - 1) for a, b in zip(result["observed"], result["unobserved"], strict=True)]
+    print(f"All that TensorBoard shows adds to a run of five epochs, in %, pairs in turn: {spread(ratios, 1)}")
     print("\n| evaluation, batch size | s | speed, ratio |\n|---|---|---|")
     base = statistics.median(next(iter(evaluation.values())))
     for name, seconds in evaluation.items():

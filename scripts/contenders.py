@@ -371,7 +371,7 @@ def scale(folder, steps=SCALING_STEPS):
 
 def overheads(folder, repeats):
     """Times what train_and_evaluate does beside training, epochs of the bare loop, and evaluations in turn."""
-    from mnist import data
+    from mnist import data, session, summaries
     from mnist.loop import train_and_evaluate
     from mnist.metrics import compute_metrics
     from mnist.model import make_predict_logits
@@ -396,6 +396,16 @@ def overheads(folder, repeats):
     per_epoch = [(beside(3) - beside(1)) / 2 for _ in range(repeats)]
     bare = [timed(train, num_steps) for _ in range(repeats)]
 
+    def whole(observed):
+        """Seconds of a run of five epochs, with all that is observed by default, or with none of it."""
+        session.Summaries = summaries.Summaries if observed else lambda folder: summaries.NoSummaries()
+        periods = {} if observed else {"norms_every": 0, "histograms_every": 0}
+        with tempfile.TemporaryDirectory() as workdir:
+            return timed(lambda: train_and_evaluate(make_step(), dataset, workdir, epochs=5, **periods))
+
+    observed, unobserved = zip(*[(whole(True), whole(False)) for _ in range(repeats)], strict=True)
+    session.Summaries = summaries.Summaries
+
     def ours(batch_size):
         predict_logits = make_predict_logits(step.model, batch_size)
         return lambda: compute_metrics(predict_logits(test.images), test.labels)
@@ -411,7 +421,9 @@ def overheads(folder, repeats):
     for _ in range(1 + repeats):
         for name, contender in contenders.items():
             seconds[name].append(timed(contender))
-    return {"bare": bare, "beside": per_epoch, "evaluation": {name: values[1:] for name, values in seconds.items()}}
+    evaluation = {name: values[1:] for name, values in seconds.items()}
+    whole_runs = {"observed": observed, "unobserved": unobserved}
+    return {"bare": bare, "beside": per_epoch, "evaluation": evaluation, **whole_runs}
 
 
 PROCESSES = {"fit_process": fit_process, "train_process": train_process}
