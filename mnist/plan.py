@@ -55,8 +55,8 @@ class Plan:
     )
     norms_every = _output(
         100,
-        "Steps between norms of gradients and weights, and of updates by weights, of each layer; 0: none. A hundredth "
-        "of a step's time at 100.",
+        "Steps between norms of gradients and weights, and of updates by weights, of each layer; 0: none. Each takes "
+        "half a step.",
         low=0,
     )
     histograms_every = _output(

@@ -98,7 +98,7 @@ class Session:
         return Summaries(self.folder) if self.cluster.is_chief else NoSummaries()
 
     @functools.cached_property
-    def train_loop(self):
+    def loop(self):
         step, plan, is_chief = self.step, self.plan, self.cluster.is_chief
         self._start_batches()
         looked_at = (plan.norms_every, plan.histograms_every) if is_chief else ()
@@ -107,15 +107,15 @@ class Session:
         spec = self.batches.element_spec
         make_loop, graph, digest = compile_loop(step, spec, self.variables, plan.jit_compile, open_writer)
         resume.check_traced(self.state, digest, self.workdir, self.cluster)
-        train_loop = make_loop()
-        train_loop(self.batches, tf.constant(0))  # traces, so that no clock counts it
+        loop = make_loop()
+        loop.trace(self.batches)
         self.state["provenance"] = provenance.describe()
         self.metrics_file = MetricsFile(self.folder, self.state, plan) if is_chief else None
         shown = {"dataset": (self.dataset.name, "mnist")} | (self.shown or hparams.of(step, plan))
         self.summaries.begin(self.start_step, shown, self.workdir)
         if not self.start_step:
             self.summaries.describe(step, self.dataset, self.flags_text, self.state["provenance"], graph)
-        return train_loop
+        return loop
 
     @functools.cached_property
     def tensors(self):
@@ -138,15 +138,14 @@ class Session:
     def train_steps(self, num_steps):
         """Trains `num_steps` in one call into the graph; raises at the first non-finite loss."""
         plan, state, first = self.plan, self.state, self.step_number + 1
-        train_loop, summaries = self.train_loop, self.summaries  # in this order: a step may be refused
+        loop, summaries = self.loop, self.summaries  # in this order: a step may be refused
         start = time.perf_counter()
         if self.epoch != plan.position(self.step_number)[0]:
             self._start_batches()
         seconds = time.perf_counter() - start
         with self.profiler.loop(self.step_number, num_steps):
             start = time.perf_counter()
-            scalars, rates = train_loop(self.batches, tf.constant(num_steps))
-            scalars = {name: values.numpy() for name, values in scalars.items()}
+            scalars, rates = loop(self.batches, first, num_steps)
             seconds += time.perf_counter() - start
         done = int(np.isfinite(scalars["loss"]).sum())  # the loop ends after one that is not
         curves = {f"batch/{name}": values[:done] for name, values in scalars.items()}
@@ -178,7 +177,7 @@ class Session:
     def evaluate(self):
         """Adds the metrics of the epoch so far, and of the validation set, to the history."""
         number, state, examples = self.step_number, self.state, self.dataset.validation
-        self.train_loop  # noqa: B018 (a step may be refused; and there is a point before any training)
+        self.loop  # noqa: B018 (a step may be refused; and there is a point before any training)
         train = RunningMeans(state["totals"], state["count"]).means()
         self.step.update_eval_model()
         with self.summaries.writing("validation", number):

@@ -226,9 +226,7 @@ def make_train_loop(step, *, jit_compile=False):
         while done < num_steps and finite:
             images, labels = next(iterator)
             rates = rates.write(done, tf.cast(step.optimizer.learning_rate, tf.float32))
-            before = step.view.before(step)
-            result, gradients = train_step(images, labels)
-            step.view.after(step, before, gradients)
+            result, _ = train_step(images, labels)
             scalars = [
                 array.write(done, tf.cast(result[name], tf.float32)) for array, name in zip(scalars, names, strict=True)
             ]

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -72,72 +73,51 @@ class View:
         """Whether a concrete function of the step writes with `tf.summary`."""
         return self.writer is not None and any(x is self.writer._resource for x, _ in function.graph.captures)
 
-    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes 50 ms
-    def before(self, step):
-        """In the graph, before an update. Returns: for `after`; the trainable variables if the step is looked at."""
-        periods = [n for n in (self._norms_every, self._histograms_every) if n]
-        if not periods:
-            return None
-        variables = [variable.value for variable in step.model.trainable_variables]
-        number = tf.cast(step.iterations, tf.int64) + 1
-        due = tf.reduce_any([tf.equal(number % n, 0) for n in periods])
-        values = tf.cond(
-            due,
-            lambda: [tf.identity(variable) for variable in variables],
-            lambda: [tf.zeros([0], variable.dtype) for variable in variables],
-        )
-        return number, due, values
+    def next_look(self, number):
+        """The first step from `number` on that is looked at; infinity if none is."""
+        return min((-(-number // n) * n for n in (self._norms_every, self._histograms_every) if n), default=math.inf)
 
-    @tf.autograph.experimental.do_not_convert
-    def after(self, step, before, gradients):
-        """In the graph, after an update: what `take` returns is computed, if the step is looked at.
+    def look(self, step, number, take_step):
+        """Takes step `number` and looks at it: what is seen is in what `take` returns.
 
         Args:
-          before: what `before` returned.
-          gradients: those of the update, None for a variable without.
+          step: a `TrainStep`.
+          take_step: called for the step; returns its scalars and its gradients, as of `compile_step`.
+
+        Returns: the scalars.
         """
-        if before is None:
-            return
-        number, due, values = before
         variables = [variable.value for variable in step.model.trainable_variables]
-        names = names_of(step.model)
-        known = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        before = list(map(_to_floats, variables))
+        scale = np.float32(step.optimizer.scale_loss(1.0))
+        scalars, gradients = take_step()
+        after = list(map(_to_floats, variables))
+        known = {i: _to_floats(tf.convert_to_tensor(g)) / scale for i, g in enumerate(gradients) if g is not None}
+        self._seen.append((number, *self._measure(number, names_of(step.model), before, after, known)))
+        return scalars
 
-        def in_numpy(number, scale, *arrays):
-            n = len(variables)
-            own = {i: array / scale for i, array in zip(known, arrays[2 * n :], strict=True)}
-            self._look(int(number), names, arrays[:n], arrays[n : 2 * n], own)
-
-        def look():
-            scale = tf.cast(step.optimizer.scale_loss(1.0), tf.float32)
-            shown = [tf.convert_to_tensor(gradients[i]) for i in known]
-            tensors = [tf.cast(x, tf.float32) for x in [*values, *variables, *shown]]
-            with tf.control_dependencies([tf.numpy_function(in_numpy, [number, scale, *tensors], [])]):
-                return tf.constant(True)
-
-        tf.cond(due, look, lambda: tf.constant(False))
-
-    def _look(self, number, names, before, after, gradients):
-        """In Python, of one step: `names` of layers and their variables; arrays; gradients by position."""
+    def _measure(self, number, names, before, after, gradients):
+        """Scalars and histograms of a step; `names` of layers and their variables, gradients by position."""
         scalars, values = {}, {}
         if self._norms_every and number % self._norms_every == 0:
+            moves = [square(y - x) for x, y in zip(before, after, strict=True)]
+            parts = list(zip(map(square, before), map(square, after), moves, strict=True))
             layers = {}
             for i, (layer, _) in enumerate(names):
                 layers.setdefault(layer, []).append(i)
-            moves = [y - x for x, y in zip(before, after, strict=True)]
+            squares = {i: square(gradient) for i, gradient in gradients.items()}
             for layer, places in [*layers.items(), ("all layers", range(len(names)))]:
-                weights, update = (norm([arrays[i] for i in places]) for arrays in (before, moves))
-                if found := [gradients[i] for i in places if i in gradients]:
-                    scalars[f"gradients/{layer}"] = norm(found)
-                scalars[f"weights/{layer}"] = norm([after[i] for i in places])
-                if weights:
-                    scalars[f"updates/{layer}"] = update / weights
+                old, new, move = np.sqrt([sum(parts[i][k] for i in places) for k in range(3)])
+                scalars[f"weights/{layer}"] = new
+                if old:
+                    scalars[f"updates/{layer}"] = move / old
+                if found := [squares[i] for i in places if i in squares]:
+                    scalars[f"gradients/{layer}"] = np.sqrt(sum(found))
         if self._histograms_every and number % self._histograms_every == 0:
             for i, (layer, name) in enumerate(names):
                 values[f"weights/{layer}/{name}"] = counts(after[i])
                 if i in gradients:
                     values[f"gradients/{layer}/{name}"] = counts(gradients[i])
-        self._seen.append((number, scalars, values))
+        return scalars, values
 
     def take(self):
         """What was seen since it was last asked: a list of a step, a dict of scalars and one of histograms."""
@@ -145,9 +125,14 @@ class View:
         return seen
 
 
-def norm(arrays):
-    """The norm of all arrays together, a float; summed in float64."""
-    return float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in arrays)))
+def _to_floats(tensor):
+    """A copy of a tensor's or a variable's value, float32."""
+    return np.array(tensor.numpy(), np.float32)
+
+
+def square(array):
+    """The sum of squares, added up in float64."""
+    return float(np.square(array, dtype=np.float64).sum())
 
 
 def counts(array, bins=30):

@@ -155,7 +155,7 @@ def train_process(folder):
 
     def clocked(run, num_steps):
         if not starts:
-            run.train_loop  # noqa: B018 (compiled by now, as the evaluation before needs it)
+            run.loop  # noqa: B018 (compiled by now, as the evaluation before needs it)
             starts.append(since_spawn())
         return train_steps(run, num_steps)
 

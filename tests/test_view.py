@@ -7,7 +7,7 @@ import shutil
 from mnist import Error, checkpoint, data
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.step import TrainStep
-from mnist.view import counts, names_of, norm
+from mnist.view import counts, names_of, square
 
 import keras
 import numpy as np
@@ -26,6 +26,10 @@ def train(workdir, dataset, cls=TrainStep, optimizer=None, **options):
     keras.utils.set_random_seed(0)
     step = cls(make_model(), optimizer or keras.optimizers.SGD(0.5), seed=0, **options.pop("settings", {}))
     return step, train_and_evaluate(step, dataset, str(workdir), **({"epochs": 1} | options))
+
+
+def norm(arrays):
+    return sum(map(square, arrays)) ** 0.5
 
 
 def read(folder):
