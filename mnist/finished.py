@@ -136,7 +136,10 @@ def load(workdir, which="newest"):
 
 def take_weights(model, workdir):
     """Gives a model the weights of a run's, to go on training them. Raises: `mnist.Error` if they do not fit."""
-    values = [variable.numpy() for variable in load(workdir).model.weights]  # not the seeds of its layers
+    try:
+        values = [variable.numpy() for variable in load(workdir).model.weights]  # not the seeds of its layers
+    except Error as error:
+        raise Error(f"--init_from={workdir}: {error}") from None
     shapes, theirs = ([tuple(x.shape) for x in arrays] for arrays in (model.weights, values))
     if shapes != theirs:
         what = f"it has {len(theirs)} variables, this one has {len(shapes)}"

@@ -159,4 +159,4 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path, start):
     assert "--init_from was first, is moved" in refused.stderr
     nowhere = run("third", "--init_from=first")
     assert nowhere.returncode == 1
-    assert nowhere.stderr.splitlines()[-1].startswith("error: first is not a folder")
+    assert nowhere.stderr.splitlines()[-1].startswith("error: --init_from=first: first is not a folder")
