@@ -101,8 +101,7 @@ class Session:
     def loop(self):
         step, plan, is_chief = self.step, self.plan, self.cluster.is_chief
         self._start_batches()
-        looked_at = (plan.norms_every, plan.histograms_every) if is_chief else ()
-        step.view = View(self.workdir, self.dataset, *looked_at)
+        step.view = View(self.workdir, self.dataset, plan.norms_every, plan.histograms_every, is_silent=not is_chief)
         open_writer = (lambda: self.summaries.writer) if is_chief else None
         spec = self.batches.element_spec
         make_loop, graph, digest = compile_loop(step, spec, self.variables, plan.jit_compile, open_writer)

@@ -18,6 +18,8 @@ class View:
       workdir: the run's folder as it was given; None outside of a run.
       dataset: the run's `data.Dataset`; None outside of a run.
       norms_every, histograms_every: steps between those that are looked at; 0: none.
+      is_silent: whether nothing is seen: of a shared run all take the same steps by themselves, for the collectives
+        of a loop meet those of the same loop alone, and the chief sees them.
 
     Attributes:
       workdir, dataset: as given.
@@ -25,9 +27,10 @@ class View:
       part: "train"; in `extra_metrics` "validation" or "test", whichever images it is given.
     """
 
-    def __init__(self, workdir=None, dataset=None, norms_every=0, histograms_every=0):
+    def __init__(self, workdir=None, dataset=None, norms_every=0, histograms_every=0, is_silent=False):
         self.workdir, self.dataset, self.part = workdir, dataset, "train"
         self._norms_every, self._histograms_every, self.writer = norms_every, histograms_every, None
+        self._is_silent = is_silent
         self.gradients = []  # of the step that is being traced
         self._is_first = True  # of the slices of a batch, the one that is being traced
         self._seen = []
@@ -86,6 +89,8 @@ class View:
 
         Returns: the scalars.
         """
+        if self._is_silent:
+            return take_step()[0]
         variables = [variable.value for variable in step.model.trainable_variables]
         before = list(map(_to_floats, variables))
         scale = np.float32(step.optimizer.scale_loss(1.0))
