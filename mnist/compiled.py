@@ -31,6 +31,8 @@ def compile_loop(step, spec, variables, jit_compile, open_writer):
         compiled, train_loop = make_train_loop(step, jit_compile=jit_compile)
         train_step, function = compiled, compiled.get_concrete_function(*spec)
         writes, step.view.writer = step.view.is_written(function), None
+        cluster = step.replicas.cluster  # all of whose processes have to trace alike: collectives are numbered
+        writes = any(cluster.agree(writes, cluster.timeout))
     if step.slices > 1 or writes:
         with alone(step):
             train_step = compile_step(step, jit_compile=jit_compile)
@@ -40,7 +42,7 @@ def compile_loop(step, spec, variables, jit_compile, open_writer):
     def make_loop():
         if not writes:
             return Loop(step, compiled, train_loop)
-        step.view.writer = open_writer()
+        step.view.writer = open_writer and open_writer()
         return Loop(step, *make_train_loop(step, jit_compile=jit_compile))
 
     return make_loop, function.graph, digest

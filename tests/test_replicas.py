@@ -18,17 +18,21 @@ from mnist.results import OF_THE_HOUR
 
 import layouts
 import pytest
+import tensorflow as tf
 from launch_workers import _free_ports
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Does at the beginning of the second epoch, on one worker, what FAULT says.
 SCRIPT = """
 import json, os, signal, time
+import tensorflow as tf
+from absl import flags
 from mnist import train
 from mnist.step import TrainStep
 
 fault, _, worker = os.environ.get("FAULT", "").partition(":")
 index = json.loads(os.environ.get("TF_CONFIG") or '{"task": {"index": 0}}')["task"]["index"]
+flags.DEFINE_bool("writes", False, "Whether the step writes what it sees.")
 
 class Step(TrainStep):
     def epoch_order(self, examples, epoch):
@@ -47,6 +51,9 @@ class Step(TrainStep):
 
     def compute_loss(self, images, labels):
         loss, logits = super().compute_loss(images, labels)
+        if flags.FLAGS.writes:
+            with self.view.every(4):
+                tf.summary.scalar("own/loss", loss)
         return loss * (2.0 if fault == "code" and worker == str(index) else 1.0), logits
 
 if __name__ == "__main__":
@@ -105,6 +112,17 @@ def last(folder):
     return {name: tensor.tobytes() for name, tensor in tensors.items()}, metadata["history"]
 
 
+def shown(folder):
+    """What TensorBoard shows of the training beside the speed: a dict from tags to lists of steps and values."""
+    values = {}
+    for path in sorted((folder / "train").glob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag.split("/")[0] in ("batch", "epoch", "gradients", "own", "updates", "weights"):
+                    values.setdefault(value.tag, []).append((event.step, value.tensor.SerializeToString()))
+    return values
+
+
 def test_every_step_has_the_same_bits_on_any_layout(tmp_path):
     launcher = [sys.executable, str(ROOT / "scripts" / "launch_workers.py"), f"--logs={tmp_path}"]
     worker = [sys.executable, layouts.__file__, str(tmp_path)]
@@ -123,6 +141,7 @@ def test_every_step_has_the_same_bits_on_any_layout(tmp_path):
 
 def test_a_signal_at_one_worker_saves_on_all_and_another_layout_resumes(python, start, script):
     flags = ("--holdout=100", "--early_stopping_patience=2", "--profile=3:4", "--steps_per_loop=10")
+    flags += ("--writes", "--norms_every=4", "--histograms_every=6")
     codes, texts, errors = Workers(python, script, flags=flags, FAULT="SIGTERM:1").wait()
     assert set(codes.values()) == {128 + signal.SIGTERM}, errors
     assert texts[0].startswith("slices 0-1 of 4 on worker 0 of 2\n")
@@ -143,6 +162,8 @@ def test_a_signal_at_one_worker_saves_on_all_and_another_layout_resumes(python, 
     assert "resuming from step 32" in done.stdout or (script.parent / "straight").exists()
     moved, straight = (script.parent / folder for folder in ("run_0", "straight"))
     assert last(moved) == last(straight)
+    assert shown(moved) == shown(straight)
+    assert [step for step, _ in shown(moved)["own/loss"]] == list(range(4, 67, 4))
     results = [json.loads((folder / "results.json").read_text()) for folder in (moved, straight)]
     numbers = [{k: v for k, v in result.items() if k not in OF_THE_HOUR} for result in results]
     assert numbers[0] == numbers[1]
