@@ -36,18 +36,20 @@ class CNN(keras.Model):
         float32). Default: Keras' own, which `--precision` sets.
     """
 
+    width = 1  # times as many channels in each layer, in a subclass
+
     def __init__(self, *, name="cnn", **kwargs):
         # Not in the signature: Keras would describe every CNN with the default.
         num_classes = kwargs.pop("num_classes", NUM_CLASSES)
         super().__init__(name=name, **kwargs)
         policy = self.dtype_policy
-        self.conv1 = layers.Conv2D(32, 3, dtype=policy, name="conv1")
+        self.conv1 = layers.Conv2D(32 * self.width, 3, dtype=policy, name="conv1")
         self.pool1 = layers.MaxPooling2D(dtype=policy, name="pool1")
-        self.conv2 = layers.Conv2D(64, 3, dtype=policy, name="conv2")
+        self.conv2 = layers.Conv2D(64 * self.width, 3, dtype=policy, name="conv2")
         self.pool2 = layers.MaxPooling2D(dtype=policy, name="pool2")
-        self.conv3 = layers.Conv2D(64, 3, activation="relu", dtype=policy, name="conv3")
+        self.conv3 = layers.Conv2D(64 * self.width, 3, activation="relu", dtype=policy, name="conv3")
         self.flatten = layers.Flatten(dtype=policy, name="flatten")
-        self.dense1 = layers.Dense(64, activation="relu", dtype=policy, name="dense1")
+        self.dense1 = layers.Dense(64 * self.width, activation="relu", dtype=policy, name="dense1")
         self.logits = layers.Dense(num_classes, dtype="float32", name="logits")
         # Building on a symbolic input makes all variables now and gives summary() its shapes.
         self.build()

@@ -47,11 +47,11 @@ def folder(start, tmp_path_factory):
 
 
 def test_examples_are_complete():
-    assert EXAMPLES.keys() == {"noisy", "other_model", "distill", "notebook"}
+    assert EXAMPLES.keys() == {"noisy", "other_model", "notebook"}
     assert len(COMMANDS) == 12
 
 
-@pytest.mark.parametrize("name", ["noisy", "other_model", "distill"])
+@pytest.mark.parametrize("name", ["noisy", "other_model"])
 def test_an_example_trains_and_resumes_exactly(name, folder, start):
     def paste(workdir, *arguments):
         done = start(folder / f"{name}.py", f"--workdir=runs/{workdir}", "--dataset=digits", *arguments, cwd=folder)
@@ -65,7 +65,7 @@ def test_an_example_trains_and_resumes_exactly(name, folder, start):
     assert one.keys() == other.keys()
     assert all(one[key].tobytes() == other[key].tobytes() for key in one)
     parts = {key.partition("/")[0] for key in one} - {"eval_model", "run"}
-    assert parts == {"model", "optimizer"} | ({"teacher_model"} if name == "distill" else set())
+    assert parts == {"model", "optimizer"}
     assert state["history"][-1]["train_loss"] < state["history"][1]["train_loss"]
     if name == "noisy":
         assert "# python " in (straight / "flags.txt").read_text()

@@ -32,16 +32,32 @@ from conftest import StopAfter
 NEUTRAL = {
     "adversarial": ({"epsilon": 0.0}, [{"epsilon": -0.1}, {"attack_steps": 0}]),
     "augment": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0}, [{"degrees": -1.0}, {"scaling": 1.0}]),
+    "distillation": ({}, [{"share": 1.1}, {"temperature": 0.0}]),
+    "elastic": (
+        {"displacement": 0.0, "degrees": 0.0, "pixels": 0.0, "scaling": 0.0},
+        [{"displacement": -1.0}, {"smoothness": 0.0}],
+    ),
     "ema": ({"decay": 0.0}, [{"decay": 1.0}, {"decay": -0.1}]),
+    "fading": ({"fade_start": 0}, [{"fade_start": -1}, {"fade_steps": 0}]),
     "gradient_noise": ({}, [{"noise_decay": 1.0}]),
     "hard_examples": ({"pressure": 1.0}, [{"pressure": 0.9}]),
     "label_smoothing": ({"smoothing": 0.0}, [{"smoothing": -0.1}, {"smoothing": 1.1}]),
+    "lookahead": ({"slow_step": 1.0}, [{"slow_step": 1.1}, {"sync_period": 0}]),
+    "lr_range_test": (None, [{"lowest": 0.0}, {"range_steps": 1}]),
     "mixup": ({"alpha": 0.0}, [{"alpha": -0.1}]),
-    "record": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0, "smoothing": 0.0}, [{"decay": 1.0}]),
+    "random_erasing": ({"erase": 0.0}, [{"erase": 1.1}, {"largest_area": 0.0}]),
+    "rdrop": (None, [{"consistency": -1.0}]),
+    "record": (
+        {"displacement": 0.0, "degrees": 0.0, "pixels": 0.0, "scaling": 0.0, "smoothing": 0.0},
+        [{"decay": 1.0}],
+    ),
     "speedrun": (None, [{"smoothing": 2.0}]),
     "sam": ({"rho": 0.0}, [{"rho": -0.1}]),
+    "swa": ({}, [{"average_from": 0}]),
+    "wide": (None, []),
     "winograd": (None, [{"slices": 0}]),  # a setting of every step
 }
+LEARNING = {"lr_range_test": {"lowest": 0.001}}  # settings with which a few steps learn, where those by default do not
 NAMES = [file.name for file in pkgutil.iter_modules(research.__path__) if not file.name.startswith("_")]
 STEPS = 26  # of 64, in an epoch of 24 whose last batch has 28 images
 
@@ -178,7 +194,7 @@ def test_settings_out_of_range_are_refused(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_falls_on_one_batch(name, digits):
-    step = make_step(variant(name))
+    step = make_step(variant(name), **LEARNING.get(name, {}))
     batch = [part[:64] for part in digits.train]
     train_step, _ = make_train_loop(step)
     losses = [float(train_step(*map(tf.constant, batch))[0]["loss"]) for _ in range(25)]

@@ -1,10 +1,13 @@
 """What each variant of mnist/research computes, by the formulas of its paper; its command and its flags."""
 
 import importlib
+import json
+import shutil
 
-from mnist import checkpoint
+from mnist import Error, checkpoint, finished
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.metrics import example_losses
+from mnist.model import CNN
 from mnist.research.ema import EMA
 from mnist.step import TrainStep
 
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import StopAfter
+from PIL import Image
 from test_research import NAMES, bits_of, make_small, make_step, run, variant, weights_of
 
 
@@ -207,17 +211,25 @@ FLAGS = {
         {"epsilon": 0.3, "attack_steps": 2, "robust_epsilons": [0.4, 0.5]},
     ),
     "augment": ("--degrees=3 --pixels=0.5 --scaling=0.02", {"degrees": 3.0, "pixels": 0.5, "scaling": 0.02}),
+    "elastic": ("--displacement=2 --smoothness=3", {"displacement": 2.0, "smoothness": 3.0, "degrees": 8.0}),
     "ema": ("--decay=0.5", {"decay": 0.5}),
+    "fading": ("--fade_start=9 --fade_steps=5", {"fade_start": 9, "fade_steps": 5}),
     "gradient_noise": ("--noise_decay=0.5", {"noise_decay": 0.5}),
     "hard_examples": ("--pressure=9", {"pressure": 9.0}),
     "label_smoothing": ("--smoothing=0.3", {"smoothing": 0.3}),
+    "lookahead": ("--sync_period=3 --slow_step=0.8", {"sync_period": 3, "slow_step": 0.8}),
+    "lr_range_test": ("--lowest=0.01 --range_steps=5", {"lowest": 0.01, "range_steps": 5}),
     "mixup": ("--alpha=0.3", {"alpha": 0.3}),
+    "random_erasing": ("--erase=0.5 --largest_area=0.3", {"erase": 0.5, "largest_area": 0.3}),
+    "rdrop": ("--consistency=2", {"consistency": 2.0}),
     "record": (
         "--decay=0.5 --degrees=3 --pixels=0.5 --scaling=0.02 --smoothing=0.3",
         {"decay": 0.5, "degrees": 3.0, "pixels": 0.5, "scaling": 0.02, "smoothing": 0.3},
     ),
     "sam": ("--rho=0.3", {"rho": 0.3}),
     "speedrun": ("--slices=2 --smoothing=0.3", {"slices": 2, "smoothing": 0.3}),
+    "swa": ("--average_from=9", {"average_from": 9}),
+    "wide": ("--width=3 --displacement=0", {"width": 3, "displacement": 0.0}),
     "winograd": ("--slices=4", {"slices": 4}),
 }
 
@@ -238,3 +250,168 @@ def test_help_lists_the_settings_of_every_class_of_a_composition(start):
     for name in ("smoothing", "degrees", "pixels", "scaling", "decay"):
         assert f"  --{name}=" in done.stdout
     assert "--epochs" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def teacher(digits, tmp_path_factory):
+    """The folder of a run that may teach."""
+    folder = tmp_path_factory.mktemp("teacher")
+    train_and_evaluate(make_step(TrainStep, model=make_small), digits, str(folder), epochs=1)
+    return str(folder)
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_distillation_is_hintons_mix_of_labels_and_of_the_mean_of_teachers(slices, teacher, digits):
+    options = {"teacher": [teacher, teacher], "temperature": 3.0, "share": 0.6, "slices": slices}
+    plain, step = make_step(TrainStep, slices=slices), make_step(variant("distillation"), **options)
+    step.teachers[0].set_weights([0.5 * w for w in step.teachers[0].get_weights()])
+    images, labels = plain.prepare_batch(*(part[:64] for part in digits.train))
+    answers = np.mean([tf.nn.softmax(model(images) / 3) for model in step.teachers], axis=0)
+    with tf.GradientTape() as tape:
+        logits = step.model(images)
+        soft = tf.reduce_mean(-tf.reduce_sum(answers * tf.nn.log_softmax(logits / 3), axis=1))
+        hard = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
+        loss = 0.4 * hard + 0.6 * 9 * soft
+    expected = tape.gradient(loss, [v.value for v in step.model.trainable_variables])
+    gradients, scalars = step.compute_gradients(images, labels)
+    assert float(scalars["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    for a, b in zip(gradients, expected, strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
+
+
+def test_a_student_resumes_exactly_with_the_teacher_that_it_began_with(teacher, digits, tmp_path):
+    folder = str(tmp_path / "moved")
+    shutil.copytree(teacher, folder)
+
+    def student():
+        return make_step(variant("distillation"), model=make_small, teacher=[folder])
+
+    straight = student()
+    train_and_evaluate(straight, digits, str(tmp_path / "straight"), epochs=1, max_steps=9)
+    options = {"max_steps": 9, "steps_per_loop": 1, "interrupt": StopAfter(4)}
+    with pytest.raises(Interrupted):
+        train_and_evaluate(student(), digits, str(tmp_path / "cut"), epochs=1, **options)
+    train_and_evaluate(make_step(TrainStep, model=make_small), digits, folder, epochs=2)  # the teacher learns on
+    resumed = student()
+    assert bits_of(resumed)["teachers/0"] != bits_of(straight)["teachers/0"]
+    train_and_evaluate(resumed, digits, str(tmp_path / "cut"), epochs=1, max_steps=9)
+    assert bits_of(resumed) == bits_of(straight)
+
+
+def test_a_teacher_of_other_classes_or_none_is_refused(teacher, start, tmp_path):
+    with pytest.raises(Error, match=r"--teacher=.* knows 10 classes, the data has 7"):
+        variant("distillation")(CNN(num_classes=7), keras.optimizers.Adam(), teacher=[teacher])
+    done = start("mnist.research.distillation", "--dataset=digits", f"--teacher={tmp_path}/none")
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}/none is not a folder with a run. Train first: python -m mnist.train.\n"
+
+
+def test_an_elastic_field_moves_pixels_by_what_it_says_and_smoothly(digits):
+    elastic = importlib.import_module("mnist.research.elastic")
+    smooth = elastic.smoothing(4.0)
+    np.testing.assert_allclose((smooth**2).sum(1), 1, rtol=1e-5)  # so that all places move as far
+    correlation = (smooth[:-4] * smooth[4:]).sum(1)  # of white noise that a Gaussian of sigma blurs: exp(-(d/2 sigma)²)
+    np.testing.assert_allclose(correlation[2:-2], np.exp(-((4 / 8) ** 2)), atol=0.03)
+    affine, step = (make_step(variant(name), **{"pixels": 6.0}) for name in ("augment", "elastic"))
+    images = affine.prepare_batch(*(part[:64] for part in digits.train))[0]
+    still = elastic.bilinear(images, *np.meshgrid(np.arange(28, dtype=np.float32), np.arange(28, dtype=np.float32)))
+    assert np.array_equal(still, images)
+    maps = affine.draw_maps(images)
+    a, b, c, d, e, f = np.moveaxis(maps.numpy(), 1, 0)[:, :, None, None]
+    x, y = np.meshgrid(np.arange(28, dtype=np.float32), np.arange(28, dtype=np.float32))
+    through = elastic.bilinear(images, a * x + b * y + c, d * x + e * y + f)
+    np.testing.assert_allclose(through, affine.resample(images, maps), atol=1e-5)
+    assert not np.allclose(step.resample(images, maps), through, atol=0.1)
+
+
+def test_erased_rectangles_have_the_share_and_the_size_that_are_asked(digits):
+    plain, step = make_step(TrainStep), make_step(variant("random_erasing"), erase=0.5, largest_area=0.1)
+    batch = [np.tile(part[:1000], (2, 1, 1, 1)[: part.ndim]) for part in digits.train]
+    erased = np.any(step.prepare_batch(*batch)[0] != plain.prepare_batch(*batch)[0], axis=3)
+    areas = [np.prod(np.ptp(np.argwhere(one), axis=0) + 1) / 784 for one in erased if one.any()]
+    assert 0.45 < len(areas) / len(erased) < 0.55
+    assert max(areas) < 0.1 + 0.05  # by whole pixels
+    assert 0.03 < np.mean(areas) < 0.09
+    assert np.mean([one.mean() for one in erased if one.any()]) > 0.9 * np.mean(areas)  # no holes
+
+
+def test_what_fades_is_gone_at_the_end_and_is_half_gone_between(digits):
+    class Fading(variant("fading"), variant("label_smoothing")):
+        smoothing = 1.0
+
+    step = make_step(Fading, fade_start=10, fade_steps=20)
+    shares = []
+    for done in (9, 19, 29, 99):
+        step.iterations.assign(done)
+        labels = step.prepare_batch(*digits.train)[1].numpy()
+        shares.append(np.mean(labels.max(1) == 1))
+    assert shares[0] == 0
+    assert 0.4 < shares[1] < 0.6
+    assert shares[2:] == [1, 1]
+
+
+def test_the_late_average_is_the_mean_of_the_weights_since(digits):
+    step = make_step(variant("swa"), average_from=3, model=make_small)
+    seen = []
+    for n in range(1, 7):
+        run_one(step, digits, n)
+        seen.append(step.model.get_weights())
+        if n < 3:
+            assert all(np.array_equal(a, b) for a, b in zip(step.eval_model.get_weights(), seen[-1], strict=True))
+    for average, *values in zip(step.eval_model.get_weights(), *seen[2:], strict=True):
+        np.testing.assert_allclose(average, np.mean(values, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def run_one(step, digits, number):
+    """One step on a batch of its own."""
+    step(*(tf.constant(part[64 * number : 64 * number + 64]) for part in digits.train))
+
+
+def test_lookahead_goes_a_part_of_the_way_every_few_steps(digits):
+    step = make_step(variant("lookahead"), sync_period=3, slow_step=0.25, model=make_small)
+    plain = make_step(TrainStep, model=make_small)
+    first = step.model.get_weights()
+    for n in range(3):
+        run_one(step, digits, n)
+        run_one(plain, digits, n)
+        if n < 2:
+            assert all(np.array_equal(a, b) for a, b in zip(step.eval_model.get_weights(), first, strict=True))
+    for fast, slow, begun, far in zip(
+        step.model.get_weights(), step.eval_model.get_weights(), first, plain.model.get_weights(), strict=True
+    ):
+        assert np.array_equal(fast, slow)
+        np.testing.assert_allclose(slow, begun + 0.25 * (far - begun), rtol=1e-5, atol=1e-7)
+
+
+def test_r_drop_adds_the_divergence_of_two_passes(digits):
+    rdrop = importlib.import_module("mnist.research.rdrop")
+    step, plain = (make_step(cls, model=rdrop.DropoutCNN) for cls in (rdrop.RDrop, TrainStep))
+    batch = step.prepare_batch(*(part[:64] for part in digits.train))
+    loss = step.compute_loss(*batch)[0]
+    (first, p), (second, q) = plain.compute_loss(*batch), plain.compute_loss(*batch)
+    p, q = (tf.nn.softmax(x).numpy().astype(np.float64) for x in (p, q))
+    divergence = np.mean(np.sum(p * np.log(p / q) + q * np.log(q / p), axis=1)) / 2
+    assert divergence > 1e-4
+    assert float(loss) == pytest.approx(float((first + second) / 2 + divergence / 2), rel=1e-5)
+
+
+def test_a_range_test_tells_the_rate_of_the_lowest_loss(digits, tmp_path):
+    step = make_step(variant("lr_range_test"), model=make_small, lowest=1e-4, highest=10.0, range_steps=120)
+    results = train_and_evaluate(step, digits, str(tmp_path), epochs=5)
+    rates = step.rates()
+    losses = step.losses.numpy().reshape(-1, 20).mean(1)
+    assert results["test_accuracy"] < 0.5  # the last rates undo all
+    entry = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert entry["validation_best_rate"] == pytest.approx(np.sqrt(rates[::20] * rates[19::20])[losses.argmin()])
+    assert Image.open(tmp_path / "lr_range_test.png").size == (350, 280)
+    with pytest.raises(Error, match="a range test sets the learning rate itself: leave out --schedule"):
+        variant("lr_range_test")(
+            make_small("float32"), keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1, 9))
+        )
+
+
+def test_a_wide_network_is_rebuilt_from_its_run(start, digits, tmp_path):
+    done = start("mnist.research.wide", "--dataset=digits", "--width=2", "--max_steps=1", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    model = finished.load(str(tmp_path)).model
+    assert (type(model).__name__, model.width, model.conv3.filters) == ("WideCNN", 2, 128)

@@ -28,24 +28,33 @@ class Augment(TrainStep):
 
     def prepare_batch(self, images, labels):
         images, labels = super().prepare_batch(images, labels)
+        return self.resample(images, self.draw_maps(images)), labels
+
+    def draw_maps(self, images):
+        """Affine maps from places of the output to places of the input, float32 `[B, 6]`.
+
+        With a row (a, b, c, d, e, f) the output at column x and row y is the input at (ax + by + c, dx + ey + f).
+        """
         batch_size, height, width, _ = tf.unstack(tf.shape(images))
         bounds = np.float32([np.deg2rad(self.degrees), self.scaling, self.pixels, self.pixels])
         draws = tf.random.stateless_uniform([batch_size, 4], self.random_seed("augment"), -1.0, 1.0) * bounds
         angle, scaling, shift_x, shift_y = tf.unstack(draws, axis=1)
         cos, sin = tf.cos(angle) * (1 + scaling), tf.sin(angle) * (1 + scaling)
-        # About the middle of the image; the op maps output to input, in rows (a, b, c, d, e, f, 0, 0).
+        # About the middle of the image.
         x, y = (tf.cast(size - 1, tf.float32) / 2 for size in (width, height))
-        zero = tf.zeros_like(angle)
         c, f = x - cos * x + sin * y + shift_x, y - sin * x - cos * y + shift_y
-        images = tf.raw_ops.ImageProjectiveTransformV3(
+        return tf.stack([cos, -sin, c, sin, cos, f], axis=1)
+
+    def resample(self, images, maps):
+        """Returns: float32 images `[B, 28, 28, 1]`, each seen through its map, black beyond its edges."""
+        return tf.raw_ops.ImageProjectiveTransformV3(
             images=images,
-            transforms=tf.stack([cos, -sin, c, sin, cos, f, zero, zero], axis=1),
-            output_shape=[height, width],
+            transforms=tf.pad(maps, [[0, 0], [0, 2]]),  # no perspective
+            output_shape=tf.shape(images)[1:3],
             fill_value=0.0,
             interpolation="BILINEAR",
             fill_mode="CONSTANT",
         )
-        return images, labels
 
 
 if __name__ == "__main__":

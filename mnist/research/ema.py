@@ -31,17 +31,21 @@ class EMA(TrainStep):
 
     def __call__(self, images, labels):  # not in apply_gradients: the update is whole, whatever this is composed with
         scalars = super().__call__(images, labels)
-        step = tf.cast(self.iterations, tf.float32)
-        decay = tf.minimum(self.decay, step / (step + 10))  # early on the initial weights count for little
+        past = self.share_of_past()
         for i, (average, variable) in enumerate(zip(self.average.variables, self.model.variables, strict=True)):
             total, value = self.sums.get(i, average.value), variable.value
             if total.dtype.is_floating:  # not the state of a random generator
-                share = tf.cast(decay, total.dtype)
+                share = tf.cast(past, total.dtype)
                 value = share * total + (1 - share) * tf.cast(value, total.dtype)
             total.assign(value)
             if i in self.sums:
                 average.assign(tf.cast(total, average.dtype))
         return scalars
+
+    def share_of_past(self):
+        """What weight the average has beside the model's new values: a float32 scalar from 0 to 1."""
+        step = tf.cast(self.iterations, tf.float32)
+        return tf.minimum(self.decay, step / (step + 10))  # early on the initial weights count for little
 
     @property
     def eval_model(self):

@@ -1,0 +1,47 @@
+"""Distillation: the target is what a teacher, or the mean of several, answers to the same image, beside its label.
+
+Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv:1503.02531, section 2): the loss is
+(1 - share) CE(label, p) + share T² CE(q, p at T), where p at T is softmax(logits / T) and q the mean of the teachers'.
+A teacher of the student's own kind is "born again" (Furlanello et al., arXiv:1805.04770). The teachers see the batch
+as the student sees it, augmented, so that they have to answer anew in each step.
+
+    python -m mnist.research.distillation --teacher=runs/teacher_1,runs/teacher_2 \
+        --flagfile=scripts/recipes/variants.flags
+"""
+
+from mnist import Error, finished, train
+from mnist.model import count_outputs
+from mnist.settings import Setting
+from mnist.step import TrainStep
+
+import tensorflow as tf
+
+
+class Distillation(TrainStep):
+    """Learns from finished runs; their models are saved with the step, so that a resume has the same."""
+
+    teacher = Setting((), "Folders of runs, separated by commas. Default: none, and the labels alone.", kind=[str])
+    temperature = Setting(2.0, "What logits are divided by for the teachers' share; above 1: softer.", low=0.1)
+    share = Setting(0.7, "Share of the teachers in the loss, of labels the rest; 0: none.", low=0.0, high=1.0)
+
+    def __init__(self, model, optimizer, **kwargs):
+        super().__init__(model, optimizer, **kwargs)
+        self.teachers = [finished.load(folder).model for folder in self.teacher if self.share]
+        for folder, teacher in zip(self.teacher, self.teachers, strict=False):
+            if count_outputs(teacher) != count_outputs(model):
+                raise Error(
+                    f"--teacher={folder} knows {count_outputs(teacher)} classes, the data has {count_outputs(model)}."
+                )
+
+    def compute_loss(self, images, labels):
+        loss, logits = super().compute_loss(images, labels)
+        if not self.teachers:
+            return loss, logits
+        answers = [tf.cast(teacher(images, training=False), logits.dtype) for teacher in self.teachers]
+        targets = tf.add_n([tf.nn.softmax(x / self.temperature) for x in answers]) / len(answers)
+        losses = tf.nn.softmax_cross_entropy_with_logits(tf.stop_gradient(targets), logits / self.temperature)
+        return (1 - self.share) * loss + self.share * self.temperature**2 * tf.reduce_mean(losses), logits
+
+
+if __name__ == "__main__":
+    train.launch(Distillation)

@@ -1,0 +1,47 @@
+"""Lookahead: slow weights follow the fast ones every few steps, and the fast ones begin again from there.
+
+Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back" (arXiv:1907.08610, algorithm 1). The slow weights
+are evaluated, as in the paper; the optimizer keeps its moments.
+
+    python -m mnist.research.lookahead --sync_period=5 --slow_step=0.5 --flagfile=scripts/recipes/variants.flags
+"""
+
+from mnist import train
+from mnist.rebuild import copy_model
+from mnist.settings import Setting
+from mnist.step import TrainStep
+
+import tensorflow as tf
+
+
+class Lookahead(TrainStep):
+    """Keeps `slow`, a copy of the model that moves a part of the way to it every `sync_period` steps."""
+
+    sync_period = Setting(5, "Steps of the fast weights to one of the slow ones.", low=1)
+    slow_step = Setting(0.5, "Part of the way that the slow weights go; 1: all, as without.", low=0.0, high=1.0)
+
+    def __init__(self, model, optimizer, **kwargs):
+        super().__init__(model, optimizer, **kwargs)
+        self.slow = copy_model(model)
+
+    def __call__(self, images, labels):
+        scalars = super().__call__(images, labels)
+        due = tf.equal(self.iterations % self.sync_period, 0)
+        trained = {id(v) for v in self.model.trainable_variables}
+        for slow, fast in zip(self.slow.variables, self.model.variables, strict=True):
+            value = fast.value.read_value()
+            if id(fast) in trained:
+                moved = slow + self.slow_step * (value - slow) if self.slow_step < 1 else value
+                slow.assign(tf.where(due, moved, slow))
+                fast.assign(tf.where(due, moved, value))
+            else:
+                slow.assign(value)  # statistics and generators are not searched for, but kept
+        return scalars
+
+    @property
+    def eval_model(self):
+        return self.slow
+
+
+if __name__ == "__main__":
+    train.launch(Lookahead)

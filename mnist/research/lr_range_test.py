@@ -1,0 +1,78 @@
+"""Learning rate range test: the rate rises from step to step, and the loss against the rate tells which to take.
+
+Smith, "Cyclical Learning Rates for Training Neural Networks" (arXiv:1506.01186, section 3.3), with a rate that grows
+by a factor, so that all orders of magnitude have as much room. The chart is `lr_range_test.png` in the run's folder,
+and under Images in TensorBoard, drawn at each evaluation. Take a rate somewhat below the one with the lowest loss, as
+the highest rate of `--schedule=one_cycle`.
+
+    python -m mnist.research.lr_range_test --lowest=1e-5 --highest=0.1 --range_steps=900 --epochs=1
+"""
+
+import os
+
+from mnist import Error, train
+from mnist.settings import Setting
+from mnist.step import TrainStep
+
+import numpy as np
+import tensorflow as tf
+
+_SMOOTHED = 20  # steps whose mean loss is one point of the chart
+
+
+class LRRangeTest(TrainStep):
+    """Sets the rate of each step, and keeps its loss."""
+
+    lowest = Setting(1e-5, "Learning rate of the first step.", low=1e-12)
+    highest = Setting(0.1, "Learning rate of the last step, and of those after.", low=1e-12)
+    range_steps = Setting(900, "Steps from the lowest rate to the highest. 900: nearly an epoch of MNIST.", low=2)
+
+    def __init__(self, model, optimizer, **kwargs):
+        super().__init__(model, optimizer, **kwargs)
+        if not hasattr(self.optimizer.learning_rate, "assign"):
+            raise Error("a range test sets the learning rate itself: leave out --schedule.")
+        self.losses = tf.Variable(tf.zeros(self.range_steps))
+        self.optimizer.learning_rate.assign(self.lowest)
+
+    def rates(self):
+        """The learning rate of each step, float32 `[range_steps]`."""
+        return np.geomspace(self.lowest, self.highest, self.range_steps).astype(np.float32)
+
+    def __call__(self, images, labels):
+        number = tf.cast(self.iterations, tf.int32)
+        scalars = super().__call__(images, labels)
+        taken = tf.range(self.range_steps) == number
+        self.losses.assign(tf.where(taken, tf.cast(scalars["loss"], tf.float32), self.losses))
+        self.optimizer.learning_rate.assign(tf.gather(self.rates(), tf.minimum(number + 1, self.range_steps - 1)))
+        return scalars
+
+    def extra_metrics(self, images, labels, logits):
+        metrics = super().extra_metrics(images, labels, logits)
+        done = min(int(self.iterations), self.range_steps) // _SMOOTHED * _SMOOTHED
+        if done < 2 * _SMOOTHED or self.view.part != "validation":
+            return metrics
+        losses = self.losses.numpy()[:done].reshape(-1, _SMOOTHED).mean(1)
+        rates = np.exp(np.log(self.rates()[:done]).reshape(-1, _SMOOTHED).mean(1))
+        if self.view.workdir and tf.summary.experimental.get_step() is not None:  # the one that writes
+            path = os.path.join(self.view.workdir, "lr_range_test.png")
+            draw(rates, losses, path)
+            tf.summary.image("lr_range_test", tf.io.decode_png(tf.io.read_file(path))[tf.newaxis])
+        return metrics | {"best_rate": float(rates[losses.argmin()])}
+
+
+def draw(rates, losses, path):
+    """Draws losses against rates, on a logarithmic scale, to a PNG file."""
+    import matplotlib.figure  # slow to import
+
+    figure = matplotlib.figure.Figure(figsize=(3.5, 2.8), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    axes.semilogx(rates, losses)
+    axes.axvline(rates[losses.argmin()], color="grey", linestyle=":", label=f"lowest at {rates[losses.argmin()]:.2g}")
+    axes.set(xlabel="learning rate", ylabel="loss", ylim=(0, min(losses.max(), 2 * losses[0])))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    train.launch(LRRangeTest)

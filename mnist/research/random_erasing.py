@@ -1,0 +1,49 @@
+"""Random erasing: in some images a rectangle of random size, shape and place is replaced by noise.
+
+Zhong et al., "Random Erasing Data Augmentation" (arXiv:1708.04896, algorithm 1), with areas of 2 to 20 % in place of
+40, which hides a digit. A rectangle that would reach over an edge is cut there, where the paper draws again.
+
+    python -m mnist.research.random_erasing --erase=0.25 --largest_area=0.2 --flagfile=scripts/recipes/variants.flags
+"""
+
+import math
+
+from mnist import train
+from mnist.settings import Setting
+from mnist.step import TrainStep
+
+import tensorflow as tf
+
+_SMALLEST_AREA, _LONGEST = 0.02, 1 / 0.3  # of the image; side by side (section 4.2 of the paper)
+
+
+class RandomErasing(TrainStep):
+    """Draws a rectangle for each image, a function of `(seed, step)`."""
+
+    erase = Setting(0.25, "Share of the images of which a part is erased; 0: none.", low=0.0, high=1.0)
+    largest_area = Setting(0.2, "Largest area that is erased, of the image.", low=_SMALLEST_AREA, high=1.0)
+
+    def prepare_batch(self, images, labels):
+        images, labels = super().prepare_batch(images, labels)
+        if not self.erase:
+            return images, labels
+        shape = tf.shape(images)
+        draws = tf.random.stateless_uniform([5, shape[0], 1], self.random_seed("erasing"))
+        area = _SMALLEST_AREA + draws[0] * (self.largest_area - _SMALLEST_AREA)
+        ratio = tf.exp((2 * draws[1] - 1) * math.log(_LONGEST))
+        rows = _is_inside(shape[1], tf.sqrt(area * ratio), draws[2])
+        columns = _is_inside(shape[2], tf.sqrt(area / ratio), draws[3])
+        erased = rows[:, :, tf.newaxis] & columns[:, tf.newaxis] & (draws[4] < self.erase)[:, tf.newaxis]
+        noise = tf.random.stateless_uniform(shape, self.random_seed("erased"))
+        return tf.where(erased[..., tf.newaxis], noise, images), labels
+
+
+def _is_inside(size, part, place):
+    """Which of `size` places lie in a stretch: `[B, size]`, of its part of the whole and its place in what is left."""
+    first = place * tf.maximum(1 - part, 0.0)
+    middles = (tf.range(tf.cast(size, tf.float32)) + 0.5) / tf.cast(size, tf.float32)
+    return (middles >= first) & (middles < first + part)
+
+
+if __name__ == "__main__":
+    train.launch(RandomErasing)

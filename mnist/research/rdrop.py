@@ -1,0 +1,46 @@
+"""R-Drop: two passes with other units dropped shall give the same answer.
+
+Liang et al., "R-Drop: Regularized Dropout for Neural Networks" (arXiv:2106.14448, equation 4), halved: the mean of
+both cross entropies, and `consistency` times half the mean of both Kullback-Leibler divergences. The model has dropout
+before its last layer; `--dropout=0.2` is another file's to choose.
+
+    python -m mnist.research.rdrop --consistency=1 --flagfile=scripts/recipes/variants.flags
+"""
+
+from mnist import train
+from mnist.model import CNN
+from mnist.settings import Setting
+from mnist.step import TrainStep
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable(package="mnist")
+class DropoutCNN(CNN):
+    """The CNN with a fifth of what its last layer decides by dropped in training."""
+
+    def __init__(self, **kwargs):
+        self.dropout = keras.layers.Dropout(0.2, name="dropout")
+        super().__init__(**kwargs)
+
+    def call(self, images, training=False):
+        return self.logits(self.dropout(self.features(images), training=training))
+
+
+class RDrop(TrainStep):
+    """Runs a batch twice in training mode."""
+
+    consistency = Setting(1.0, "Weight of the divergence between two passes; 0: none.", low=0.0)
+
+    def compute_loss(self, images, labels):
+        passes = [super(RDrop, self).compute_loss(images, labels) for _ in range(2)]
+        (loss, logits), (other_loss, other_logits) = passes
+        first, second = tf.nn.log_softmax(logits), tf.nn.log_softmax(other_logits)
+        # Both divergences together are the sum of (p - q)(log p - log q).
+        apart = tf.reduce_sum((tf.exp(first) - tf.exp(second)) * (first - second), axis=1)
+        return (loss + other_loss) / 2 + self.consistency / 4 * tf.reduce_mean(apart), logits
+
+
+if __name__ == "__main__":
+    train.launch(RDrop, model=DropoutCNN)

@@ -1,0 +1,38 @@
+"""Stochastic weight averaging: the plain mean of the weights from some step on is evaluated and exported.
+
+Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (arXiv:1803.05407, algorithm 1).
+Each step counts, where the paper has one a cycle. Statistics of normalization are averaged as the weights are; the
+paper measures them again.
+
+    python -m mnist.research.swa --average_from=1400 --schedule=constant --learning_rate=0.001 \
+        --flagfile=scripts/recipes/variants.flags
+"""
+
+from mnist import train
+from mnist.research.ema import EMA
+from mnist.settings import Setting
+
+import tensorflow as tf
+
+
+class SWA(EMA):
+    """Keeps in `average` the mean of the model's variables after all steps from `average_from` on."""
+
+    average_from = Setting(
+        None, "First step that counts. Default: none, and the weights are as they are.", kind=int, low=1
+    )
+
+    @property
+    def decay(self):
+        """The past is never forgotten."""
+        return 1.0
+
+    def share_of_past(self):
+        if self.average_from is None:
+            return tf.constant(0.0)
+        steps = tf.cast(tf.maximum(self.iterations - self.average_from, 0), tf.float32)
+        return steps / (steps + 1)
+
+
+if __name__ == "__main__":
+    train.launch(SWA)

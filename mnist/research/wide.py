@@ -1,0 +1,30 @@
+"""The network with more channels, trained by the record's recipe: a teacher for `distillation`.
+
+Zagoruyko and Komodakis, "Wide Residual Networks" (arXiv:1605.07146), for the width; the layers are the network's own.
+
+    python -m mnist.research.wide --width=2 --workdir=runs/teacher --flagfile=scripts/recipes/teacher.flags
+"""
+
+from mnist import train
+from mnist.research.record import CentredCNN, Record
+
+import keras
+from absl import flags
+
+_WIDTH = flags.DEFINE_integer("width", 2, "Times as many channels in each layer as the network has.", 1, 8)
+
+
+@keras.saving.register_keras_serializable(package="mnist")
+class WideCNN(CentredCNN):
+    """The record's network with `width` times as many channels in each of its layers."""
+
+    def __init__(self, *, width=2, **kwargs):
+        self.width = width
+        super().__init__(**kwargs)
+
+    def get_config(self):
+        return super().get_config() | {"width": self.width}
+
+
+if __name__ == "__main__":
+    train.launch(Record, model=lambda: WideCNN(width=_WIDTH.value))
