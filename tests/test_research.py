@@ -45,6 +45,7 @@ NEUTRAL = {
     "lookahead": ({"slow_step": 1.0}, [{"slow_step": 1.1}, {"sync_period": 0}]),
     "lr_range_test": (None, [{"lowest": 0.0}, {"range_steps": 1}]),
     "mixup": ({"alpha": 0.0}, [{"alpha": -0.1}]),
+    "muon": ({"orthogonal": 0.0}, [{"orthogonal": -1.0}, {"muon_momentum": 1.0}]),
     "random_erasing": ({"erase": 0.0}, [{"erase": 1.1}, {"largest_area": 0.0}]),
     "rdrop": (None, [{"consistency": -1.0}]),
     "record": (

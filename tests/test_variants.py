@@ -220,6 +220,7 @@ FLAGS = {
     "lookahead": ("--sync_period=3 --slow_step=0.8", {"sync_period": 3, "slow_step": 0.8}),
     "lr_range_test": ("--lowest=0.01 --range_steps=5", {"lowest": 0.01, "range_steps": 5}),
     "mixup": ("--alpha=0.3", {"alpha": 0.3}),
+    "muon": ("--orthogonal=3 --muon_momentum=0.5", {"orthogonal": 3.0, "muon_momentum": 0.5}),
     "random_erasing": ("--erase=0.5 --largest_area=0.3", {"erase": 0.5, "largest_area": 0.3}),
     "rdrop": ("--consistency=2", {"consistency": 2.0}),
     "record": (
@@ -415,3 +416,22 @@ def test_a_wide_network_is_rebuilt_from_its_run(start, digits, tmp_path):
     assert done.returncode == 0, done.stderr
     model = finished.load(str(tmp_path)).model
     assert (type(model).__name__, model.width, model.conv3.filters) == ("WideCNN", 2, 128)
+
+
+def test_an_orthogonal_update_has_singular_values_near_one(digits):
+    muon = importlib.import_module("mnist.research.muon")
+    for shape, scale in (([3, 3, 16, 24], (144 / 24) ** 0.5), ([5, 40], 1.0)):
+        kernel = tf.random.stateless_normal(shape, [1, 2]) * tf.exp(tf.random.stateless_normal(shape[-1:], [3, 4]))
+        matrix = muon.orthogonalize(kernel).numpy().reshape(-1, shape[-1]) / scale
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+        left, _, right = np.linalg.svd(kernel.numpy().reshape(matrix.shape), full_matrices=False)
+        assert np.sum(matrix * (left @ right)) / len(values) > 0.6  # the same directions
+    step = make_step(muon.Muon, orthogonal=2.0)
+    before = step.model.get_weights()
+    run_one(step, digits, 0)
+    moved = [a - b for a, b in zip(step.model.get_weights(), before, strict=True)]
+    kernel = moved[2].reshape(-1, 64) / (1e-3 * 2 * (288 / 64) ** 0.5)
+    assert 0.3 < np.linalg.norm(kernel) / 64**0.5 < 1.3
+    assert np.abs(moved[-2]).max() == pytest.approx(1e-3, rel=1e-2)  # Adam's first step

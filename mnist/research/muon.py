@@ -1,0 +1,69 @@
+"""Muon: the update of a kernel is its momentum with all singular values made one.
+
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), whose Newton-Schulz iteration makes
+them nearly one; Bernstein and Newhouse, "Old Optimizer, New Norm" (arXiv:2409.20325), for why. Keras' Muon leaves
+kernels of convolutions to Adam; here each is a matrix with a column for each filter. Biases and the last kernel are
+the optimizer's.
+
+    python -m mnist.research.muon --orthogonal=5 --flagfile=scripts/recipes/variants.flags
+"""
+
+from mnist import Error, train
+from mnist.settings import Setting
+from mnist.step import TrainStep
+
+import keras
+import tensorflow as tf
+
+_COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the authors: steep at 0, and near 1 from 0.7 to 1.2
+
+
+class Muon(TrainStep):
+    """Updates all kernels but the last with orthogonal matrices."""
+
+    orthogonal = Setting(5.0, "Times the learning rate, the size of an orthogonal update; 0: none.", low=0.0)
+    muon_momentum = Setting(0.9, "Share of the past in the momentum of kernels.", low=0.0, below=1.0)
+
+    def __init__(self, model, optimizer, **kwargs):
+        super().__init__(model, optimizer, **kwargs)
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            raise Error("muon takes gradients as they are, not those of a scaled loss: give another precision.")
+        kernels = [i for i, v in enumerate(model.trainable_variables) if len(v.shape) > 1][:-1]
+        self._kernels = kernels if self.orthogonal else []
+        self.momenta = {i: tf.Variable(tf.zeros_like(model.trainable_variables[i].value)) for i in self._kernels}
+
+    def apply_gradients(self, gradients):
+        gradients, updates = list(gradients), {}
+        for i, momentum in self.momenta.items():
+            if gradients[i] is not None:
+                gradient = tf.convert_to_tensor(gradients[i])
+                momentum.assign(self.muon_momentum * momentum + gradient)
+                updates[i] = orthogonalize(gradient + self.muon_momentum * momentum)  # Nesterov's
+                gradients[i] = tf.zeros_like(gradient)
+        rate = tf.cast(self.optimizer.learning_rate, tf.float32) * self.orthogonal
+        super().apply_gradients(gradients)
+        for i, update in updates.items():
+            weights = self.model.trainable_variables[i].value
+            weights.assign_sub(tf.cast(rate, weights.dtype) * update)
+
+
+def orthogonalize(kernel):
+    """Of the matrices `[inputs, filters]` with orthogonal columns the one that is nearest to a kernel.
+
+    Returns: a tensor like `kernel`, by the square root of inputs / filters larger if that is above 1, as the authors
+      have it: so a step moves what a filter answers as far, however many its inputs are.
+    """
+    matrix = tf.reshape(tf.cast(kernel, tf.float32), [-1, kernel.shape[-1]])
+    rows, columns = matrix.shape
+    x = matrix if rows < columns else tf.transpose(matrix)  # the smaller side first
+    x /= tf.norm(x) + 1e-7
+    a, b, c = _COEFFICIENTS
+    for _ in range(5):
+        gram = tf.matmul(x, x, transpose_b=True)
+        x = a * x + tf.matmul(b * gram + c * tf.matmul(gram, gram), x)
+    x = x if rows < columns else tf.transpose(x)
+    return tf.cast(tf.reshape(x * max(1.0, rows / columns) ** 0.5, kernel.shape), kernel.dtype)
+
+
+if __name__ == "__main__":
+    train.launch(Muon)
