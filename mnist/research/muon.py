@@ -58,9 +58,15 @@ def orthogonalize(kernel):
     x = matrix if rows < columns else tf.transpose(matrix)  # the smaller side first
     x /= tf.norm(x) + 1e-7
     a, b, c = _COEFFICIENTS
+    # x becomes p x with p = a + b g + c g g and g = x xᵀ, five times. Each p commutes with g, so that the products of
+    # small matrices are enough, and x has to be multiplied once.
+    product = identity = tf.eye(min(rows, columns))
+    gram = tf.matmul(x, x, transpose_b=True)
     for _ in range(5):
-        gram = tf.matmul(x, x, transpose_b=True)
-        x = a * x + tf.matmul(b * gram + c * tf.matmul(gram, gram), x)
+        polynomial = a * identity + b * gram + c * tf.matmul(gram, gram)
+        product = tf.matmul(polynomial, product)
+        gram = tf.matmul(tf.matmul(polynomial, gram), polynomial)
+    x = tf.matmul(product, x)
     x = x if rows < columns else tf.transpose(x)
     return tf.cast(tf.reshape(x * max(1.0, rows / columns) ** 0.5, kernel.shape), kernel.dtype)
 

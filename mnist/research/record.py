@@ -13,6 +13,7 @@ from mnist.research.elastic import Elastic
 from mnist.research.ema import EMA
 from mnist.research.fading import Fading
 from mnist.research.label_smoothing import LabelSmoothing
+from mnist.research.muon import Muon
 
 import keras
 
@@ -25,7 +26,7 @@ class CentredCNN(CNN):
         return super().call(images[:, 1:, 1:], training)
 
 
-class Record(EMA, Distillation, LabelSmoothing, Fading, Elastic):
+class Record(EMA, Muon, Distillation, LabelSmoothing, Fading, Elastic):
     """Learns smoothed labels and teachers' answers of distorted images; the average is evaluated."""
 
 
