@@ -87,11 +87,11 @@ def make_steps():
     def compose(*names):
         return type("".join(names), tuple(variant(name) for name in names), {})
 
-    known = {"winograd", "speedrun", "record"}  # the first two know the CNN alone, the last is composed itself
+    known = {"winograd", "speedrun", "record"}  # which know the CNN alone
     others = [name for name in NAMES if name not in known]
     trios = [others[i : i + 3] for i in range(0, len(others), 3)]  # of files: each compiles its own step
     steps = {"+".join(trio): make(compose(*trio), slices=4) for trio in trios}
-    steps |= {"winograd": make(variant("winograd"), CNN), "record": make(variant("record"))}
+    steps |= {"winograd": make(variant("winograd"), CNN), "record": make(variant("record"), CNN)}
     steps |= {"speedrun": make(variant("speedrun"), CNN, dtype="mixed_bfloat16")}
     steps |= {"plain": make(TrainStep, CNN, slices=4), "clipped": make(TrainStep, optimizer=clipped)}
     steps |= {"averaged": make(TrainStep, optimizer=averaged), "counting": make(Counting, slices=8)}

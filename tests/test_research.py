@@ -48,10 +48,7 @@ NEUTRAL = {
     "muon": ({"orthogonal": 0.0}, [{"orthogonal": -1.0}, {"muon_momentum": 1.0}]),
     "random_erasing": ({"erase": 0.0}, [{"erase": 1.1}, {"largest_area": 0.0}]),
     "rdrop": (None, [{"consistency": -1.0}]),
-    "record": (
-        {"displacement": 0.0, "degrees": 0.0, "pixels": 0.0, "scaling": 0.0, "smoothing": 0.0, "orthogonal": 0.0},
-        [{"decay": 1.0}],
-    ),
+    "record": (None, [{"decay": 1.0}]),
     "speedrun": (None, [{"smoothing": 2.0}]),
     "sam": ({"rho": 0.0}, [{"rho": -0.1}]),
     "swa": ({}, [{"average_from": 0}]),

@@ -9,6 +9,7 @@ from mnist.loop import Interrupted, train_and_evaluate
 from mnist.metrics import example_losses
 from mnist.model import CNN
 from mnist.research.ema import EMA
+from mnist.research.record import CentredCNN
 from mnist.step import TrainStep
 
 import keras
@@ -70,9 +71,11 @@ def test_the_noise_scale_bears_a_batch_of_one_image(digits):
 
 
 @pytest.mark.parametrize("size", [1, 2, 6, 64])
-@pytest.mark.parametrize("cls", [TrainStep, variant("winograd")])
-def test_slices_give_the_gradients_of_the_whole_batch(cls, size, digits):
-    whole, sliced = make_step(TrainStep), make_step(cls, slices=4)
+@pytest.mark.parametrize(
+    ("cls", "model"), [(TrainStep, CNN), (variant("winograd"), CNN), (variant("winograd"), CentredCNN)]
+)
+def test_slices_give_the_gradients_of_the_whole_batch(cls, model, size, digits):
+    whole, sliced = make_step(TrainStep, model=model), make_step(cls, slices=4, model=model)
     for step in (whole, sliced):  # biases of zero would leave to round-off what ReLU makes of the black margins
         step.model.set_weights([w + 0.1 * (w.ndim == 1) for w in step.model.get_weights()])
     # Images of which none has two values so near to each other that round-off tells the larger one, in max pooling.
@@ -88,9 +91,10 @@ def test_slices_give_the_gradients_of_the_whole_batch(cls, size, digits):
 
 
 def test_winograd_refuses_a_model_whose_layers_it_does_not_know():
-    model = importlib.import_module("mnist.research.record").CentredCNN()
-    with pytest.raises(ValueError, match=r"CentredCNN, expected a mnist\.model\.CNN"):
-        variant("winograd")(model, keras.optimizers.Adam())
+    for module, name in (("rdrop", "DropoutCNN"), ("wide", "WideCNN")):
+        model = getattr(importlib.import_module(f"mnist.research.{module}"), name)()
+        with pytest.raises(ValueError, match=rf"{name}, expected a mnist\.model\.CNN"):
+            variant("winograd")(model, keras.optimizers.Adam())
 
 
 def test_the_average_is_evaluated_and_follows_the_weights(digits):

