@@ -21,8 +21,8 @@ class Distillation(TrainStep):
     """Learns from finished runs; their models are saved with the step, so that a resume has the same."""
 
     teacher = Setting((), "Folders of runs, separated by commas. Default: none, and the labels alone.", kind=[str])
-    temperature = Setting(2.0, "What logits are divided by for the teachers' share; above 1: softer.", low=0.1)
-    share = Setting(0.7, "Share of the teachers in the loss, of labels the rest; 0: none.", low=0.0, high=1.0)
+    temperature = Setting(4.0, "What logits are divided by for the teachers' share; above 1: softer.", low=0.1)
+    share = Setting(0.9, "Share of the teachers in the loss, of labels the rest; 0: none.", low=0.0, high=1.0)
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
