@@ -111,6 +111,7 @@ class Setting:
     def parse(self, text):
         """Returns the value that a flag's text stands for. Raises: ValueError that says what is expected."""
         parts = text.split(",") if self.several and not self.repeated else [text]
+        parts = [] if self.several and not text else parts
         try:
             values = [self.kind(part) if self.kind in (int, float) else part for part in parts]
             return self.check(values if self.several else values[0])

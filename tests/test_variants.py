@@ -10,6 +10,7 @@ from mnist.metrics import example_losses
 from mnist.model import CNN
 from mnist.research.ema import EMA
 from mnist.research.record import CentredCNN
+from mnist.settings import _Serializer, settings_of
 from mnist.step import TrainStep
 
 import keras
@@ -222,7 +223,7 @@ FLAGS = {
     "hard_examples": ("--pressure=9", {"pressure": 9.0}),
     "label_smoothing": ("--smoothing=0.3", {"smoothing": 0.3}),
     "lookahead": ("--sync_period=3 --slow_step=0.8", {"sync_period": 3, "slow_step": 0.8}),
-    "lr_range_test": ("--lowest=0.01 --range_steps=5", {"lowest": 0.01, "range_steps": 5}),
+    "lr_range_test": ("--lowest=0.01 --range_steps=50", {"lowest": 0.01, "range_steps": 50}),
     "mixup": ("--alpha=0.3", {"alpha": 0.3}),
     "muon": ("--orthogonal=3 --muon_momentum=0.5", {"orthogonal": 3.0, "muon_momentum": 0.5}),
     "random_erasing": ("--erase=0.5 --largest_area=0.3", {"erase": 0.5, "largest_area": 0.3}),
@@ -308,7 +309,11 @@ def test_a_teacher_of_other_classes_or_none_is_refused(teacher, start, tmp_path)
         variant("distillation")(CNN(num_classes=7), keras.optimizers.Adam(), teacher=[teacher])
     done = start("mnist.research.distillation", "--dataset=digits", f"--teacher={tmp_path}/none")
     assert done.returncode == 1
-    assert done.stderr == f"error: {tmp_path}/none is not a folder with a run. Train first: python -m mnist.train.\n"
+    none = f"{tmp_path}/none"
+    why = f"{none} is not a folder with a run. Train first: python -m mnist.train."
+    assert done.stderr == f"error: --teacher={none}: {why}\n"
+    done = start("mnist.research.distillation", "--dataset=digits", f"--teacher={teacher},")
+    assert done.stderr == "error: --teacher=: expected folders, separated by commas.\n"
 
 
 def test_an_elastic_field_moves_pixels_by_what_it_says_and_smoothly(digits):
@@ -317,7 +322,7 @@ def test_an_elastic_field_moves_pixels_by_what_it_says_and_smoothly(digits):
     np.testing.assert_allclose((smooth**2).sum(1), 1, rtol=1e-5)  # so that all places move as far
     correlation = (smooth[:-4] * smooth[4:]).sum(1)  # of white noise that a Gaussian of sigma blurs: exp(-(d/2 sigma)²)
     np.testing.assert_allclose(correlation[2:-2], np.exp(-((4 / 8) ** 2)), atol=0.03)
-    affine, step = (make_step(variant(name), **{"pixels": 6.0}) for name in ("augment", "elastic"))
+    affine = make_step(variant("augment"), pixels=6.0)
     images = affine.prepare_batch(*(part[:64] for part in digits.train))[0]
     still = elastic.bilinear(images, *np.meshgrid(np.arange(28, dtype=np.float32), np.arange(28, dtype=np.float32)))
     assert np.array_equal(still, images)
@@ -326,7 +331,13 @@ def test_an_elastic_field_moves_pixels_by_what_it_says_and_smoothly(digits):
     x, y = np.meshgrid(np.arange(28, dtype=np.float32), np.arange(28, dtype=np.float32))
     through = elastic.bilinear(images, a * x + b * y + c, d * x + e * y + f)
     np.testing.assert_allclose(through, affine.resample(images, maps), atol=1e-5)
-    assert not np.allclose(step.resample(images, maps), through, atol=0.1)
+    step = make_step(elastic.Elastic, displacement=0.7)
+    field = step.draw_field(2000).numpy()
+    np.testing.assert_allclose(field.std(axis=0), 0.7, rtol=0.1)
+    step.draw_field = lambda size: field[:size]
+    bent = elastic.bilinear(images, a * x + b * y + c + field[:64, 0], d * x + e * y + f + field[:64, 1])
+    assert np.array_equal(step.resample(images, maps), bent)
+    assert np.abs(bent - through).mean() > 0.01
 
 
 def test_erased_rectangles_have_the_share_and_the_size_that_are_asked(digits):
@@ -409,7 +420,7 @@ def test_a_range_test_tells_the_rate_of_the_lowest_loss(digits, tmp_path):
     entry = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert entry["validation_best_rate"] == pytest.approx(np.sqrt(rates[::20] * rates[19::20])[losses.argmin()])
     assert Image.open(tmp_path / "lr_range_test.png").size == (350, 280)
-    with pytest.raises(Error, match="a range test sets the learning rate itself: leave out --schedule"):
+    with pytest.raises(Error, match="a range test sets the learning rate itself: leave out --schedule and --warmup"):
         variant("lr_range_test")(
             make_small("float32"), keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1, 9))
         )
@@ -439,3 +450,23 @@ def test_an_orthogonal_update_has_singular_values_near_one(digits):
     kernel = moved[2].reshape(-1, 64) / (1e-3 * 2 * (288 / 64) ** 0.5)
     assert 0.3 < np.linalg.norm(kernel) / 64**0.5 < 1.3
     assert np.abs(moved[-2]).max() == pytest.approx(1e-3, rel=1e-2)  # Adam's first step
+
+
+def test_winograd_has_to_be_the_last_that_computes_the_loss():
+    cls = type("Both", (variant("winograd"), variant("rdrop")), {})
+    with pytest.raises(ValueError, match="RDrop has to stand before Winograd"):
+        cls(CNN(), keras.optimizers.Adam())
+
+
+def test_a_range_test_is_over_when_the_loss_explodes(digits, tmp_path):
+    step = make_step(variant("lr_range_test"), model=make_small, lowest=1e-3, highest=1e6, range_steps=100)
+    train_and_evaluate(step, digits, str(tmp_path), epochs=5)
+    assert float(step.optimizer.learning_rate) == 0
+    assert (tmp_path / "lr_range_test.png").exists()
+
+
+def test_every_default_can_be_read_again_from_flags_txt():
+    for cls in map(variant, NAMES):
+        for setting in settings_of(cls).values():
+            if setting.default is not None and not setting.repeated:
+                assert setting.parse(_Serializer().serialize(setting.default).lower()) == setting.default

@@ -1,9 +1,10 @@
 """Distillation: the target is what a teacher, or the mean of several, answers to the same image, beside its label.
 
-Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv:1503.02531, section 2): the loss is
-(1 - share) CE(label, p) + share T² CE(q, p at T), where p at T is softmax(logits / T) and q the mean of the teachers'.
+Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv:1503.02531, section 2): in place of
+CE(label, p) the loss is (1 - share) CE(label, p) + share T² CE(q, p at T), where p at T is softmax(logits / T) and q
+the mean of the teachers'; regularizers stay as they are.
 A teacher of the student's own kind is "born again" (Furlanello et al., arXiv:1805.04770). The teachers see the batch
-as the student sees it, augmented, so that they have to answer anew in each step.
+as the student sees it, augmented, so that they have to answer anew in each step. A resume reads their folders, too.
 
     python -m mnist.research.distillation --teacher=runs/teacher_1,runs/teacher_2 \
         --flagfile=scripts/recipes/variants.flags
@@ -26,12 +27,7 @@ class Distillation(TrainStep):
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
-        self.teachers = [finished.load(folder).model for folder in self.teacher if self.share]
-        for folder, teacher in zip(self.teacher, self.teachers, strict=False):
-            if count_outputs(teacher) != count_outputs(model):
-                raise Error(
-                    f"--teacher={folder} knows {count_outputs(teacher)} classes, the data has {count_outputs(model)}."
-                )
+        self.teachers = [_load(folder, count_outputs(model)) for folder in self.teacher if self.share]
 
     def compute_loss(self, images, labels):
         loss, logits = super().compute_loss(images, labels)
@@ -40,7 +36,19 @@ class Distillation(TrainStep):
         answers = [tf.cast(teacher(images, training=False), logits.dtype) for teacher in self.teachers]
         targets = tf.add_n([tf.nn.softmax(x / self.temperature) for x in answers]) / len(answers)
         losses = tf.nn.softmax_cross_entropy_with_logits(tf.stop_gradient(targets), logits / self.temperature)
-        return (1 - self.share) * loss + self.share * self.temperature**2 * tf.reduce_mean(losses), logits
+        soft = self.temperature**2 * tf.reduce_mean(losses)
+        hard = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
+        return loss + self.share * (soft - hard), logits
+
+
+def _load(folder, classes):
+    try:
+        model = finished.load(folder).model
+    except Error as error:
+        raise Error(f"--teacher={folder}: {error if folder else 'expected folders, separated by commas.'}") from None
+    if count_outputs(model) != classes:
+        raise Error(f"--teacher={folder} knows {count_outputs(model)} classes, the data has {classes}.")
+    return model
 
 
 if __name__ == "__main__":

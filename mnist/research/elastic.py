@@ -26,18 +26,21 @@ class Elastic(Augment):
     """Draws one field of displacements for each image, a function of `(seed, step)`."""
 
     displacement = Setting(1.0, "Standard deviation of the shift of a pixel, in pixels; 0: none.", low=0.0)
-    smoothness = Setting(4.0, "Standard deviation of the Gaussian that smooths the shifts, in pixels.", low=1.0)
+    smoothness = Setting(4.0, "Standard deviation of the Gaussian that smooths the shifts, in pixels.", low=3.0)
 
     def resample(self, images, maps):
         if not self.displacement:
             return super().resample(images, maps)
-        size = tf.shape(images)[0]
-        noise = tf.random.stateless_normal([size, 2, _GRID, _GRID], self.random_seed("elastic"))
-        smooth = tf.constant(smoothing(self.smoothness))  # [28, 10]
-        field = self.displacement * tf.matmul(smooth, tf.matmul(noise, smooth, transpose_b=True))  # [B, 2, 28, 28]
+        field = self.draw_field(tf.shape(images)[0])
         y, x = tf.meshgrid(tf.range(SIDE, dtype=tf.float32), tf.range(SIDE, dtype=tf.float32), indexing="ij")
         a, b, c, d, e, f = tf.unstack(maps[:, :, tf.newaxis, tf.newaxis], axis=1)
         return bilinear(images, a * x + b * y + c + field[:, 0], d * x + e * y + f + field[:, 1])
+
+    def draw_field(self, size):
+        """Shifts along x and y, in pixels, float32 `[size, 2, 28, 28]`."""
+        noise = tf.random.stateless_normal([size, 2, _GRID, _GRID], self.random_seed("elastic"))
+        smooth = tf.constant(smoothing(self.smoothness))  # [28, 10]
+        return self.displacement * tf.matmul(smooth, tf.matmul(noise, smooth, transpose_b=True))
 
 
 def smoothing(sigma):

@@ -19,8 +19,8 @@ import tensorflow as tf
 class Lookahead(TrainStep):
     """Keeps `slow`, a copy of the model that moves a part of the way to it every `sync_period` steps."""
 
-    sync_period = Setting(5, "Steps of the fast weights to one of the slow ones.", low=1)
-    slow_step = Setting(0.5, "Part of the way that the slow weights go; 1: all, as without.", low=0.0, high=1.0)
+    sync_period = Setting(5, "Steps of the fast weights to one of the slow, which are evaluated.", low=1)
+    slow_step = Setting(0.5, "Part of the way that the slow weights go; 1: all, as without.", low=0.01, high=1.0)
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
@@ -28,7 +28,7 @@ class Lookahead(TrainStep):
 
     def __call__(self, images, labels):
         scalars = super().__call__(images, labels)
-        due = tf.equal(self.iterations % self.sync_period, 0)
+        due = tf.equal(self.iterations % self.sync_period, 0) | (self.slow_step == 1)
         trained = {id(v) for v in self.model.trainable_variables}
         for slow, fast in zip(self.slow.variables, self.model.variables, strict=True):
             value = fast.value.read_value()

@@ -3,9 +3,10 @@
 Smith, "Cyclical Learning Rates for Training Neural Networks" (arXiv:1506.01186, section 3.3), with a rate that grows
 by a factor, so that all orders of magnitude have as much room. The chart is `lr_range_test.png` in the run's folder,
 and under Images in TensorBoard, drawn at each evaluation. Take a rate somewhat below the one with the lowest loss, as
-the highest rate of `--schedule=one_cycle`.
+the highest rate of `--schedule=one_cycle`. Once a loss is four times the first, the rate is 0 and the test over.
+`--learning_rate` has no part in it.
 
-    python -m mnist.research.lr_range_test --lowest=1e-5 --highest=0.1 --range_steps=900 --epochs=1
+    python -m mnist.research.lr_range_test --lowest=1e-5 --highest=0.1 --range_steps=900 --epochs=1 --eval_every=100
 """
 
 import os
@@ -18,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 _SMOOTHED = 20  # steps whose mean loss is one point of the chart
+_TOO_MUCH = 4.0  # times the first loss
 
 
 class LRRangeTest(TrainStep):
@@ -25,12 +27,16 @@ class LRRangeTest(TrainStep):
 
     lowest = Setting(1e-5, "Learning rate of the first step.", low=1e-12)
     highest = Setting(0.1, "Learning rate of the last step, and of those after.", low=1e-12)
-    range_steps = Setting(900, "Steps from the lowest rate to the highest. 900: nearly an epoch of MNIST.", low=2)
+    range_steps = Setting(
+        900, "Steps from the lowest to the highest. 900: nearly an epoch of MNIST.", low=2 * _SMOOTHED
+    )
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
         if not hasattr(self.optimizer.learning_rate, "assign"):
-            raise Error("a range test sets the learning rate itself: leave out --schedule.")
+            raise Error("a range test sets the learning rate itself: leave out --schedule and --warmup.")
+        if self.lowest >= self.highest:
+            raise Error(f"--lowest={self.lowest:g} is not below --highest={self.highest:g}.")
         self.losses = tf.Variable(tf.zeros(self.range_steps))
         self.optimizer.learning_rate.assign(self.lowest)
 
@@ -43,15 +49,19 @@ class LRRangeTest(TrainStep):
         scalars = super().__call__(images, labels)
         taken = tf.range(self.range_steps) == number
         self.losses.assign(tf.where(taken, tf.cast(scalars["loss"], tf.float32), self.losses))
-        self.optimizer.learning_rate.assign(tf.gather(self.rates(), tf.minimum(number + 1, self.range_steps - 1)))
+        rate = tf.gather(self.rates(), tf.minimum(number + 1, self.range_steps - 1))
+        is_over = tf.reduce_max(self.losses) > _TOO_MUCH * self.losses[0]
+        self.optimizer.learning_rate.assign(tf.where(is_over, 0.0, rate))
         return scalars
 
     def extra_metrics(self, images, labels, logits):
         metrics = super().extra_metrics(images, labels, logits)
-        done = min(int(self.iterations), self.range_steps) // _SMOOTHED * _SMOOTHED
+        losses = self.losses.numpy()[: int(self.iterations)]
+        over = np.flatnonzero(losses > _TOO_MUCH * losses[:1])
+        done = (over[0] + 1 if over.size else len(losses)) // _SMOOTHED * _SMOOTHED
         if done < 2 * _SMOOTHED or self.view.part != "validation":
             return metrics
-        losses = self.losses.numpy()[:done].reshape(-1, _SMOOTHED).mean(1)
+        losses = losses[:done].reshape(-1, _SMOOTHED).mean(1)
         rates = np.exp(np.log(self.rates()[:done]).reshape(-1, _SMOOTHED).mean(1))
         if self.view.workdir and tf.summary.experimental.get_step() is not None:  # the one that writes
             path = os.path.join(self.view.workdir, "lr_range_test.png")

@@ -1,7 +1,8 @@
 """Random erasing: in some images a rectangle of random size, shape and place is replaced by noise.
 
 Zhong et al., "Random Erasing Data Augmentation" (arXiv:1708.04896, algorithm 1), with areas of 2 to 20 % in place of
-40, which hides a digit. A rectangle that would reach over an edge is cut there, where the paper draws again.
+40, which hides a digit, and ratios of the sides that are as often above one as below. A rectangle that would reach over
+an edge is cut there, where the paper draws again.
 
     python -m mnist.research.random_erasing --erase=0.25 --largest_area=0.2 --flagfile=scripts/recipes/variants.flags
 

@@ -2,7 +2,7 @@
 
 Liang et al., "R-Drop: Regularized Dropout for Neural Networks" (arXiv:2106.14448, equation 4), halved: the mean of
 both cross entropies, and `consistency` times half the mean of both Kullback-Leibler divergences. The model has dropout
-before its last layer; `--dropout=0.2` is another file's to choose.
+before its last layer.
 
     python -m mnist.research.rdrop --consistency=1 --flagfile=scripts/recipes/variants.flags
 
@@ -36,8 +36,14 @@ class RDrop(TrainStep):
     consistency = Setting(1.0, "Weight of the divergence between two passes; 0: none.", low=0.0)
 
     def compute_loss(self, images, labels):
-        passes = [super(RDrop, self).compute_loss(images, labels) for _ in range(2)]
-        (loss, logits), (other_loss, other_logits) = passes
+        loss, logits = super().compute_loss(images, labels)
+        if not self.consistency:
+            return loss, logits
+        kept = [v.value for v in self.model.non_trainable_variables if v.value.dtype.is_floating]  # not seeds
+        statistics = [v.read_value() for v in kept]
+        other_loss, other_logits = super().compute_loss(images, labels)
+        for variable, value in zip(kept, statistics, strict=True):
+            variable.assign(value)  # that moving means count a batch once
         first, second = tf.nn.log_softmax(logits), tf.nn.log_softmax(other_logits)
         # Both divergences together are the sum of (p - q)(log p - log q).
         apart = tf.reduce_sum((tf.exp(first) - tf.exp(second)) * (first - second), axis=1)

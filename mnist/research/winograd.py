@@ -112,6 +112,11 @@ class Winograd(TrainStep):
             found = "has losses of its own" if known else f"is a {type(model).__name__}"
             raise ValueError(f"model {found}, expected a mnist.model.CNN, whose layers this knows")
 
+        bases = type(self).__mro__
+        for cls in bases[bases.index(Winograd) + 1 : bases.index(TrainStep)]:
+            if "compute_loss" in vars(cls):
+                raise ValueError(f"{cls.__name__} has to stand before Winograd, whose compute_loss is the last")
+
     def compute_loss(self, images, labels):
         model, dtype = self.model, self.model.conv2.compute_dtype
         kernel1, kernel2, kernel3 = (layer.kernel.value for layer in (model.conv1, model.conv2, model.conv3))
