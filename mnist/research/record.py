@@ -1,9 +1,9 @@
 """The best recipes: orthogonal updates, smoothed labels, distorted images, averaged weights, the middle of the image.
 
-    python -m mnist.research.record --flagfile=scripts/recipes/40_epochs.flags
+    python -m mnist.research.record --flagfile=scripts/recipes/5_epochs.flags
 
 Test accuracy, seeds 0 to 9: with 1_epoch.flags, which neither distorts nor averages, 99.36 ± 0.04 %; with
-5_epochs.flags, whose distortions fade at the end, 99.64 ± 0.04 %; with 40_epochs.flags FORTY.
+5_epochs.flags, whose distortions fade at the end, 99.64 ± 0.04 %.
 """
 
 from mnist import train
