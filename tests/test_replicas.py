@@ -25,10 +25,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Does at the beginning of the second epoch, on one worker, what FAULT says.
 SCRIPT = """
 import json, os, signal, time
-import tensorflow as tf
 from absl import flags
-from mnist import train
+from mnist import train  # before TensorFlow, whose C++ it quiets
 from mnist.step import TrainStep
+import tensorflow as tf
 
 fault, _, worker = os.environ.get("FAULT", "").partition(":")
 index = json.loads(os.environ.get("TF_CONFIG") or '{"task": {"index": 0}}')["task"]["index"]

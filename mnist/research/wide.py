@@ -11,8 +11,6 @@ from mnist.research.record import CentredCNN, Recipe
 import keras
 from absl import flags
 
-_WIDTH = flags.DEFINE_integer("width", 2, "Times as many channels in each layer as the network has.", 1, 8)
-
 
 @keras.saving.register_keras_serializable(package="mnist")
 class WideCNN(CentredCNN):
@@ -27,4 +25,5 @@ class WideCNN(CentredCNN):
 
 
 if __name__ == "__main__":
-    train.launch(Recipe, model=lambda: WideCNN(width=_WIDTH.value))
+    flags.DEFINE_integer("width", 2, "Times as many channels in each layer as the network has.", 1, 8)
+    train.launch(Recipe, model=lambda: WideCNN(width=flags.FLAGS.width))
