@@ -2,9 +2,9 @@
 
 Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv:1503.02531, section 2): in place of
 CE(label, p) the loss is (1 - share) CE(label, p) + share T² CE(q, p at T), where p at T is softmax(logits / T) and q
-the mean of the teachers'; regularizers stay as they are. A teacher of the student's
-own kind is "born again" (Furlanello et al., arXiv:1805.04770). The teachers see the batch as the student sees it,
-augmented, so that they have to answer anew in each step. A resume reads their folders, too.
+the mean of the teachers'; regularizers stay as they are. A teacher of the student's own kind is "born again"
+(Furlanello et al., arXiv:1805.04770). The teachers see the batch as the student sees it, augmented, so that they have
+to answer anew in each step. A resume reads their folders, too.
 
     python -m mnist.research.distillation --teacher=runs/teacher_1,runs/teacher_2 \
         --flagfile=scripts/recipes/variants.flags

@@ -5,8 +5,7 @@ smoothed by a Gaussian of 4 pixels, as in the paper, drawn on a grid of 10 by 10
 the paper's factor of 34 moves a pixel by 1.4 pixels, one standard deviation. The affine map and the field are one
 interpolation.
 
-    python -m mnist.research.elastic --displacement=1 --degrees=0 --pixels=0 --scaling=0 \
-        --flagfile=scripts/recipes/variants.flags
+    python -m mnist.research.elastic --displacement=1 --flagfile=scripts/recipes/variants.flags
 
 Two epochs, seeds 0 to 2, test accuracy: 99.37 ± 0.03 %. The plain step gives 99.26 ± 0.08 %.
 """

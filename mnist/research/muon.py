@@ -30,9 +30,9 @@ class Muon(TrainStep):
         super().__init__(model, optimizer, **kwargs)
         if self.orthogonal and isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             raise Error("muon takes gradients as they are, not of a scaled loss: take no float16 and no loss scale.")
-        kernels = [i for i, v in enumerate(model.trainable_variables) if len(v.shape) > 1][:-1]
-        self._kernels = kernels if self.orthogonal else []
-        self.momenta = {i: tf.Variable(tf.zeros_like(model.trainable_variables[i].value)) for i in self._kernels}
+        variables = model.trainable_variables
+        kernels = [i for i, v in enumerate(variables) if len(v.shape) > 1][:-1] if self.orthogonal else []
+        self.momenta = {i: tf.Variable(tf.zeros_like(variables[i].value)) for i in kernels}
 
     def apply_gradients(self, gradients):
         gradients, updates = list(gradients), {}

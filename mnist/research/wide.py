@@ -2,7 +2,7 @@
 
 Zagoruyko and Komodakis, "Wide Residual Networks" (arXiv:1605.07146), for the width; the layers are the network's own.
 
-    python -m mnist.research.wide --width=2 --workdir=runs/teacher --flagfile=scripts/recipes/teacher.flags
+    python -m mnist.research.wide --width=2 --workdir=runs/teacher_1 --flagfile=scripts/recipes/teacher.flags
 """
 
 from mnist import train
