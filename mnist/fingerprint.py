@@ -221,6 +221,8 @@ def _name_value(value):
     """A value as text; what Keras serialized, a schedule for one, by its class alone."""
     if isinstance(value, float) and float(np.float32(value)) == value:
         return str(np.float32(value))  # as it was typed
+    if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        return ", ".join(str(_name_value(inner)) for inner in value)
     return value["class"] if isinstance(value, dict) and "class" in value else value
 
 

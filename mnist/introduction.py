@@ -5,9 +5,10 @@ import os
 from mnist import Error, files
 from mnist.model import summarize_model
 from mnist.rebuild import describe_model, probe, rebuild
+from mnist.settings import settings_of
 
 
-def introduce(step, dataset, workdir, flags_text, start_step, say):
+def introduce(step, dataset, workdir, flags_text, start_step, last_step, say):
     """Writes flags.txt and model.txt, and says what is trained on what.
 
     Args:
@@ -15,7 +16,7 @@ def introduce(step, dataset, workdir, flags_text, start_step, say):
       dataset: a `data.Dataset`.
       workdir: the run's folder.
       flags_text: the content of `flags.txt`; none is written without.
-      start_step: the step that the run resumes from.
+      start_step: the step that the run resumes from. last_step: the one that it ends with.
       say: a function of a line.
     """
     folder, name, model = os.path.abspath(workdir), type(step.model).__name__, step.eval_model
@@ -28,4 +29,8 @@ def introduce(step, dataset, workdir, flags_text, start_step, say):
         rebuild(describe_model(model), [v.numpy() for v in model.variables], probe(model), f"the {name}")
     except Error as error:
         say(f"{error} It trains and resumes; other commands cannot evaluate or export it.")
+    for name, setting in settings_of(type(step)).items():
+        value = getattr(step, name)
+        if setting.is_step and value is not None and value > last_step:
+            say(f"--{name}={value}: the run ends before, at step {last_step:,}.")
     say(f"workdir: {workdir}" + (f", resuming from step {start_step:,}" if start_step else ""))

@@ -160,12 +160,13 @@ def call_to_train(model, images):
 
 
 @contextlib.contextmanager
-def keep_state(model):
+def keep_state(model, others=()):
     """While entered, in a graph or out of one, what layers write (moving means, seeds) is taken back at the end.
 
-    For a pass that is not to count: of an evaluation, or a further one over a batch in one step.
+    For a pass that is not to count: of an evaluation, or a further one over a batch in one step. `others` are further
+    variables that it may write.
     """
-    variables = [getattr(v, "value", v) for v in [*model.variables, *model.metrics_variables]]
+    variables = [*(v.value for v in [*model.variables, *model.metrics_variables]), *others]
     before = [tf.identity(v) for v in variables]
     yield
     for variable, value in zip(variables, before, strict=True):

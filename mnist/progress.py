@@ -29,6 +29,11 @@ def say(text, end="\n"):
     return True
 
 
+def in_short(value):
+    """A metric as text: with four decimals, or three digits of what these would make nearly 0."""
+    return f"{value:.3g}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
+
+
 def _discard_stdout():
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer, too
@@ -72,7 +77,7 @@ class Progress:
         fields = {
             "epoch": f"epoch {plan.epoch_of(step)}/{plan.epoch_of(plan.last_step)}",
             "step": f"step {step}/{plan.last_step}",
-            **{name: f"{name} {means[name]:.4f}" for name in ("loss", "accuracy", *others)},
+            **{name: f"{name} {in_short(means[name])}" for name in ("loss", "accuracy", *others)},
             "speed": f"{images_per_second:,.0f} images/s",
             "left": f"{minutes}:{seconds:02} left",
         }

@@ -68,7 +68,7 @@ class Session:
             finished = f"{workdir} is finished, at step {self.step_number:,}"
             self.progress.say(f"{finished}: --epochs or --max_steps may be raised.")
         elif self.cluster.is_chief:
-            introduce(step, dataset, workdir, flags_text, self.start_step, self.progress.say)
+            introduce(step, dataset, workdir, flags_text, self.start_step, plan.last_step, self.progress.say)
 
     def __enter__(self):
         return self

@@ -57,16 +57,19 @@ class Setting:
         given: a path may contain commas. Default: the kind of `default`.
       group: the heading under which --help lists the flag. Default: the name of the class.
       may_change: whether a run may be resumed with another value: True if the numbers do not depend on it.
+      is_step: whether it is a step of the run: one beyond the run's end has no effect, which the run then says.
     """
 
-    def __init__(self, default, help, *, low=None, high=None, below=None, kind=None, group=None, may_change=False):
+    def __init__(
+        self, default, help, *, low=None, high=None, below=None, kind=None, group=None, may_change=False, is_step=False
+    ):
         if kind is None:
             kind = [type(default[0])] if isinstance(default, (tuple, list)) else type(default)
         self.several = isinstance(kind, list)
         self.kind = kind[0] if self.several else kind
         self.repeated = self.several and self.kind is local_path
         self.help, self.low, self.high, self.below = help, low, high, below
-        self.group, self.may_change = group, may_change
+        self.group, self.may_change, self.is_step = group, may_change, is_step
         self.name = "the default"
         self.default = None if default is None else self.check(default)
 

@@ -98,6 +98,13 @@ class TrainStep(tf.Module):
         step = tf.cast(self.iterations, tf.int32)
         return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), salt)
 
+    def own_variables(self):
+        """The `tf.Variable`s that are attributes of the step: what classes keep of the batches.
+
+        Who passes a batch through them twice takes back what the second pass writes.
+        """
+        return [value for value in vars(self).values() if isinstance(value, tf.Variable)]
+
     def epoch_order(self, examples, epoch):
         """In which order an epoch goes through the training set.
 

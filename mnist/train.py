@@ -16,7 +16,7 @@ from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN
 from mnist.optimizers import Optimizer, Rate, make_learning_rate, make_optimizer
 from mnist.plan import Plan
-from mnist.progress import say
+from mnist.progress import in_short, say
 from mnist.readers import NUM_CLASSES
 from mnist.rebuild import being_imported
 from mnist.replicas import start
@@ -173,7 +173,7 @@ def _main(classes, step_class, make_model, make_own_optimizer):
         return 0
     if options.dry_run:
         _draw(step, dataset, results, workdir)
-    metrics = [f"{name[5:]} {value:.4f}" for name, value in results.items() if name.startswith("test_")]
+    metrics = [f"{name[5:]} {in_short(value)}" for name, value in results.items() if name.startswith("test_")]
     say(f"test {' '.join(metrics)}, {results['train_seconds']:.1f} s of training: {workdir}/results.json")
     say(f"tensorboard --logdir {shlex.quote(workdir)}")
     return 0

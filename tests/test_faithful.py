@@ -356,6 +356,9 @@ def test_another_order_of_the_epoch_is_refused(digits, tmp_path, monkeypatch):
     train(tmp_path, digits, Ordered, steps=2)
     monkeypatch.setattr(Ordered, "epoch_order", Reversed.epoch_order)
     is_refused("the code of epoch_order.* has changed", tmp_path, digits, Ordered)
+    monkeypatch.delattr(Ordered, "epoch_order")
+    was = r"epoch_order was Ordered\.epoch_order, TrainStep\.epoch_order, is TrainStep\.epoch_order[,.;]"
+    is_refused(was, tmp_path, digits, Ordered)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import os
 
 from mnist.plan import Plan
-from mnist.progress import Progress
+from mnist.progress import Progress, in_short
 
 import pytest
 
@@ -44,6 +44,11 @@ def test_the_bar_fits_the_terminal_and_drops_the_least_first(columns, bar):
     assert there[-1] == (columns >= 10)
     if columns >= 80:
         assert all(name in shown for name in ("loss", "accuracy", "epoch", "left", "[="))
+
+
+def test_a_small_number_is_not_shown_as_nothing():
+    numbers = (0.12345, 1e-3, 1.35e-5, -2.5e-7, 0.0, float("nan"))
+    assert [in_short(number) for number in numbers] == ["0.1235", "0.0010", "1.35e-05", "-2.5e-07", "0.0000", "nan"]
 
 
 def test_what_follows_the_bar_is_on_a_line_of_its_own(monkeypatch, capsys):

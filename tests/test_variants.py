@@ -94,7 +94,7 @@ def test_slices_give_the_gradients_of_the_whole_batch(cls, model, size, digits):
 def test_winograd_refuses_a_model_whose_layers_it_does_not_know():
     for module, name in (("rdrop", "DropoutCNN"), ("wide", "WideCNN")):
         model = getattr(importlib.import_module(f"mnist.research.{module}"), name)()
-        with pytest.raises(ValueError, match=rf"{name}, expected a mnist\.model\.CNN"):
+        with pytest.raises(Error, match=rf"{name}, expected a mnist\.model\.CNN"):
             variant("winograd")(model, keras.optimizers.Adam())
 
 
@@ -452,9 +452,100 @@ def test_an_orthogonal_update_has_singular_values_near_one(digits):
     assert np.abs(moved[-2]).max() == pytest.approx(1e-3, rel=1e-2)  # Adam's first step
 
 
+def test_muon_takes_kernels_alone_and_leaves_the_last_that_was_made():
+    layers = keras.layers
+
+    def chosen(*inner, frozen=()):
+        model = keras.Sequential([keras.Input([28, 28, 1]), *inner])
+        for i in frozen:
+            model.layers[i].trainable = False
+        step = variant("muon")(model, keras.optimizers.Adam())
+        return [tuple(model.trainable_variables[i].shape) for i in step.momenta]
+
+    images = layers.Reshape([28, 28])
+    assert chosen(images, layers.GRU(4), layers.Dense(10)) == [(28, 12), (4, 12)]
+    convolutions = [layers.Conv2D(4, 3, use_bias=False), layers.DepthwiseConv2D(3), layers.Flatten()]
+    assert chosen(*convolutions, layers.Dense(8), layers.Dense(10), frozen=[4]) == [(3, 3, 1, 4), (2304, 8)]
+    embedded = [layers.Flatten(), layers.Embedding(2, 3), layers.Flatten()]
+    assert chosen(*embedded, layers.Dense(4), layers.Dense(10)) == [(2352, 4)]
+    with pytest.raises(Error, match="muon finds no kernel in the Sequential to train but the last"):
+        chosen(layers.Flatten(), layers.Dense(10))
+
+
+def test_the_average_of_an_optimizer_has_the_orthogonal_updates(digits, tmp_path):
+    step = make_step(variant("muon"), model=make_small)
+    optimizer = keras.optimizers.SGD(0.01, use_ema=True, ema_momentum=0.0)  # the average is the weights
+    step = variant("muon")(step.model, optimizer)
+    before = step.model.get_weights()
+    train_and_evaluate(step, digits, str(tmp_path), epochs=1, max_steps=3)
+    for average, weights, first in zip(step.eval_model.get_weights(), step.model.get_weights(), before, strict=True):
+        assert np.array_equal(average, weights)
+        assert not np.array_equal(weights, first)
+
+
+@pytest.mark.parametrize("option", [{"clipnorm": 1.0}, {"clipvalue": 1.0}, {"gradient_accumulation_steps": 2}])
+def test_muon_refuses_an_optimizer_that_would_change_its_gradients(option):
+    with pytest.raises(Error, match=f"leave out the optimizer's {next(iter(option))}"):
+        variant("muon")(make_small("float32"), keras.optimizers.Adam(**option))
+    variant("muon")(make_small("float32"), keras.optimizers.Adam(**option), orthogonal=0.0)
+
+
+@pytest.mark.parametrize("second", ["sam", "rdrop"])
+def test_what_is_kept_of_batches_counts_each_once_in_either_order(second, digits):
+    class Counting(TrainStep):
+        def __init__(self, model, optimizer, **kwargs):
+            super().__init__(model, optimizer, **kwargs)
+            self.calls = tf.Variable(0)
+
+        def compute_loss(self, images, labels):
+            self.calls.assign_add(1)
+            return super().compute_loss(images, labels)
+
+    noise, other = variant("gradient_noise"), variant(second)
+    steps = []
+    for bases in ((noise, other, Counting), (other, noise, Counting), (Counting, noise)):
+        steps.append(make_step(type("Mine", bases, {}), model=make_small))
+        run(steps[-1], digits, [5])
+        assert int(steps[-1].calls) == 5
+    if second == "sam":  # at the weights themselves, not where SAM climbs to
+        first = make_step(type("Mine", (other, noise), {}), model=make_small)
+        alone = make_step(noise, model=make_small)
+        for step in (first, alone):
+            run_one(step, digits, 0)
+        assert float(first.noise) == float(alone.noise)
+
+
+def test_images_that_have_no_gradient_cannot_be_attacked(start, tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from mnist import train\n"
+        "from mnist.research.adversarial import Adversarial\n"
+        "import keras\n"
+        "def make_model():\n"
+        "    inner = [keras.layers.Flatten(), keras.layers.Embedding(2, 3), keras.layers.Flatten()]\n"
+        "    return keras.Sequential([keras.Input([28, 28, 1]), *inner, keras.layers.Dense(10)])\n"
+        "train.launch(Adversarial, model=make_model)\n"
+    )
+    done = start("script.py", "--dataset=digits", "--max_steps=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: the Sequential cannot be attacked: it has no gradient by the images."
+    ), done.stderr
+
+
+def test_a_step_beyond_the_end_of_the_run_is_said(digits, tmp_path, capsys):
+    class Both(variant("swa"), variant("fading"), variant("label_smoothing")):
+        pass
+
+    for name, options in (("a", {"fade_start": 9, "average_from": 5}), ("b", {"fade_start": 8, "average_from": 8})):
+        step = make_step(Both, model=make_small, **options)
+        train_and_evaluate(step, digits, str(tmp_path / name), epochs=1, max_steps=8)
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--")]
+        assert said == (["--fade_start=9: the run ends before, at step 8."] if name == "a" else [])
+
+
 def test_winograd_has_to_be_the_last_that_computes_the_loss():
     cls = type("Both", (variant("winograd"), variant("rdrop")), {})
-    with pytest.raises(ValueError, match="RDrop has to stand before Winograd"):
+    with pytest.raises(Error, match="RDrop has to stand before Winograd"):
         cls(CNN(), keras.optimizers.Adam())
 
 

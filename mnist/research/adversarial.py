@@ -9,8 +9,8 @@ Two epochs, seeds 0 to 2, test accuracy: 99.19 ± 0.04 %;
 under the attack with 0.1: 97.08 ± 0.19 %, with 0.2: 91.44 ± 0.72 %. The plain step gives 99.26 ± 0.08 %.
 """
 
-from mnist import train
-from mnist.model import call_to_train, count_outputs, keep_state, scale_images
+from mnist import Error, train
+from mnist.model import IMAGE_SHAPE, call_to_train, count_outputs, keep_state, scale_images
 from mnist.settings import Setting
 from mnist.step import TrainStep
 
@@ -27,6 +27,8 @@ class Adversarial(TrainStep):
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
         self.is_robust = tf.function(self._is_robust)
+        with keep_state(model):  # is refused here if it cannot be done
+            self.attack(model, tf.zeros([1, *IMAGE_SHAPE]), tf.zeros([1, count_outputs(model)]), self.epsilon, True)
 
     def attack(self, model, images, labels, epsilon, training):
         """Returns: float32 images `[B, 28, 28, 1]` within `epsilon` of those given, and within [0, 1]."""
@@ -37,8 +39,11 @@ class Adversarial(TrainStep):
                 tape.watch(attacked)
                 logits = call_to_train(model, attacked) if training else model(attacked, training=False)
                 loss = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+            gradient = tape.gradient(loss, attacked)
+            if gradient is None:
+                raise Error(f"the {type(model).__name__} cannot be attacked: it has no gradient by the images.")
             # The size of a step is that of Madry et al., p. 13; a single step is cut to epsilon.
-            moved = attacked + 2.5 * epsilon / self.attack_steps * tf.sign(tape.gradient(loss, attacked))
+            moved = attacked + 2.5 * epsilon / self.attack_steps * tf.sign(gradient)
             attacked = tf.clip_by_value(moved, lowest, highest)
         return tf.stop_gradient(attacked)
 

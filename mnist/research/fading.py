@@ -20,7 +20,9 @@ import tensorflow as tf
 class Fading(TrainStep):
     """Takes each image either as the classes behind this make it or as it is, with a chance that changes by step."""
 
-    fade_start = Setting(None, "Steps of the run after which it begins. Default: none; it never does.", kind=int, low=0)
+    fade_start = Setting(
+        None, "Steps of the run after which it begins. Default: none; it never does.", kind=int, low=0, is_step=True
+    )
     fade_steps = Setting(1, "Steps from the first image that is left as it is to all. Default: at once.", low=1)
 
     def prepare_batch(self, images, labels):

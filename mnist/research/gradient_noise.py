@@ -36,7 +36,7 @@ class GradientNoise(TrainStep):
     def compute_gradients(self, images, labels):
         gradients, scalars = super().compute_gradients(images, labels)
         half = tf.maximum(tf.shape(images)[0] // 2, 1)  # pooling fails on no image
-        with keep_state(self.model):
+        with keep_state(self.model, self.own_variables()):
             small, _ = super().compute_gradients(images[:half], labels[:half])
         sizes = [tf.cast(n, tf.float32) for n in (half, tf.shape(images)[0])]
         norms = [

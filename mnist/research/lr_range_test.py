@@ -28,7 +28,7 @@ class LRRangeTest(TrainStep):
     lowest = Setting(1e-5, "Learning rate of the first step.", low=1e-12)
     highest = Setting(0.1, "Learning rate of the last step, and of those after.", low=1e-12)
     range_steps = Setting(
-        900, "Steps from the lowest to the highest. 900: nearly an epoch of MNIST.", low=2 * _SMOOTHED
+        900, "Steps from the lowest to the highest. 900: nearly an epoch of MNIST.", low=2 * _SMOOTHED, is_step=True
     )
 
     def __init__(self, model, optimizer, **kwargs):

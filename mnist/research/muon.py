@@ -2,8 +2,9 @@
 
 Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), whose Newton-Schulz iteration makes
 them nearly one; Bernstein and Newhouse, "Old Optimizer, New Norm" (arXiv:2409.20325), for why. Keras' Muon leaves
-kernels of convolutions to Adam; here each is a matrix with a column for each filter. Biases and the last kernel are
-the optimizer's; the last is the one that the model made last.
+kernels of convolutions to Adam; here each variable that is named `kernel` or `recurrent_kernel` is a matrix with a
+column for each filter. All others are the optimizer's, and the last kernel, the one that the model made last. Its decay
+of weights and its average (`use_ema`) are of all.
 
     python -m mnist.research.muon --flagfile=scripts/recipes/variants.flags --learning_rate=0.002
 
@@ -28,11 +29,17 @@ class Muon(TrainStep):
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
-        if self.orthogonal and isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            raise Error("muon takes gradients as they are, not of a scaled loss: take no float16 and no loss scale.")
-        variables = model.trainable_variables
-        kernels = [i for i, v in enumerate(variables) if len(v.shape) > 1][:-1] if self.orthogonal else []
-        self.momenta = {i: tf.Variable(tf.zeros_like(variables[i].value)) for i in kernels}
+        self.momenta = {}
+        if self.orthogonal:
+            _check(self.optimizer)
+            kernels = [v for v in model.variables if v.name in ("kernel", "recurrent_kernel") and v.shape[-1] > 1][:-1]
+            chosen = {id(v) for v in kernels}
+            for i, variable in enumerate(model.trainable_variables):
+                if id(variable) in chosen:
+                    self.momenta[i] = tf.Variable(tf.zeros_like(variable.value))
+            if not self.momenta:
+                name = type(model).__name__
+                raise Error(f"muon finds no kernel in the {name} to train but the last, which is the optimizer's.")
 
     def apply_gradients(self, gradients):
         gradients, updates = list(gradients), {}
@@ -43,10 +50,19 @@ class Muon(TrainStep):
                 updates[i] = orthogonalize(gradient + self.muon_momentum * momentum)  # Nesterov's
                 gradients[i] = tf.zeros_like(gradient)
         rate = tf.cast(self.optimizer.learning_rate, tf.float32) * self.orthogonal
-        super().apply_gradients(gradients)
-        for i, update in updates.items():
+        for i, update in updates.items():  # first: the optimizer may average the weights
             weights = self.model.trainable_variables[i].value
             weights.assign_sub(tf.cast(rate, weights.dtype) * update)
+        super().apply_gradients(gradients)
+
+
+def _check(optimizer):
+    """Raises `mnist.Error` for an optimizer that changes gradients, or waits for more, before it uses them."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise Error("muon takes gradients as they are, not of a scaled loss: take no float16 and no loss scale.")
+    for name in ("clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps"):
+        if getattr(optimizer, name) is not None:
+            raise Error(f"muon takes the gradients of each step as they are: leave out the optimizer's {name}.")
 
 
 def orthogonalize(kernel):

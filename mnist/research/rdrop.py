@@ -40,6 +40,7 @@ class RDrop(TrainStep):
         if not self.consistency:
             return loss, logits
         kept = [v.value for v in self.model.non_trainable_variables if v.value.dtype.is_floating]  # not seeds
+        kept += self.own_variables()
         statistics = [v.read_value() for v in kept]
         other_loss, other_logits = super().compute_loss(images, labels)
         for variable, value in zip(kept, statistics, strict=True):

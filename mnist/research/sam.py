@@ -27,14 +27,16 @@ class SAM(TrainStep):
         before = [tf.identity(w) for w in weights]
         with keep_state(self.model):  # both passes begin with the same state; that of the second is kept
             gradients, scalars = super().compute_gradients(images, labels)
+        own = self.own_variables()
+        before += [tf.identity(v) for v in own]
         norm = tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients if g is not None])
         scale = self.rho / (norm + 1e-12)
         for w, g in zip(weights, gradients, strict=True):
             if g is not None:
                 w.assign_add(tf.cast(scale, w.dtype) * g)
         gradients, _ = super().compute_gradients(images, labels)
-        for w, value in zip(weights, before, strict=True):
-            w.assign(value)  # not a subtraction, which would not bring back the last bit
+        for variable, value in zip([*weights, *own], before, strict=True):
+            variable.assign(value)  # not a subtraction, which would not bring back the last bit
         return gradients, scalars
 
 

@@ -20,7 +20,7 @@ class SWA(EMA):
     """Keeps in `average` the mean of the model's variables after all steps from `average_from` on."""
 
     average_from = Setting(
-        None, "First step that counts. Default: none, and the weights are as they are.", kind=int, low=1
+        None, "First step that counts. Default: none, and the weights are as they are.", kind=int, low=1, is_step=True
     )
 
     @property

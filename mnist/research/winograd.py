@@ -17,7 +17,7 @@ Two epochs, seeds 0 to 2, test accuracy: 99.26 ± 0.03 %. The plain step gives 9
 
 import typing
 
-from mnist import train
+from mnist import Error, train
 from mnist.model import CNN
 from mnist.step import TrainStep
 
@@ -110,12 +110,12 @@ class Winograd(TrainStep):
         known = own == [CNN.call, CNN.features] and model.width == 1
         if not known or model.losses:
             found = "has losses of its own" if known else f"is a {type(model).__name__}"
-            raise ValueError(f"model {found}, expected a mnist.model.CNN, whose layers this knows")
+            raise Error(f"winograd's model {found}, expected a mnist.model.CNN, whose layers this knows")
 
         bases = type(self).__mro__
         for cls in bases[bases.index(Winograd) + 1 : bases.index(TrainStep)]:
             if "compute_loss" in vars(cls):
-                raise ValueError(f"{cls.__name__} has to stand before Winograd, whose compute_loss is the last")
+                raise Error(f"{cls.__name__} has to stand before Winograd, whose compute_loss is the last")
 
     def compute_loss(self, images, labels):
         model, dtype = self.model, self.model.conv2.compute_dtype
