@@ -9,6 +9,13 @@ from mnist import Error, checkpoint
 FOLDER = "best"
 
 
+def best_step(history, key, highest):
+    """The step of the first evaluation that is the best of a run's history by a key, as `Best` has them; or None."""
+    known = [entry for entry in history if entry.get(key) is not None and math.isfinite(entry[key])]
+    best = (max if highest else min)(known, key=lambda entry: entry[key], default={"step": None})
+    return best["step"]
+
+
 class Best:
     """Which evaluation of a run was the best so far.
 
@@ -25,26 +32,18 @@ class Best:
 
     def __init__(self, directory, key, highest, history):
         self.directory = os.path.join(directory, FOLDER)
-        self._key, self._sign = key, 1 if highest else -1
-        self.step, self._value = None, None
+        self._key, self._highest, self._history = key, highest, [*history]
         if not history:
             checkpoint.remove_newer(self.directory, -1)
-        for entry in history:
-            self._take(entry)
+
+    @property
+    def step(self):
+        return best_step(self._history, self._key, self._highest)
 
     @property
     def is_kept(self):
         """Whether the checkpoint is that of `step`: after a kill it may be of a later one, which is still to come."""
         return self.step is not None and checkpoint.steps(self.directory)[:1] == [self.step]
-
-    def _take(self, entry):
-        value = entry.get(self._key)
-        if value is None or not math.isfinite(value):
-            return False
-        if self._value is not None and self._sign * value <= self._sign * self._value:
-            return False
-        self.step, self._value = entry["step"], value
-        return True
 
     def is_better(self, entry):
         """Whether an evaluation, an entry of the history, is better than all before; it is the best then.
@@ -54,7 +53,8 @@ class Best:
         if self._key not in entry and (entry["step"] or not self._key.startswith("train_")):  # step 0 has no training
             known = ", ".join(name for name in entry if name != "step")
             raise Error(f"--keep_best={self._key}: no evaluation has it; there are {known}.")
-        return self._take(entry)
+        self._history.append(entry)
+        return self.step == entry["step"]
 
     @contextlib.contextmanager
     def assigned(self, model):
@@ -68,3 +68,24 @@ class Best:
         finally:
             for variable, value in zip(model.variables, values, strict=True):
                 variable.assign(value)
+
+
+def load(directory, workdir):
+    """The tensors and the metadata of a run's best checkpoint, `directory` that of its checkpoints.
+
+    Raises: `mnist.Error` if none is kept, or one that is not the best by what the run keeps now.
+    """
+    newest, kept = checkpoint.load_newest(directory), checkpoint.load_newest(os.path.join(directory, FOLDER))
+    runs = [loaded[1] for loaded in (kept, newest) if loaded]
+    latest = max(runs, key=lambda metadata: metadata["step"], default={})  # after a kill that may be the best
+    if kept and "keep_best" not in latest:  # of an older version, which did not say
+        return kept
+    key = latest.get("keep_best")
+    if not key:
+        other = f"; it has had one, which --checkpoint={kept[1]['step']} is" if kept else ""
+        raise Error(f"--checkpoint=best: {workdir} has none, as it was trained without --keep_best{other}.")
+    step = best_step(latest["history"], *key)
+    if not kept or kept[1]["step"] != step:
+        why = f"The best {key[0]} was at step {step}, before --keep_best asked for it."
+        raise Error(f"--checkpoint=best: {workdir} has none. {why}")
+    return kept

@@ -137,17 +137,21 @@ def load(workdir, which="newest"):
 def take_weights(model, workdir):
     """Gives a model the weights of a run's, to go on training them. Raises: `mnist.Error` if they do not fit."""
     try:
-        values = [variable.numpy() for variable in load(workdir).model.weights]  # not the seeds of its layers
+        theirs = load(workdir).model
     except Error as error:
         raise Error(f"--init_from={workdir}: {error}") from None
-    shapes, theirs = ([tuple(x.shape) for x in arrays] for arrays in (model.weights, values))
-    if shapes != theirs:
-        what = f"it has {len(theirs)} variables, this one has {len(shapes)}"
-        for variable, here, there in zip(model.weights, shapes, theirs, strict=False):
+    values = [variable.numpy() for variable in theirs.weights]  # not the seeds of its layers
+    shapes, shapes_there = ([tuple(x.shape) for x in arrays] for arrays in (model.weights, values))
+    if shapes != shapes_there:
+        what = f"it has {len(values)} variables, this one has {len(shapes)}"
+        for variable, here, there in zip(model.weights, shapes, shapes_there, strict=False):
             if here != there:
                 what = f"{variable.path} is {list(there)} there, {list(here)} here"
                 break
         raise Error(f"--init_from={workdir} is the run of another model: {what}.")
+    names = type(theirs).__name__, type(model).__name__
+    if names[0] != names[1]:
+        logging.warning("--init_from=%s: its weights fit, but are of a %s; this is a %s.", workdir, *names)
     for variable, value in zip(model.weights, values, strict=True):
         variable.assign(value)
 
@@ -161,9 +165,7 @@ def _read(workdir, which):
             return loaded
         raise Error(f"{workdir} holds no checkpoint. Train first: python -m mnist.train.")
     if which == "best":
-        if loaded := checkpoint.load_newest(of_best):
-            return loaded
-        raise Error(f"--checkpoint=best: {workdir} has none, as it was trained without --keep_best.")
+        return best.load(directory, workdir)
     there = {str(step): folder for folder in (of_best, directory) for step in checkpoint.steps(folder)}
     if which in there:
         return checkpoint.load(there[which], int(which))

@@ -59,7 +59,7 @@ class Session:
         self.saved = (self.step_number, len(self.state["history"]))
         self.state |= {"fingerprint": fingerprint, "dataset": dataset.name, "data_dir": dataset.data_dir}
         self.state |= {"classes": dataset.classes, "framed": dataset.is_framed(), "test_sha256": dataset.test.digest()}
-        self.state["measures"] = describe_measuring(step)
+        self.state |= {"measures": describe_measuring(step), "keep_best": plan.best}
         self.profiler = Profiler(self.folder, plan.profiled if self.cluster.is_chief else None)
         self.progress = Progress(plan, silent=not self.cluster.is_chief)
         if step.slices > 1:

@@ -114,6 +114,25 @@ def test_what_is_not_there_is_said(kept, held, tmp_path):
     assert not (tmp_path / "other" / "results.json").exists()
 
 
+def test_what_another_key_kept_is_never_taken_for_the_best(held, tmp_path):
+    workdir = str(tmp_path)
+    train(tmp_path, held, max_steps=10, keep_best="max:validation_loss")  # the rate is so high that it rises at first
+    first = checkpoint.load_newest(str(tmp_path / "checkpoints" / "best"))[1]["step"]
+    assert finished.load(workdir, "best").step == first
+    results = train(tmp_path, held, max_steps=11, keep_best="validation_loss")
+    assert "best_step" not in results, "it has a new best: this test shows nothing"
+    with pytest.raises(
+        Error, match=r"has none\. The best validation_loss was at step 0, before --keep_best asked for it"
+    ):
+        finished.load(workdir, "best")
+    train(tmp_path, held, max_steps=12)
+    with pytest.raises(Error, match=rf"without --keep_best; it has had one, which --checkpoint={first} is\.$"):
+        finished.load(workdir, "best")
+    assert finished.load(workdir, first).step == first
+    results = train(tmp_path, held, max_steps=30, keep_best="max:validation_accuracy")
+    assert finished.load(workdir, "best").step == results["best_step"] > 12
+
+
 def test_every_command_takes_the_checkpoint_that_it_is_told(kept, tmp_path, start):
     workdir, results = kept
     done = start("mnist.evaluate", f"--workdir={workdir}", "--checkpoint=best", "--json", cwd=tmp_path)
@@ -157,6 +176,12 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path, start):
     refused = start("mnist.train", "--workdir=second", "--init_from=moved", "--max_steps=9", cwd=tmp_path)
     assert refused.returncode == 1
     assert "--init_from was first, is moved" in refused.stderr
+    wide = start(
+        "mnist.research.wide", "--dataset=digits", "--width=1", "--max_steps=1", "--workdir=wide", cwd=tmp_path
+    )
+    assert wide.returncode == 0, wide.stderr
+    done = run("other", "--max_steps=1", "--init_from=wide")
+    assert "--init_from=wide: its weights fit, but are of a WideCNN; this is a CNN." in done.stderr
     nowhere = run("third", "--init_from=first")
     assert nowhere.returncode == 1
     assert nowhere.stderr.splitlines()[-1].startswith("error: --init_from=first: first is not a folder")
