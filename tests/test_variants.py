@@ -285,6 +285,16 @@ def test_distillation_is_hintons_mix_of_labels_and_of_the_mean_of_teachers(slice
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
 
 
+def test_a_loss_that_distillation_does_not_know_stands_before_it(teacher):
+    rdrop, distillation, winograd = map(variant, ("rdrop", "distillation", "winograd"))
+    for bases, model in (((rdrop, distillation), make_small), ((distillation, winograd), CNN)):
+        make_step(type("Mine", bases, {}), model=model, teacher=[teacher])
+    behind = type("Mine", (distillation, rdrop), {})
+    with pytest.raises(Error, match="RDrop has to stand before Distillation"):
+        make_step(behind, model=make_small, teacher=[teacher])
+    make_step(behind, model=make_small)
+
+
 def test_a_student_resumes_exactly_with_the_teacher_that_it_began_with(teacher, digits, tmp_path):
     folder = str(tmp_path / "moved")
     shutil.copytree(teacher, folder)
@@ -397,6 +407,18 @@ def test_lookahead_goes_a_part_of_the_way_every_few_steps(digits):
     ):
         assert np.array_equal(fast, slow)
         np.testing.assert_allclose(slow, begun + 0.25 * (far - begun), rtol=1e-5, atol=1e-7)
+
+
+def test_lookahead_counts_updates_of_several_batches(digits):
+    def trained(**options):
+        keras.utils.set_random_seed(0)
+        step = variant("lookahead")(make_small("float32"), keras.optimizers.SGD(0.1, **options), sync_period=2)
+        for n in range(4 * options.get("gradient_accumulation_steps", 1)):
+            run_one(step, digits, n if not options else n // 3)  # the same batch three times: its mean is itself
+        return step.eval_model.get_weights()
+
+    for once, thrice in zip(trained(), trained(gradient_accumulation_steps=3), strict=True):
+        np.testing.assert_allclose(once, thrice, rtol=1e-4, atol=1e-6)
 
 
 def test_r_drop_adds_the_divergence_of_two_passes(digits):

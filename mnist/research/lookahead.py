@@ -28,7 +28,9 @@ class Lookahead(TrainStep):
 
     def __call__(self, images, labels):
         scalars = super().__call__(images, labels)
-        due = tf.equal(self.iterations % self.sync_period, 0) | (self.slow_step == 1)
+        # Updates may be of several batches each: until the next, both weights are equal, and nothing moves.
+        updates = getattr(self.optimizer, "inner_optimizer", self.optimizer).iterations
+        due = tf.equal(updates % self.sync_period, 0) | (self.slow_step == 1)
         trained = {id(v) for v in self.model.trainable_variables}
         for slow, fast in zip(self.slow.variables, self.model.variables, strict=True):
             value = fast.value.read_value()

@@ -1,7 +1,8 @@
 """Sharpness-aware minimisation: the gradient is taken where the loss is worst within a small radius.
 
 Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization" (arXiv:2010.01412,
-algorithm 1). Both passes see the same batch, in training mode. Twice the cost of a plain step.
+algorithm 1). Both passes see the same batch, in training mode, as the class behind this makes it: `Adversarial` there
+would attack each anew, and stands before SAM. Twice the cost of a plain step.
 
     python -m mnist.research.sam --rho=0.05 --flagfile=scripts/recipes/variants.flags
 
