@@ -57,17 +57,18 @@ class Best:
         return self.step == entry["step"]
 
     @contextlib.contextmanager
-    def assigned(self, model):
-        """While entered, the model that a step evaluates has the best weights."""
-        values = [variable.numpy() for variable in model.variables]
+    def assigned(self, step, variables):
+        """While entered, a step is as it was then; `variables`: all that a checkpoint holds of it, by name."""
+        variables = variables | checkpoint.variables_of_eval_model(step)
+        values = {name: variable.numpy() for name, variable in variables.items()}
         tensors, _ = checkpoint.load_newest(self.directory)
-        for i, variable in enumerate(model.variables):
-            variable.assign(tensors[f"eval_model/{i}"])
+        for name, variable in variables.items():
+            variable.assign(tensors[name])
         try:
             yield
         finally:
-            for variable, value in zip(model.variables, values, strict=True):
-                variable.assign(value)
+            for name, variable in variables.items():
+                variable.assign(values[name])
 
 
 def load(directory, workdir):
@@ -84,8 +85,11 @@ def load(directory, workdir):
     if not key:
         other = f"; it has had one, which --checkpoint={kept[1]['step']} is" if kept else ""
         raise Error(f"--checkpoint=best: {workdir} has none, as it was trained without --keep_best{other}.")
-    step = best_step(latest["history"], *key)
+    ended = newest and os.path.exists(os.path.join(workdir, "results.json"))
+    step = best_step((newest[1] if ended else latest)["history"], *key)
     if not kept or kept[1]["step"] != step:
-        why = f"The best {key[0]} was at step {step}, before --keep_best asked for it."
-        raise Error(f"--checkpoint=best: {workdir} has none. {why}")
+        there = f", but those of step {kept[1]['step']}" if kept else ""
+        raise Error(
+            f"--checkpoint=best: the best {key[0]} of {workdir} was at step {step}, whose weights are not there{there}."
+        )
     return kept

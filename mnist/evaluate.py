@@ -30,7 +30,7 @@ class Evaluate:
     checkpoint = finished.which_checkpoint()
     data_dir = Setting(None, "Folder of other data to evaluate on. Default: the run's own.", kind=local_path)
     dataset = Setting(None, "Other data set to evaluate on. Default: the run's own.", kind=data.NAMES[1:])
-    eval_batch_size = Setting(500, "Images at a time; has no part in the result.", low=1)
+    eval_batch_size = Setting(500, "Images at a time; has no part in the result.", low=2)
     robustness = Setting(
         False, "Also evaluate shifted, rotated, noisy and blurred images: 25 times the time, 10 s of MNIST."
     )

@@ -40,7 +40,7 @@ class Plan:
         low=1,
     )
     eval_batch_size = _speed(
-        100, "Images at a time in evaluation; no part in the result. 100 take the least memory.", low=1
+        100, "Images at a time in evaluation; no part in the result. 100 take the least memory.", low=2
     )
     jit_compile = Setting(False, "Compile the step with XLA. Off: it is slower on CPU.", group="speed")
     eval_every = _output(None, "Steps between evaluations. Default: one at the end of each epoch.", kind=int, low=1)

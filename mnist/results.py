@@ -1,5 +1,6 @@
 """What a run leaves in text: `metrics.jsonl` as it goes on, `results.json` when it is finished."""
 
+import contextlib
 import json
 import os
 
@@ -32,7 +33,7 @@ def results_of(run):
     if run.best and run.best.is_kept:
         best = next(entry for entry in history if entry["step"] == run.best.step)
         results |= {f"best_{name}": value for name, value in best.items()}
-        with run.best.assigned(run.step.eval_model):
+        with run.best.assigned(run.step, run.variables):
             results |= {f"best_test_{name}": value for name, value in _test_metrics(run, best).items()}
     return results | state.get("provenance", {})
 
@@ -59,6 +60,8 @@ def write_results(results, folder):
 class MetricsFile:
     """`<folder>/metrics.jsonl`, a line for each evaluation: step, epoch, seconds of training so far, all metrics.
 
+    A run that goes on is not finished: it removes the results.json that it left when it was shorter.
+
     Args:
       state: of the run's `Session`. Lines of evaluations that it does not know of are taken back.
       plan: the run's `Plan`.
@@ -68,6 +71,8 @@ class MetricsFile:
         self._path, self._plan = os.path.join(folder, "metrics.jsonl"), plan
         lines = map(self._line, state["history"], state["times"])
         files.write_atomically(self._path, "".join(lines))
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, "results.json"))
 
     def _line(self, entry, seconds):
         position = {"step": entry["step"], "epoch": self._plan.epoch_of(entry["step"]), "seconds": round(seconds, 3)}

@@ -4,6 +4,7 @@ import re
 
 from mnist import Error, checkpoint
 from mnist.fingerprint import differences
+from mnist.rebuild import is_like
 from mnist.settings import settings_of
 
 import numpy as np
@@ -67,6 +68,12 @@ def restore(step, plan, fingerprint, directory, workdir):
         raise Error(
             f"{workdir} is at step {state['step']}, beyond the last step {plan.last_step}: "
             "raise --epochs or --max_steps."
+        )
+    step.update_eval_model()
+    if "run/answers" in tensors and not is_like(step.eval_model, tensors["run/answers"]):
+        raise Error(
+            f"{workdir} holds a run whose model answered otherwise where it is evaluated: its code has changed. "
+            "Resume it with the same, or take another --workdir."
         )
     checkpoint.set_aside_newer(directory, state["step"])
     return state, tf.constant(tensors["run/order"]) if "run/order" in tensors else None

@@ -62,6 +62,8 @@ class Session:
         self.state |= {"measures": describe_measuring(step), "keep_best": plan.best}
         self.profiler = Profiler(self.folder, plan.profiled if self.cluster.is_chief else None)
         self.progress = Progress(plan, silent=not self.cluster.is_chief)
+        if self.is_over:
+            self._compile(None)  # its results are told once more: not those of other code
         if step.slices > 1:
             say(step.replicas.describe(step.slices))
         if self.cluster.is_chief and self.is_over:
@@ -100,12 +102,8 @@ class Session:
     @functools.cached_property
     def loop(self):
         step, plan, is_chief = self.step, self.plan, self.cluster.is_chief
+        make_loop, graph = self._compile((lambda: self.summaries.writer) if is_chief else None)
         self._start_batches()
-        step.view = View(self.workdir, self.dataset, plan.norms_every, plan.histograms_every, is_silent=not is_chief)
-        open_writer = (lambda: self.summaries.writer) if is_chief else None
-        spec = self.batches.element_spec
-        make_loop, graph, digest = compile_loop(step, spec, self.variables, plan.jit_compile, open_writer)
-        resume.check_traced(self.state, digest, self.workdir, self.cluster)
         loop = make_loop()
         loop.trace(self.batches)
         self.state["provenance"] = provenance.describe()
@@ -115,6 +113,16 @@ class Session:
         if not self.start_step:
             self.summaries.describe(step, self.dataset, self.flags_text, self.state["provenance"], graph)
         return loop
+
+    def _compile(self, open_writer):
+        """Compiles the step. Raises: `mnist.Error` if the run's computed something else."""
+        step, plan, is_silent = self.step, self.plan, not self.cluster.is_chief
+        step.view = View(self.workdir, self.dataset, plan.norms_every, plan.histograms_every, is_silent=is_silent)
+        order = tf.range(plan.num_examples)  # any: of the batches only the shapes count
+        spec = epoch_batches(*self.tensors, order, plan.batch_size).element_spec
+        make_loop, graph, digest = compile_loop(step, spec, self.variables, plan.jit_compile, open_writer)
+        resume.check_traced(self.state, digest, self.workdir, self.cluster)
+        return make_loop, graph
 
     @functools.cached_property
     def tensors(self):

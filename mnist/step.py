@@ -76,15 +76,15 @@ class TrainStep(tf.Module):
     def update_eval_model(self):
         """Brings `eval_model` up to date; called outside of any graph before it is evaluated or saved."""
         if hasattr(self, "averaged"):
+            copies = {}
             for copied, variable in zip(self.averaged.variables, self.model.variables, strict=True):
                 copied.assign(variable)
+                copies[id(variable)] = copied
             inner = _inner(self.optimizer)
             weights = [v.value.numpy() for v in self.model.trainable_variables]
             inner.finalize_variable_values(self.model.trainable_variables)  # Keras keeps the averages to itself
-            for copied, variable, value in zip(
-                self.averaged.trainable_variables, self.model.trainable_variables, weights, strict=True
-            ):
-                copied.assign(variable)
+            for variable, value in zip(self.model.trainable_variables, weights, strict=True):
+                copies[id(variable)].assign(variable)  # a copy does not know which layers were frozen
                 variable.assign(value)
 
     def random_seed(self, purpose):

@@ -13,6 +13,7 @@ from mnist.step import TrainStep
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import StopAfter
 from PIL import Image
 
@@ -121,9 +122,7 @@ def test_what_another_key_kept_is_never_taken_for_the_best(held, tmp_path):
     assert finished.load(workdir, "best").step == first
     results = train(tmp_path, held, max_steps=11, keep_best="validation_loss")
     assert "best_step" not in results, "it has a new best: this test shows nothing"
-    with pytest.raises(
-        Error, match=r"has none\. The best validation_loss was at step 0, before --keep_best asked for it"
-    ):
+    with pytest.raises(Error, match=rf"was at step 0, whose weights are not there, but those of step {first}\."):
         finished.load(workdir, "best")
     train(tmp_path, held, max_steps=12)
     with pytest.raises(Error, match=rf"without --keep_best; it has had one, which --checkpoint={first} is\.$"):
@@ -152,6 +151,55 @@ def test_every_command_takes_the_checkpoint_that_it_is_told(kept, tmp_path, star
         exported = keras.models.load_model(tmp_path / f"{which}.keras")
         for variable, value in zip(exported.variables[-2:], model.variables, strict=True):  # after its table of greys
             np.testing.assert_array_equal(variable, value)
+
+
+class Far(TrainStep):
+    """A metric that falls and then rises."""
+
+    def extra_metrics(self, images, labels, logits):
+        return {"far": abs(int(self.iterations) - 2)}
+
+
+def test_the_best_of_a_longer_run_is_never_taken_for_a_shorter_ones(held, tmp_path):
+    """Killed after an evaluation that was the best, and resumed with an end before it."""
+    options = {"keep_best": "max:validation_far", "steps_per_loop": 1}
+    train(tmp_path, held, Far, max_steps=7, **options)
+    best = tmp_path / "checkpoints" / "best"
+    assert checkpoint.steps(str(best)) == [7]
+    best.rename(tmp_path / "kept")
+    for path in (tmp_path / "checkpoints").glob("*"):
+        path.unlink()
+    (tmp_path / "results.json").unlink()
+    with pytest.raises(Interrupted):
+        train(tmp_path, held, Far, max_steps=7, interrupt=StopAfter(1), **options | {"keep_best": ""})
+    (tmp_path / "kept").rename(best)
+    assert finished.load(str(tmp_path), "best").step == 7  # still to come
+    results = train(tmp_path, held, Far, max_steps=3, **options)
+    assert "best_step" not in results
+    with pytest.raises(Error, match=r"best validation_far .* was at step 0, whose weights are not there, but those of"):
+        finished.load(str(tmp_path), "best")
+
+
+class Seeing(TrainStep):
+    """Measures what it has learnt itself."""
+
+    def __init__(self, model, optimizer, **kwargs):
+        super().__init__(model, optimizer, **kwargs)
+        self.seen = tf.Variable(0.0)
+
+    def apply_gradients(self, gradients):
+        super().apply_gradients(gradients)
+        self.seen.assign_add(1.0)
+
+    def extra_metrics(self, images, labels, logits):
+        return {"seen": float(self.seen)}
+
+
+def test_own_metrics_of_the_best_are_those_of_the_step_as_it_was(held, tmp_path):
+    results = train(tmp_path, held, Seeing, keep_best="validation_loss", max_steps=12)
+    assert results["best_step"] < results["steps"], "the run ends with its best: this test shows nothing"
+    assert results["best_test_seen"] == results["best_validation_seen"] == results["best_step"]
+    assert results["test_seen"] == results["steps"]
 
 
 def test_nan_is_never_the_best(tmp_path):

@@ -3,7 +3,7 @@
 import json
 
 from mnist import Error, checkpoint
-from mnist.loop import train_and_evaluate
+from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN
 from mnist.research.augment import Augment
 from mnist.research.ema import EMA
@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import StopAfter
 
 layers, optimizers = keras.layers, keras.optimizers
 
@@ -359,6 +360,61 @@ def test_another_order_of_the_epoch_is_refused(digits, tmp_path, monkeypatch):
     monkeypatch.delattr(Ordered, "epoch_order")
     was = r"epoch_order was Ordered\.epoch_order, TrainStep\.epoch_order, is TrainStep\.epoch_order[,.;]"
     is_refused(was, tmp_path, digits, Ordered)
+
+
+class Scaled(keras.layers.Layer):
+    """What a layer answers in training, times `factor` in evaluation."""
+
+    factor = 2.0
+
+    def call(self, x, training=False):
+        return x if training else x * self.factor
+
+
+def test_another_evaluation_is_refused(digits, tmp_path, monkeypatch):
+    def make():
+        return keras.Sequential([keras.Input([28, 28, 1]), layers.Flatten(), layers.Dense(10), Scaled()])
+
+    train(tmp_path, digits, model=make, steps=2)
+    train(tmp_path, digits, model=make, steps=3)
+    monkeypatch.setattr(Scaled, "factor", 3.0)
+    is_refused("model answered otherwise where it is evaluated", tmp_path, digits, model=make, steps=4)
+
+
+def test_a_finished_run_does_not_tell_its_results_of_other_code(digits, tmp_path, monkeypatch):
+    class Idea(TrainStep):
+        def prepare_batch(self, images, labels):
+            images, labels = super().prepare_batch(images, labels)
+            return images * strength, labels
+
+    strength = 1.0
+    train(tmp_path, digits, Idea)
+    train(tmp_path, digits, Idea)
+    results = (tmp_path / "run" / "results.json").read_text()
+    strength = 0.5
+    is_refused("whose step computed something else", tmp_path, digits, Idea)
+    assert (tmp_path / "run" / "results.json").read_text() == results
+
+
+def test_a_run_that_goes_on_has_no_results_until_it_ends(digits, tmp_path):
+    train(tmp_path, digits)
+    assert (tmp_path / "run" / "results.json").exists()
+    keras.utils.set_random_seed(0)
+    step = TrainStep(make_model(), optimizers.SGD())
+    with pytest.raises(Interrupted):
+        train_and_evaluate(step, digits, str(tmp_path / "run"), epochs=9, steps_per_loop=2, interrupt=StopAfter(2))
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_frozen_layer_is_averaged_with_the_others(digits, tmp_path):
+    def make():
+        model = CNN()
+        model.conv1.trainable = False  # of which get_config() does not tell
+        return model
+
+    step = train(tmp_path, digits, model=make, optimizer=lambda: optimizers.SGD(use_ema=True, ema_momentum=0.0))
+    for average, weights in zip(step.eval_model.get_weights(), step.model.get_weights(), strict=True):
+        assert np.array_equal(average, weights)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def copy(finished, tmp_path):
 
 def test_kill_9_at_any_moment_loses_nothing(python, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", python)
-    arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=1"]
+    arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=2"]
     # The composed step: augmentation, smoothed labels, averaged weights.
     module = "mnist.research.record"
     seed = 3089  # its moments are within the few seconds of a life
