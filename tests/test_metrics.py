@@ -27,6 +27,15 @@ def test_every_image_gets_its_logits(count):
     np.testing.assert_allclose(logits, model(scale_images(images), training=False), rtol=1e-4, atol=1e-6)
 
 
+def test_accuracy_does_not_depend_on_the_batch_size():
+    model, images = CNN(), random_images(101)
+    labels = make_predict_logits(model, batch_size=101)(images).numpy().argmax(axis=1)
+    labels[::3] = (labels[::3] + 1) % 10
+    metrics = [compute_metrics(make_predict_logits(model, size)(images), labels) for size in (1, 10, 64, 101, 500)]
+    assert {m["accuracy"] for m in metrics} == {67 / 101}
+    np.testing.assert_allclose([m["loss"] for m in metrics], metrics[0]["loss"], rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_no_bit_depends_on_the_batch_size(dtype):
     """Neither where one image is left over: alone it would have other last bits."""

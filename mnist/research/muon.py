@@ -3,8 +3,8 @@
 Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), whose Newton-Schulz iteration makes
 them nearly one; Bernstein and Newhouse, "Old Optimizer, New Norm" (arXiv:2409.20325), for why. Keras' Muon leaves
 kernels of convolutions to Adam; here each variable that is named `kernel` or `recurrent_kernel` is a matrix with a
-column for each filter. All others are the optimizer's, and the last kernel, the one that the model made last. Its decay
-of weights and its average (`use_ema`) are of all.
+column for each filter, if it has several. All others are the optimizer's, and the last kernel, the one that the model
+made last. Its decay of weights and its average (`use_ema`) are of all.
 
     python -m mnist.research.muon --flagfile=scripts/recipes/variants.flags --learning_rate=0.002
 

@@ -101,6 +101,12 @@ def max_pool(x):
     return tf.reshape(pooled, [n // 2, n // 2, -1, channels])
 
 
+def losses_behind(step, cls):
+    """The classes behind `cls` among the bases of a step that have a `compute_loss` of their own, before TrainStep."""
+    bases = type(step).__mro__
+    return [base for base in bases[bases.index(cls) + 1 : bases.index(TrainStep)] if "compute_loss" in vars(base)]
+
+
 class Winograd(TrainStep):
     """Runs the layers of a `CNN` with Winograd convolutions, in the dtype of its policy."""
 
@@ -111,11 +117,8 @@ class Winograd(TrainStep):
         if not known or model.losses:
             found = "has losses of its own" if known else f"is a {type(model).__name__}"
             raise Error(f"winograd's model {found}, expected a mnist.model.CNN, whose layers this knows")
-
-        bases = type(self).__mro__
-        for cls in bases[bases.index(Winograd) + 1 : bases.index(TrainStep)]:
-            if "compute_loss" in vars(cls):
-                raise Error(f"{cls.__name__} has to stand before Winograd, whose compute_loss is the last")
+        for cls in losses_behind(self, Winograd):
+            raise Error(f"{cls.__name__} has to stand before Winograd, whose compute_loss is the last")
 
     def compute_loss(self, images, labels):
         model, dtype = self.model, self.model.conv2.compute_dtype
