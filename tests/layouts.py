@@ -19,7 +19,7 @@ from mnist.step import TrainStep, make_train_loop
 import keras
 import numpy as np
 import tensorflow as tf
-from test_research import NAMES, Stateful, variant
+from test_research import KNOWING_CNN, TRIOS, Stateful, variant
 
 SIZES = (30, 30, 1)  # no multiple of four slices; fewer images than slices
 
@@ -87,10 +87,7 @@ def make_steps():
     def compose(*names):
         return type("".join(names), tuple(variant(name) for name in names), {})
 
-    known = {"winograd", "speedrun", "record"}  # which know the CNN alone
-    others = [name for name in NAMES if name not in known]
-    trios = [others[i : i + 3] for i in range(0, len(others), 3)]  # of files: each compiles its own step
-    steps = {"+".join(trio): make(compose(*trio), slices=4) for trio in trios}
+    steps = {names: make(compose(*names.split("+"))) for names in TRIOS if names not in KNOWING_CNN}
     steps |= {"winograd": make(variant("winograd"), CNN), "record": make(variant("record"), CNN)}
     steps |= {"speedrun": make(variant("speedrun"), CNN, dtype="mixed_bfloat16")}
     steps |= {"plain": make(TrainStep, CNN, slices=4), "clipped": make(TrainStep, optimizer=clipped)}
@@ -124,10 +121,12 @@ def main(out):
     once = Replicas(1, cluster)
     examples = data.Examples(*(part[: sum(SIZES)] for part in data.load("digits").train))
     found = {}
-    for number, (name, (make_step, slices)) in enumerate(make_steps().items()):
+    steps = make_steps()
+    for name, (make_step, slices) in steps.items():
         found[name] = {f"process {cluster.worker}": digests(make_step, twice if slices > 2 else once, examples)}
-        if number % cluster.workers == cluster.worker:
-            found[name] |= {"alone": digests(make_step, Replicas(1 if slices > 2 else 2), examples)}
+    for name in [*steps][cluster.worker :: cluster.workers]:  # when no process waits for another
+        make_step, slices = steps[name]
+        found[name] |= {"alone": digests(make_step, Replicas(1 if slices > 2 else 2), examples)}
     with open(os.path.join(out, f"{cluster.worker}.json"), "w") as file:
         json.dump(found, file)
 

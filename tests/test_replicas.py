@@ -20,6 +20,7 @@ import layouts
 import pytest
 import tensorflow as tf
 from launch_workers import _free_ports
+from test_research import NAMES
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Does at the beginning of the second epoch, on one worker, what FAULT says.
@@ -130,7 +131,7 @@ def test_every_step_has_the_same_bits_on_any_layout(tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"{i}.json").read_text()) for i in range(2))
     assert first.keys() == second.keys()
-    assert {part for name in first for part in name.split("+")} > {"plain", *layouts.NAMES}
+    assert {part for name in first for part in name.split("+")} > {"plain", *NAMES}
     for name in first:
         found = first[name] | second[name]
         assert len(found) == 3, name
