@@ -78,11 +78,8 @@ def make_steps():
 
         return make_step, slices
 
-    def clipped():
-        return keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.1)
-
     def averaged():
-        return keras.optimizers.Adam(use_ema=True, gradient_accumulation_steps=2)
+        return keras.optimizers.Adam(use_ema=True, gradient_accumulation_steps=2, global_clipnorm=0.1)
 
     def compose(*names):
         return type("".join(names), tuple(variant(name) for name in names), {})
@@ -90,13 +87,9 @@ def make_steps():
     steps = {names: make(compose(*names.split("+"))) for names in TRIOS if names not in KNOWING_CNN}
     steps |= {"winograd": make(variant("winograd"), CNN), "record": make(variant("record"), CNN)}
     steps |= {"speedrun": make(variant("speedrun"), CNN, dtype="mixed_bfloat16")}
-    steps |= {"plain": make(TrainStep, CNN, slices=4), "clipped": make(TrainStep, optimizer=clipped)}
-    steps |= {"averaged": make(TrainStep, optimizer=averaged), "counting": make(Counting, slices=8)}
-    steps |= {
-        "float16": make(TrainStep, recurrent, dtype="mixed_float16"),
-        "float64": make(TrainStep, recurrent, dtype="float64"),
-    }
-    return steps | {"noisy": make(TrainStep, noisy, slices=4)}
+    steps |= {"plain": make(TrainStep, CNN, slices=4), "averaged": make(TrainStep, optimizer=averaged)}
+    steps |= {"counting": make(Counting, noisy, slices=8)}
+    return steps | {dtype: make(TrainStep, recurrent, dtype=dtype) for dtype in ("mixed_float16", "float64")}
 
 
 def digests(make_step, replicas, examples):

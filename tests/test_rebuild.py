@@ -172,9 +172,7 @@ def test_evaluations_move_no_state_of_a_layer(model, digits, tmp_path):
             return {"mean": float(np.mean(self.model(images[:5] / 255.0, training=False)))}
 
     straight = train(digits, tmp_path / "straight", model, max_steps=9)
-    train(digits, tmp_path / "stopped", model, max_steps=4, checkpoint_every=2, eval_batch_size=50)
-    resumed = train(digits, tmp_path / "stopped", model, max_steps=9, eval_batch_size=100)
-    measured = train(digits, tmp_path / "measured", model, Measures, max_steps=9)
-    for other in (resumed, measured):
-        assert other["test_loss"] == straight["test_loss"]
-        assert math.isfinite(other["test_loss"])
+    train(digits, tmp_path / "stopped", model, Measures, max_steps=4, checkpoint_every=2, eval_batch_size=50)
+    resumed = train(digits, tmp_path / "stopped", model, Measures, max_steps=9, eval_batch_size=100)
+    assert resumed["test_loss"] == straight["test_loss"]
+    assert math.isfinite(resumed["test_loss"])

@@ -4,6 +4,8 @@ import json
 import pathlib
 import re
 
+from mnist import checkpoint
+
 import pytest
 import time_to_accuracy
 
@@ -19,6 +21,11 @@ def test_a_recipe_runs_by_the_command_in_its_first_line(path, start, tmp_path):
     done = start(*arguments, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "results.json").read_text())["steps"] in (6, 10)  # 1,500 images, at most 10 steps
+    fingerprint = checkpoint.load_newest(str(tmp_path / "checkpoints"))[1]["fingerprint"]
+    flags = {name: float(n) for name, n in re.findall(r"^--(\w+)=([\d.]+)$", path.read_text(), re.MULTILINE)}
+    reached = flags.keys() & fingerprint.keys()  # the others are in the optimizer, or may change
+    assert {name: fingerprint[name] for name in reached} == {name: flags[name] for name in reached}
+    assert "smoothing" in reached or path.stem == "variants"
 
 
 def test_the_tutorial_is_given_the_fewest_epochs_that_reach_the_target():

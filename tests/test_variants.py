@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pathlib
 import shutil
 
 from mnist import Error, checkpoint, finished
@@ -71,24 +72,25 @@ def test_the_noise_scale_bears_a_batch_of_one_image(digits):
     assert np.isfinite(float(scalars["gradient_noise_scale"]))
 
 
-@pytest.mark.parametrize("size", [1, 2, 6, 64])
 @pytest.mark.parametrize(
     ("cls", "model"), [(TrainStep, CNN), (variant("winograd"), CNN), (variant("winograd"), CentredCNN)]
 )
-def test_slices_give_the_gradients_of_the_whole_batch(cls, model, size, digits):
+def test_slices_give_the_gradients_of_the_whole_batch(cls, model, digits):
     whole, sliced = make_step(TrainStep, model=model), make_step(cls, slices=4, model=model)
     for step in (whole, sliced):  # biases of zero would leave to round-off what ReLU makes of the black margins
         step.model.set_weights([w + 0.1 * (w.ndim == 1) for w in step.model.get_weights()])
-    # Images of which none has two values so near to each other that round-off tells the larger one, in max pooling.
-    batch = whole.prepare_batch(*(part[256 : 256 + size] for part in digits.train))
-    expected, scalars = whole.compute_gradients(*batch)
     # In a graph whose sizes are not known, as in training.
-    specs = [tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in batch]
-    gradients, sliced_scalars = tf.function(sliced.compute_gradients, input_signature=specs)(*batch)
-    for a, b in zip(gradients, expected, strict=True):
-        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)  # float32 sums in another order
-    assert float(sliced_scalars["loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-5)
-    assert float(sliced_scalars["accuracy"]) == pytest.approx(float(scalars["accuracy"]), rel=1e-6)
+    specs = [tf.TensorSpec([None, 28, 28, 1]), tf.TensorSpec([None, 10])]
+    compute = tf.function(sliced.compute_gradients, input_signature=specs)
+    for size in (1, 2, 6, 64):
+        # Images of which none has two values so near to each other that round-off tells the larger one, in max pooling.
+        batch = whole.prepare_batch(*(part[256 : 256 + size] for part in digits.train))
+        expected, scalars = whole.compute_gradients(*batch)
+        gradients, sliced_scalars = compute(*batch)
+        for a, b in zip(gradients, expected, strict=True):
+            assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)  # float32 sums in another order
+        assert float(sliced_scalars["loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-5)
+        assert float(sliced_scalars["accuracy"]) == pytest.approx(float(scalars["accuracy"]), rel=1e-6)
 
 
 def test_winograd_refuses_a_model_whose_layers_it_does_not_know():
@@ -154,13 +156,10 @@ def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(digits, tmp_path):
     assert bits_of(resumed) == bits_of(straight)
 
 
-@pytest.mark.parametrize(
-    ("names", "slices"), [(("mixup", "sam", "gradient_noise"), 1), (("hard_examples", "augment"), 4)]
-)
-def test_a_composition_is_resumed_exactly(names, slices, digits, tmp_path):
-    cls = type("Composed", tuple(variant(name) for name in names), {})
+def test_a_composition_in_slices_is_resumed_exactly(digits, tmp_path):
+    cls = type("Composed", (variant("hard_examples"), variant("augment")), {})
     options = {"batch_size": 300, "epochs": 2, "max_steps": 8, "steps_per_loop": 1}
-    straight, stopped, resumed = (make_step(cls, model=make_small, slices=slices) for _ in range(3))
+    straight, stopped, resumed = (make_step(cls, model=make_small, slices=4) for _ in range(3))
     train_and_evaluate(straight, digits, str(tmp_path / "straight"), **options)
     with pytest.raises(Interrupted):
         train_and_evaluate(stopped, digits, str(tmp_path / "stopped"), interrupt=StopAfter(6), **options)
@@ -209,6 +208,8 @@ def test_a_noise_scale_beyond_what_the_averages_tell_ends_there():
     assert max(scales[50:]) == pytest.approx(64 * 19)  # the images that averages of this decay weigh
 
 
+_PATHS = (pathlib.Path(__file__).parent.parent / "scripts" / "recipes").glob("*.flags")
+RECIPES = " ".join(path.open().readline() for path in _PATHS).split()
 # For a file: flags other than the defaults, and the attributes of the step that they set.
 FLAGS = {
     "adversarial": (
@@ -228,19 +229,14 @@ FLAGS = {
     "muon": ("--orthogonal=3 --muon_momentum=0.5", {"orthogonal": 3.0, "muon_momentum": 0.5}),
     "random_erasing": ("--erase=0.5 --largest_area=0.3", {"erase": 0.5, "largest_area": 0.3}),
     "rdrop": ("--consistency=2", {"consistency": 2.0}),
-    "record": (
-        "--decay=0.5 --degrees=3 --pixels=0.5 --scaling=0.02 --smoothing=0.3",
-        {"decay": 0.5, "degrees": 3.0, "pixels": 0.5, "scaling": 0.02, "smoothing": 0.3},
-    ),
     "sam": ("--rho=0.3", {"rho": 0.3}),
-    "speedrun": ("--slices=2 --smoothing=0.3", {"slices": 2, "smoothing": 0.3}),
     "swa": ("--average_from=9", {"average_from": 9}),
-    "wide": ("--width=3 --displacement=0", {"width": 3, "displacement": 0.0}),
     "winograd": ("--slices=4", {"slices": 4}),
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Those that have a recipe are run by it, in test_recipes.py.
+@pytest.mark.parametrize("name", [name for name in NAMES if f"mnist.research.{name}" not in RECIPES])
 def test_every_command_runs_and_its_flags_reach_the_step(name, start, tmp_path):
     arguments, settings = FLAGS.get(name, ("", {}))
     common = ["--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}/run"]
