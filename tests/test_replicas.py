@@ -48,6 +48,7 @@ class Step(TrainStep):
             elif fault == "other":
                 self.model.trainable_variables[-1].assign_add([1e-6] * 10)
             else:
+                time.sleep(1)  # the chief is still about to save: it may yet have to hear what this one told
                 os.kill(os.getpid(), getattr(signal, fault))
         return super().epoch_order(examples, epoch)
 
