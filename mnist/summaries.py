@@ -22,6 +22,7 @@ from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
 _MAX_CURVES = 20  # classes with a precision-recall curve each
+_SCALAR = scalar_metadata.create_summary_metadata(display_name="", description="").SerializeToString()
 
 
 class NoSummaries:
@@ -45,8 +46,6 @@ class Summaries:
     def __init__(self, workdir):
         self._workdir, self._writers = workdir, {}
         self._open("train")
-        # A graph keeps the writer that it was traced with: one graph for each run.
-        self._write_steps = tf.function(_write_steps, reduce_retracing=True)
 
     def _open(self, name):
         folder = os.path.join(self._workdir, name)
@@ -110,8 +109,8 @@ class Summaries:
           first_step: the step of the first element.
           scalars: a dict from tags to float32 tensors `[steps]`.
         """
-        with self.writing("train"):
-            self._write_steps(tf.constant(first_step, tf.int64), scalars)
+        with write_errors("write event files"):
+            _write_steps(self.writer._resource, tf.constant(first_step, tf.int64), scalars)
 
     def write_scalars(self, name, step, scalars):
         """Writes a dict of scalars at one step; `name` is "train", "validation" or "test"."""
@@ -222,9 +221,11 @@ def _put_before_now(folder):
             os.replace(path, os.path.join(folder, f"{head}{below:010d}{tail}"))
 
 
-def _write_steps(first_step, scalars):
-    metadata = scalar_metadata.create_summary_metadata(display_name="", description="")
+# The writer is an argument: a graph keeps what it was traced with, and one is enough for all runs of a process.
+@tf.function(reduce_retracing=True)
+def _write_steps(writer, first_step, scalars):
     for i in tf.range(tf.size(next(iter(scalars.values())))):  # one loop: it takes long to trace
         for tag, values in scalars.items():
             # tf.summary.scalar() would put the loop's name scope into the tag.
-            tf.summary.write(tag, values[i], first_step + tf.cast(i, tf.int64), metadata)
+            step = first_step + tf.cast(i, tf.int64)
+            tf.raw_ops.WriteSummary(writer=writer, step=step, tensor=values[i], tag=tag, summary_metadata=_SCALAR)

@@ -68,7 +68,6 @@ import sklearn.metrics, tensorboard.plugins.hparams.api, tensorboard.summary
 from mnist import batches, model, replicas, step, summaries
 from mnist.step import TrainStep, compile_step, make_train_loop
 from mnist.view import View
-from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from tensorflow.python.autograph.core import converter
 from tensorflow.python.autograph.impl import api
 
@@ -76,7 +75,7 @@ from tensorflow.python.autograph.impl import api
 own = vars(TrainStep)
 functions = [own[n] for n in ("__call__", "prepare_batch", "compute_gradients", "compute_loss", "apply_gradients")]
 functions += [own["_slice_gradients"], replicas.Replicas.mean, replicas.Replicas._mean_of_slices]
-functions += [model.call_to_train, step._total, summaries._write_steps, create_summary_metadata]
+functions += [model.call_to_train, step._total, summaries._write_steps.python_function]
 functions += [model.make_predict_logits(None).python_function]
 gather = next(code for code in batches.epoch_batches.__code__.co_consts if isinstance(code, types.CodeType))
 functions += [types.FunctionType(gather, vars(batches), None, None, (types.CellType(None),) * len(gather.co_freevars))]
