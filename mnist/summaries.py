@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import glob
+import io
 import os
 import re
 import time
@@ -13,10 +14,10 @@ from mnist.metrics import count_confusions, precision_recall, softmax
 from mnist.model import summarize_model
 from mnist.pictures import draw_accuracies, draw_confusions, draw_filters, draw_mistakes
 
-import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.histogram import metadata as histogram_metadata
+from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.pr_curve import metadata as pr_curve_metadata
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
@@ -151,9 +152,10 @@ class Summaries:
             "first_layer": draw_filters(model),
         }
         with self.writing("validation", step):
+            metadata = image_metadata.create_summary_metadata(display_name="", description="")
             for name, picture in pictures.items():
                 if picture:
-                    tf.summary.image(f"images/{name}", np.asarray(picture.convert("RGB"))[np.newaxis])
+                    tf.summary.write(f"images/{name}", _as_image(picture), metadata=metadata)
             for label, name in enumerate(classes[:_MAX_CURVES]):
                 counts = precision_recall(shares[:, label], examples.labels == label)
                 metadata = pr_curve_metadata.create_summary_metadata("", "", counts.shape[1])
@@ -178,6 +180,13 @@ class Summaries:
         for writer in self._writers.values():
             with write_errors("write event files"):
                 writer.close()
+
+
+def _as_image(picture):
+    """What `tf.summary.image()` writes of one picture, in a third of its time, 8 of 22 ms of an evaluation."""
+    file = io.BytesIO()
+    picture.save(file, "png", compress_level=3)
+    return [str(picture.width), str(picture.height), file.getvalue()]
 
 
 def _table(rows):
