@@ -19,7 +19,7 @@ from mnist.step import TrainStep, make_train_loop
 import keras
 import numpy as np
 import tensorflow as tf
-from test_research import KNOWING_CNN, TRIOS, Stateful, variant
+from test_research import TRIOS, Stateful, variant
 
 SIZES = (30, 30, 1)  # no multiple of four slices; fewer images than slices
 
@@ -84,7 +84,7 @@ def make_steps():
     def compose(*names):
         return type("".join(names), tuple(variant(name) for name in names), {})
 
-    steps = {names: make(compose(*names.split("+"))) for names in TRIOS if names not in KNOWING_CNN}
+    steps = {names: make(compose(*names.split("+"))) for names in TRIOS}
     steps |= {"winograd": make(variant("winograd"), CNN), "record": make(variant("record"), CNN)}
     steps |= {"speedrun": make(variant("speedrun"), CNN, dtype="mixed_bfloat16")}
     steps |= {"plain": make(TrainStep, CNN, slices=4), "averaged": make(TrainStep, optimizer=averaged)}

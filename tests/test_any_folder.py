@@ -59,8 +59,8 @@ def test_a_run_in_a_folder_of_any_name_is_resumed_and_loaded(first, undisturbed,
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["runs/[1] a\\b", "runs/ä 'b'"])
-def test_every_command_reads_a_run_in_a_folder_of_any_name(name, start, tmp_path):
+def test_every_command_reads_a_run_in_a_folder_of_any_name(start, tmp_path):
+    name = "runs/[1] a\\b ä 'c'"
     picture = tmp_path / "[2].png"
     keras.utils.save_img(picture, np.pad(np.full([16, 2, 1], 255, np.uint8), [(6, 6), (13, 13), (0, 0)]), scale=False)
     in_folder = f"--workdir={name}"
@@ -74,7 +74,7 @@ def test_every_command_reads_a_run_in_a_folder_of_any_name(name, start, tmp_path
         done = start(program, *arguments, cwd=tmp_path)
         assert done.returncode == 0, (program, done.stderr)
     assert json.loads((tmp_path / name / "results.json").read_text())["steps"] == 2
-    assert ("move it or link to it elsewhere" in done.stdout) == any(c in name for c in "[\\")
+    assert "move it or link to it elsewhere" in done.stdout
     (tmp_path / "served").symlink_to(tmp_path / name / "saved_model")
     assert tf.saved_model.load(str(tmp_path / "served"))(np.zeros([2, 28, 28], np.uint8))["digit"].shape == (2,)
 

@@ -237,6 +237,7 @@ def test_the_command(tmp_path, start):
         ended = start("mnist.export", "--workdir=run", f"--format={format}", cwd=tmp_path)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout.splitlines()[0] == f"wrote run/{name} (step 2)"
+        assert "move it" not in ended.stdout
         assert ("custom_objects for own_model.Doubled" in ended.stdout) == (format == "keras")
         assert (tmp_path / "run" / name).exists()
     ended = start("mnist.export", "--workdir=run", "--format=onnx", cwd=tmp_path)

@@ -4,6 +4,7 @@ A new file is held to it by being there. Its neutral setting may be added to `NE
 """
 
 import ast
+import collections
 import importlib
 import inspect
 import json
@@ -57,9 +58,14 @@ NEUTRAL = {
 LEARNING = {"lr_range_test": {"lowest": 0.001}}  # settings with which a few steps learn, where those by default do not
 NAMES = [file.name for file in pkgutil.iter_modules(research.__path__) if not file.name.startswith("_")]
 KNOWING_CNN = ["winograd", "record", "speedrun"]  # the steps that know its layers
-# Each composition compiles a step of its own, so that three files share one.
-_OTHERS = [name for name in NAMES if name not in KNOWING_CNN]
-TRIOS = ["+".join(_OTHERS[i : i + 3]) for i in range(0, len(_OTHERS), 3)] + KNOWING_CNN
+
+
+def in_trios(names):
+    """Compositions of three, as "adversarial+augment+distillation": each has to be compiled, and so three share it."""
+    return ["+".join(names[i : i + 3]) for i in range(0, len(names), 3)]
+
+
+TRIOS = in_trios([name for name in NAMES if name not in KNOWING_CNN])
 STEPS = 26  # of 64, in an epoch of 24 whose last batch has 28 images
 
 
@@ -179,9 +185,11 @@ def baseline(digits):
     return weights_of(step)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if NEUTRAL.get(name, (None,))[0] is not None])
-def test_the_neutral_setting_is_the_baseline_bit_for_bit(name, digits, baseline):
-    step = make_step(variant(name), model=Stateful, **NEUTRAL[name][0])
+@pytest.mark.parametrize("names", in_trios([name for name in NAMES if NEUTRAL.get(name, (None,))[0] is not None]))
+def test_the_neutral_setting_is_the_baseline_bit_for_bit(names, digits, baseline):
+    composed = type(names, tuple(map(variant, names.split("+"))), {})
+    settings = collections.ChainMap(*(NEUTRAL[name][0] for name in names.split("+")))
+    step = make_step(composed, model=Stateful, **settings)
     run(step, digits, [STEPS])
     assert all(a.tobytes() == b.tobytes() for a, b in zip(weights_of(step), baseline, strict=True))
     evaluated = [v.numpy() for v in step.eval_model.variables if "seed" not in v.path]
@@ -205,7 +213,9 @@ def test_the_loss_falls_on_one_batch(name, digits):
 
 
 # float32 is what the other tests run in.
-@pytest.mark.parametrize(("names", "dtype"), [(names, "mixed_bfloat16") for names in TRIOS] + [("record", "float32")])
+@pytest.mark.parametrize(
+    ("names", "dtype"), [(names, "mixed_bfloat16") for names in TRIOS + KNOWING_CNN] + [("record", "float32")]
+)
 def test_composed_with_ema_it_resumes_exactly_at_any_loop_length(names, dtype, digits, tmp_path):
     classes = [variant(name) for name in names.split("+")]
     if not any(issubclass(cls, EMA) for cls in classes):
