@@ -178,6 +178,17 @@ def make_features():
         "schedule": (plain, lambda: optimizers.SGD(schedules.PiecewiseConstantDecay([5, 9], [0.1, 0.01, 0.2]))),
         "own_apply_gradients": (plain, lambda: Centralized(0.1)),
         "callable_rate": (plain, lambda: adam(lambda: 2e-3)),
+        "together": (
+            make_small(
+                *(layers.BatchNormalization, OwnLosses, lambda: layers.Dropout(0.4)),
+                *(lambda: layers.GaussianNoise(0.1), lambda: layers.ActivityRegularization(0.01, 0.02)),
+                dense={
+                    **{"kernel_regularizer": l2, "bias_regularizer": l1, "activity_regularizer": l2},
+                    "kernel_constraint": keras.constraints.MaxNorm(0.5),
+                },
+            ),
+            lambda: adam(weight_decay=0.1, amsgrad=True, clipvalue=0.01, use_ema=True, ema_overwrite_frequency=3),
+        ),
         **{
             name: (plain, getattr(optimizers, name))
             for name in (
