@@ -153,6 +153,9 @@ class TrainStep(tf.Module):
             scaled_loss = self.optimizer.scale_loss(loss)
         with tf.name_scope("gradients"):
             gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
+            for gradient, variable in zip(gradients, self.model.trainable_variables, strict=True):
+                if isinstance(gradient, tf.Tensor):  # which images of a size that the graph does not know leave open
+                    gradient.set_shape(variable.shape)
         self._slice = before
         if self.slices > 1:  # a tensor that compute_loss keeps is of one slice: nobody shall take it for the batch's
             for name in [name for name, value in vars(self).items() if tf.is_tensor(value) and name not in kept]:

@@ -129,3 +129,21 @@ def test_what_is_of_one_slice_or_of_no_batch_is_not_taken_for_the_batchs():
         trace(Keeping, 2)
     with pytest.raises(Error, match=r"prepare_batch gave a tensor \(10,\) beside"):
         trace(Constant, 2)
+
+
+@pytest.mark.parametrize("first", [keras.layers.Conv2D(2, 5, strides=3), keras.layers.Embedding(2, 1)])
+def test_gradients_of_a_shape_that_the_graph_does_not_know_are_shared(first, digits):
+    """As of an augmentation that leaves the size of its images open; and of a table, which has only some rows."""
+    layers = [keras.Input([28, 28, 1]), first, keras.layers.Flatten(), keras.layers.Dense(10)]
+    model = keras.Sequential(layers)
+    images, labels = TrainStep(model, keras.optimizers.SGD()).prepare_batch(*(part[:8] for part in digits.train))
+    batch = tf.concat([images, images], 0), tf.concat([labels, labels], 0)
+    specs = [tf.TensorSpec([None, None, None, 1]), tf.TensorSpec([None, 10])]
+    found = []
+    for cluster in (None, TwoWorkers()):
+        step = TrainStep(model, keras.optimizers.SGD(), slices=2)
+        step.replicas = Replicas(cluster=cluster)
+        gradients, _ = tf.function(step.compute_gradients, input_signature=specs)(*batch)
+        found.append([tf.convert_to_tensor(gradient).numpy().tobytes() for gradient in gradients])
+    assert found[0] == found[1]
+    assert len(found[0]) == len(model.trainable_variables)
