@@ -42,11 +42,11 @@ def copy(finished, tmp_path):
 
 def test_kill_9_at_any_moment_loses_nothing(python, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", python)
-    arguments = ["--dataset=digits", "--epochs=2", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=2"]
-    # The composed step: augmentation, smoothed labels, averaged weights.
-    module = "mnist.research.record"
-    seed = 5296  # its moments are within the few seconds of a life
-    assert torture(str(tmp_path / "torture"), arguments, kills=3, seed=seed, module=module) == []
+    arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=2"]
+    (tmp_path / "small.py").write_text(SMALL)
+    seed = 4457  # its moments are within the few seconds of a life
+    options = {"kills": 3, "seed": seed, "module": str(tmp_path / "small.py")}
+    assert torture(str(tmp_path / "torture"), arguments, **options) == []
 
 
 def test_kill_9_of_one_of_two_workers_loses_nothing(tmp_path):
@@ -59,7 +59,13 @@ def test_kill_9_of_one_of_two_workers_loses_nothing(tmp_path):
 
 SMALL = """
 from mnist import train
+from mnist.research.augment import Augment
+from mnist.research.ema import EMA
+from mnist.research.label_smoothing import LabelSmoothing
 import keras
+
+class Composed(EMA, LabelSmoothing, Augment):
+    pass
 
 def small():
     layers = keras.layers
@@ -67,7 +73,7 @@ def small():
     return keras.Sequential([keras.Input([28, 28, 1]), *inner])
 
 if __name__ == "__main__":
-    train.launch(model=small)
+    train.launch(Composed, model=small)
 """
 SILENT = "import sys"
 BREAKS = """
