@@ -12,6 +12,14 @@ import tempfile
 import numpy as np
 import pytest
 
+# Of a script: a network that takes little time, for what does not depend on it.
+SMALL = """
+def small():
+    layers = keras.layers
+    inner = [layers.Conv2D(4, 5, strides=3, activation="relu"), layers.Flatten(), layers.Dense(10)]
+    return keras.Sequential([keras.Input([28, 28, 1]), *inner])
+"""
+
 
 def idx_bytes(array):
     """A uint8 array as an IDX file holds it: magic number, shape, data."""

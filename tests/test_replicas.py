@@ -19,6 +19,7 @@ from mnist.results import OF_THE_HOUR
 import layouts
 import pytest
 import tensorflow as tf
+from conftest import SMALL
 from launch_workers import _free_ports
 from test_research import NAMES
 
@@ -59,11 +60,8 @@ class Step(TrainStep):
                 tf.summary.scalar("own/loss", loss)
         return loss * (2.0 if fault == "code" and worker == str(index) else 1.0), logits
 
-def small():
-    layers = keras.layers
-    inner = [layers.Conv2D(4, 5, strides=3, activation="relu"), layers.Flatten(), layers.Dense(10)]
-    return keras.Sequential([keras.Input([28, 28, 1]), *inner])
-
+"""
+SCRIPT += f"""{SMALL}
 if __name__ == "__main__":
     train.launch(Step, model=small)
 """

@@ -18,6 +18,7 @@ from scripts.torture import differences, newest_step, torture
 import keras
 import pytest
 import tensorflow as tf
+from conftest import SMALL
 
 
 def train(workdir, **options):
@@ -43,21 +44,21 @@ def copy(finished, tmp_path):
 def test_kill_9_at_any_moment_loses_nothing(python, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", python)
     arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=2"]
-    (tmp_path / "small.py").write_text(SMALL)
+    (tmp_path / "small.py").write_text(COMPOSED)
     seed = 4457  # its moments are within the few seconds of a life
     options = {"kills": 3, "seed": seed, "module": str(tmp_path / "small.py")}
     assert torture(str(tmp_path / "torture"), arguments, **options) == []
 
 
 def test_kill_9_of_one_of_two_workers_loses_nothing(tmp_path):
-    (tmp_path / "small.py").write_text(SMALL)
+    (tmp_path / "small.py").write_text(COMPOSED)
     arguments = ["--dataset=digits", "--epochs=2", "--checkpoint_every=7"]
     seed = 826  # the second of two, on two devices each, at a save; then one process goes on alone
     options = {"kills": 1, "seed": seed, "workers": 2, "module": str(tmp_path / "small.py")}
     assert torture(str(tmp_path / "torture"), arguments, **options) == []
 
 
-SMALL = """
+COMPOSED = f"""
 from mnist import train
 from mnist.research.augment import Augment
 from mnist.research.ema import EMA
@@ -67,11 +68,7 @@ import keras
 class Composed(EMA, LabelSmoothing, Augment):
     pass
 
-def small():
-    layers = keras.layers
-    inner = [layers.Conv2D(4, 5, strides=3, activation="relu"), layers.Flatten(), layers.Dense(10)]
-    return keras.Sequential([keras.Input([28, 28, 1]), *inner])
-
+{SMALL}
 if __name__ == "__main__":
     train.launch(Composed, model=small)
 """
