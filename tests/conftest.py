@@ -173,8 +173,11 @@ sys.exit(code if code >= 0 else 128 - code)
 
 
 @contextlib.contextmanager
-def quick_python():
-    """While entered, there is a Python for `-m MODULE` and FILE that takes no time to import TensorFlow: its path."""
+def quick_python(**env):
+    """While entered, there is a Python for `-m MODULE` and FILE that takes no time to import TensorFlow: its path.
+
+    `env` is what counts for TensorFlow as it is imported.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path, client = os.path.join(folder, "socket"), os.path.join(folder, "python")
         with open(client, "w") as file:
@@ -183,7 +186,8 @@ def quick_python():
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen()  # who connects before the server has imported everything waits
-            server = subprocess.Popen([sys.executable, "-c", SERVER, client], stdin=listener, stdout=subprocess.PIPE)
+            command, env = [sys.executable, "-c", SERVER, client], os.environ | env
+            server = subprocess.Popen(command, env=env, stdin=listener, stdout=subprocess.PIPE)
         try:
             yield client
         finally:

@@ -78,17 +78,21 @@ def make_steps():
 
         return make_step, slices
 
+    def clipped():
+        return keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=0.1)
+
     def averaged():
-        return keras.optimizers.Adam(use_ema=True, gradient_accumulation_steps=2, global_clipnorm=0.1)
+        return keras.optimizers.Adam(use_ema=True, gradient_accumulation_steps=2)
 
     def compose(*names):
         return type("".join(names), tuple(variant(name) for name in names), {})
 
-    steps = {names: make(compose(*names.split("+"))) for names in TRIOS}
+    steps = {names: make(compose(*names.split("+")), slices=4) for names in TRIOS}
     steps |= {"winograd": make(variant("winograd"), CNN), "record": make(variant("record"), CNN)}
     steps |= {"speedrun": make(variant("speedrun"), CNN, dtype="mixed_bfloat16")}
-    steps |= {"plain": make(TrainStep, CNN, slices=4), "averaged": make(TrainStep, optimizer=averaged)}
-    steps |= {"counting": make(Counting, noisy, slices=8)}
+    steps |= {"plain": make(TrainStep, CNN, slices=4), "clipped": make(TrainStep, optimizer=clipped)}
+    steps |= {"averaged": make(TrainStep, optimizer=averaged), "counting": make(Counting, slices=8)}
+    steps |= {"noisy": make(TrainStep, noisy, slices=4)}
     return steps | {dtype: make(TrainStep, recurrent, dtype=dtype) for dtype in ("mixed_float16", "float64")}
 
 

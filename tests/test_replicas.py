@@ -19,7 +19,7 @@ from mnist.results import OF_THE_HOUR
 import layouts
 import pytest
 import tensorflow as tf
-from conftest import SMALL
+from conftest import SMALL, quick_python
 from launch_workers import _free_ports
 from test_research import NAMES
 
@@ -73,17 +73,17 @@ def script(tmp_path):
     return tmp_path / "script.py"
 
 
-OURS = re.compile("error: |Traceback").match
+@pytest.fixture(scope="module")
+def quiet_python():
+    """One whose TensorFlow was told when it started what `mnist` tells it of several processes."""
+    with quick_python(TF_CPP_MIN_LOG_LEVEL="3") as path:
+        yield path
 
 
 class Workers:
-    """Starts a script as the processes of one run, with other flags for some.
-
-    By the quick Python, which was started before TensorFlow's C++ could be told to be silent, or a real one.
-    """
+    """Starts a script as the processes of one run, with other flags for some."""
 
     def __init__(self, python, script, count=2, flags=(), others=None, skipped=(), **env):
-        self.is_real = python == sys.executable
         addresses = [f"localhost:{port}" for port in _free_ports(count)]
         self.processes = {}
         for i in set(range(count)) - set(skipped):
@@ -107,9 +107,7 @@ class Workers:
             for process in self.processes.values():
                 process.kill()
         codes = {i: process.returncode for i, process in self.processes.items()}
-        errors = {i: both[1].splitlines(keepends=True) for i, both in texts.items()}
-        errors = {i: "".join(x for x in lines if self.is_real or OURS(x)) for i, lines in errors.items()}
-        return codes, {i: both[0] for i, both in texts.items()}, errors
+        return codes, *({i: both[n] for i, both in texts.items()} for n in (0, 1))
 
 
 def last(folder):
@@ -145,10 +143,10 @@ def test_every_step_has_the_same_bits_on_any_layout(tmp_path):
             assert digests == expected, f"{name}, {layout}: {[k for k in expected if digests[k] != expected[k]]}"
 
 
-def test_a_signal_at_one_worker_saves_on_all_and_another_layout_resumes(python, start, script):
+def test_a_signal_at_one_worker_saves_on_all_and_another_layout_resumes(quiet_python, start, script):
     flags = ("--holdout=100", "--early_stopping_patience=2", "--profile=3:4", "--steps_per_loop=10")
     flags += ("--writes", "--norms_every=4", "--histograms_every=6")
-    codes, texts, errors = Workers(python, script, flags=flags, FAULT="SIGTERM:1").wait()
+    codes, texts, errors = Workers(quiet_python, script, flags=flags, FAULT="SIGTERM:1").wait()
     assert set(codes.values()) == {128 + signal.SIGTERM}, errors
     assert texts[0].startswith("slices 0-1 of 4 on worker 0 of 2\n")
     assert f"stopped at step 32, saved in {script.parent}/run_0. To resume: " in texts[0]
@@ -176,10 +174,10 @@ def test_a_signal_at_one_worker_saves_on_all_and_another_layout_resumes(python, 
 
 
 @pytest.mark.parametrize("fault", ["SIGKILL:1", "SIGKILL:0", "SIGSTOP:1", "sleep:0"])
-def test_the_loss_of_a_worker_ends_all_in_a_line(fault, python, script):
+def test_the_loss_of_a_worker_ends_all_in_a_line(fault, quiet_python, script):
     name, _, lost = fault.partition(":")
     lost = int(lost)
-    in_use = sys.executable if fault == "SIGKILL:0" else python
+    in_use = sys.executable if fault == "SIGKILL:0" else quiet_python
     workers = Workers(in_use, script, flags=["--worker_timeout=30"], FAULT=fault)
     try:
         assert workers.processes[1 - lost].wait(90) == LOST
@@ -196,16 +194,16 @@ def test_the_loss_of_a_worker_ends_all_in_a_line(fault, python, script):
     assert last(script.parent / "run_0")[1][-1]["step"] == 24  # of the epoch before
 
 
-def test_a_loss_that_is_not_finite_stops_all_at_the_same_step(python, script):
-    codes, _, errors = Workers(python, script, FAULT="nan:1").wait()
+def test_a_loss_that_is_not_finite_stops_all_at_the_same_step(quiet_python, script):
+    codes, _, errors = Workers(quiet_python, script, FAULT="nan:1").wait()
     assert set(codes.values()) == {1}
     for text in errors.values():
         assert text == errors[0]
         assert text.startswith("error: the loss is nan at step 25; ckpt-24 is the last good checkpoint.")
 
 
-def test_weights_that_differ_are_found_before_they_are_saved(python, script):
-    codes, _, errors = Workers(python, script, FAULT="other:1").wait()
+def test_weights_that_differ_are_found_before_they_are_saved(quiet_python, script):
+    codes, _, errors = Workers(quiet_python, script, FAULT="other:1").wait()
     assert set(codes.values()) == {1}
     for text in errors.values():
         assert text.startswith("error: worker 1 has other weights than the chief: ")
@@ -227,8 +225,8 @@ def test_weights_that_differ_are_found_before_they_are_saved(python, script):
         ([], {"FAULT": "code:1"}, ["worker 1 computes another step than the chief"]),
     ],
 )
-def test_a_worker_that_was_started_otherwise_is_refused_by_all(others, env, messages, python, script):
-    codes, _, errors = Workers(python, script, others={1: others}, **env).wait()
+def test_a_worker_that_was_started_otherwise_is_refused_by_all(others, env, messages, quiet_python, script):
+    codes, _, errors = Workers(quiet_python, script, others={1: others}, **env).wait()
     assert set(codes.values()) == {1}, errors
     for text in errors.values():
         assert text.count("\n") == 1
@@ -237,9 +235,9 @@ def test_a_worker_that_was_started_otherwise_is_refused_by_all(others, env, mess
     assert not (script.parent / "run_0" / "checkpoints").exists()
 
 
-def test_a_worker_that_does_not_come_up_is_named(python, script):
+def test_a_worker_that_does_not_come_up_is_named(quiet_python, script):
     flags = ["--worker_timeout=6"]
-    runs = [Workers((sys.executable, python)[i], script, flags=flags, skipped=[i]) for i in range(2)]
+    runs = [Workers((sys.executable, quiet_python)[i], script, flags=flags, skipped=[i]) for i in range(2)]
     for missing, workers in enumerate(runs):
         codes, _, errors = workers.wait()
         assert codes == {1 - missing: LOST}
@@ -311,8 +309,15 @@ def test_slices_are_shared_evenly_or_refused():
         layouts.TrainStep(layouts.noisy(), layouts.keras.optimizers.Adam(), slices=3)
 
 
-def test_the_launcher_resumes_on_fewer_workers_and_leaves_no_orphan(python, start, script):
-    command = [python, str(script), "--dataset=digits", "--slices=4", "--epochs=3", f"--workdir={script.parent}/run_0"]
+def test_the_launcher_resumes_on_fewer_workers_and_leaves_no_orphan(quiet_python, start, script):
+    command = [
+        quiet_python,
+        str(script),
+        "--dataset=digits",
+        "--slices=4",
+        "--epochs=3",
+        f"--workdir={script.parent}/run_0",
+    ]
     launch = [sys.executable, str(ROOT / "scripts" / "launch_workers.py"), "--workers=2", f"--logs={script.parent}"]
     done = subprocess.run(
         [*launch, "--restarts=1", "--min_workers=1", "--", *command],

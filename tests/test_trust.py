@@ -262,19 +262,24 @@ def damage_state_file(path):
     damage_lose_data(path)
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_zero, damage_one_bit, damage_index_bit])
-def test_a_damaged_checkpoint_is_passed_over(copy, damage, caplog):
+DAMAGES = [
+    damage_truncate,
+    damage_zero,
+    damage_one_bit,
+    damage_index_bit,
+    damage_lose_index,
+    damage_lose_data,
+    damage_state_file,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_made_good(finished, copy, damage, caplog):
     damage(copy / "checkpoints" / "ckpt-72")
-    assert checkpoint.load_newest(str(copy / "checkpoints"))[1]["step"] == 60
+    _, state = checkpoint.load_newest(str(copy / "checkpoints"))
+    assert state["step"] == 60
     assert "ckpt-72 is damaged" in caplog.text
-
-
-# By which files are left: all, one or none of those that the run writes again.
-@pytest.mark.parametrize("damage", [damage_zero, damage_lose_index, damage_lose_data, damage_state_file])
-def test_a_damaged_checkpoint_is_made_good_by_the_run(finished, copy, damage, caplog):
-    damage(copy / "checkpoints" / "ckpt-72")
     train(copy)
-    assert "ckpt-72 is damaged" in caplog.text
     assert differences(str(finished), str(copy)) == []
 
 
