@@ -57,6 +57,7 @@ def epoch_batches(images, labels, order, batch_size, first_batch=0):
     options = tf.data.Options()
     # The default rewrites find nothing to improve here, and copy all images into the graph that they look at.
     options.experimental_optimization.apply_default_optimizations = False
+    options.autotune.enabled = False  # its thread sleeps up to seconds, and the end of an iterator waits for it
     return tf.data.Dataset.range(first_batch, num_batches).map(gather_batch).prefetch(8).with_options(options)
 
 
@@ -80,4 +81,5 @@ def train_batches(examples, batch_size, *, seed, start_step=0):
 
     options = tf.data.Options()
     options.experimental_optimization.apply_default_optimizations = False
+    options.autotune.enabled = False
     return tf.data.Dataset.range(start_step // num_steps, tf.int64.max).flat_map(batches).with_options(options)
