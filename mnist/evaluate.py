@@ -11,13 +11,22 @@ import os
 import sys
 
 from mnist import Error, data, finished
-from mnist.command import run
+from mnist.cli import run
 from mnist.files import write_errors
-from mnist.metrics import Calibration, calibration, compute_metrics, count_confusions, wilson_interval
+from mnist.metrics import (
+    Calibration,
+    calibration,
+    compute_metrics,
+    count_confusions,
+    format_evaluation,
+    format_robustness,
+    format_table,
+    measure_robustness,
+    wilson_interval,
+)
 from mnist.model import make_predict_logits
-from mnist.report import draw_reliability, format_evaluation, format_robustness, format_table
-from mnist.robustness import measure_robustness
 from mnist.settings import Setting, local_path
+from mnist.summaries import draw_reliability
 
 import numpy as np
 from absl import logging

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 
 from mnist import Error, files, finished
-from mnist.command import run
+from mnist.cli import run
 from mnist.model import IMAGE_SHAPE, scale_images
 from mnist.settings import Setting, local_path
 

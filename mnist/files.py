@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import re
 import socket
@@ -132,3 +133,8 @@ def without_pattern(folder):
         link = os.path.join(temporary, "folder")
         os.symlink(os.path.abspath(folder), link)
         yield link
+
+
+def without_nan(numbers):
+    """A dict with None for what is not finite: JSON has no word for NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}

@@ -4,11 +4,12 @@ import dataclasses
 import functools
 import os
 
-from mnist import Error, best, checkpoint, data
-from mnist.evaluator import own_metrics
-from mnist.readers import DIGITS
-from mnist.rebuild import rebuild
+from mnist import Error, checkpoint, data
+from mnist.checkpoint import best
+from mnist.data import DIGITS
+from mnist.model import rebuild
 from mnist.settings import Setting, local_path
+from mnist.step import own_metrics
 
 import keras
 import numpy as np
@@ -29,7 +30,7 @@ class Run:
       test_sha256: the digest of its test set; None if an older version did not save it.
       workdir: its folder as it was given, for messages.
       tensors: all that the checkpoint holds, a dict from names to arrays.
-      measures: what `evaluator.describe_measuring` told of its step.
+      measures: what `describe_measuring` told of its step.
     """
 
     model: keras.Model

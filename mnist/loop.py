@@ -3,12 +3,10 @@
 import contextlib
 import os
 
-from mnist import Error, checks, files
-from mnist.plan import Plan
-from mnist.rebuild import being_imported
-from mnist.replicas import Replicas
-from mnist.results import write_results
-from mnist.session import Session
+from mnist import Error, checkpoint, files
+from mnist.distributed import Replicas
+from mnist.model import being_imported, checks
+from mnist.run import Plan, Session, write_results
 from mnist.settings import local_path
 
 
@@ -45,7 +43,7 @@ def train_and_evaluate(
     folder = os.path.abspath(workdir)  # wherever the step goes with os.chdir
     plan = Plan(len(dataset.train.labels), **options)
     checks.check_answers(step.eval_model, dataset)  # before anything is written
-    checks.check_attributes(step)
+    checkpoint.check_attributes(step)
     step.replicas = replicas or Replicas()
     step.replicas.check(step.slices)
     cluster = step.replicas.cluster

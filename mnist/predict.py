@@ -12,12 +12,10 @@ import tempfile
 import warnings
 
 from mnist import Error, files, finished
-from mnist.command import run
-from mnist.data import BOX, is_framed
-from mnist.ink import find_ink
+from mnist.cli import run
+from mnist.data import BOX, DIGITS, SIDE, find_ink, is_framed
 from mnist.metrics import softmax
 from mnist.model import make_predict_logits
-from mnist.readers import DIGITS, SIDE
 from mnist.settings import Setting, local_path
 
 import numpy as np

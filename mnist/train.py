@@ -8,18 +8,14 @@ import signal
 import threading
 import time
 
-from mnist import Error, checkpoint, data, finished, flagfile
-from mnist.command import project_flags, run
-from mnist.fingerprint import num_threads
-from mnist.interrupt import Interrupt
+from mnist import Error, checkpoint, data, finished
+from mnist.cli import Interrupt, flagfile, in_short, project_flags, run, say
+from mnist.data import NUM_CLASSES
+from mnist.distributed import start
 from mnist.loop import Interrupted, train_and_evaluate
-from mnist.model import CNN
-from mnist.optimizers import Optimizer, Rate, make_learning_rate, make_optimizer
-from mnist.plan import Plan
-from mnist.progress import in_short, say
-from mnist.readers import NUM_CLASSES
-from mnist.rebuild import being_imported
-from mnist.replicas import start
+from mnist.machine import num_threads
+from mnist.model import CNN, Optimizer, Rate, being_imported, make_learning_rate, make_optimizer
+from mnist.run import Plan
 from mnist.settings import Setting, local_path, read_flags, settings_of
 from mnist.step import TrainStep
 
@@ -152,6 +148,7 @@ def _main(classes, step_class, make_model, make_own_optimizer):
     settings = {name: getattr(options, name) for name in settings_of(step_class)}
     own = {name: flag.value for name, flag in project_flags().items() if not hasattr(flag, "setting")}
     step = step_class(model, optimizer, seed=options.seed, **settings)
+    name = dataset.name if dataset.name in data.NAMES else "auto"
     with Interrupt() as interrupt:
         try:
             results = train_and_evaluate(
@@ -159,7 +156,7 @@ def _main(classes, step_class, make_model, make_own_optimizer):
                 dataset,
                 workdir,
                 settings=own | {"init_from": options.init_from},
-                flags_text=flagfile.flags_text(dataset),
+                flags_text=flagfile.flags_text(name, dataset.data_dir),
                 hparams=flagfile.hparams(),
                 interrupt=interrupt,
                 replicas=replicas,
@@ -199,7 +196,7 @@ def _dtype_policy(name):
 
 
 def _draw(step, dataset, results, workdir):
-    from mnist import pictures
+    from mnist.summaries import pictures
 
     history = [{"step": results["steps"], **results}]
     drawn = pictures.draw_run(step.eval_model, dataset.test, dataset.classes, history)

@@ -41,7 +41,7 @@ import tempfile
 import time
 
 from mnist import Error, files
-from mnist.command import run
+from mnist.cli import run
 from mnist.settings import Setting, local_path
 
 import contenders

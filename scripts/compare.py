@@ -16,8 +16,9 @@ import math
 import os
 import re
 
-from mnist import Error, provenance
-from mnist.command import run
+from mnist import Error
+from mnist.cli import run
+from mnist.run import provenance
 from mnist.settings import Setting
 
 import numpy as np

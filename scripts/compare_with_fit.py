@@ -10,12 +10,10 @@ computes, a row of `make_features` each, on a small network.
 """
 
 from mnist import Error, data
-from mnist.batches import train_batches
-from mnist.command import run
+from mnist.cli import run
+from mnist.data import NUM_CLASSES, steps_per_epoch, train_batches
 from mnist.metrics import RunningMeans
 from mnist.model import CNN, IMAGE_SHAPE
-from mnist.plan import steps_per_epoch
-from mnist.readers import NUM_CLASSES
 from mnist.settings import Setting, local_path
 from mnist.step import TrainStep, make_train_loop
 

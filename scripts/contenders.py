@@ -149,7 +149,8 @@ def fit_process(folder):
 
 def train_process(folder):
     """The command of this project from start to end: one epoch, evaluated, drawn and saved as ever."""
-    from mnist import session, train
+    from mnist import train
+    from mnist.run import session
 
     starts, train_steps = [], session.Session.train_steps
 
@@ -228,8 +229,8 @@ def make_step(dtype="float32", variant=None, **settings):
 
 def make_train(step, examples, *, jit_compile=False):
     """Returns `train(num_steps)`, which runs inner loops and fetches their scalars, as mnist.loop does."""
-    from mnist.batches import as_tensors, epoch_batches
-    from mnist.plan import Plan
+    from mnist.data import as_tensors, epoch_batches
+    from mnist.run import Plan
     from mnist.step import make_train_loop
 
     import tensorflow as tf
@@ -349,7 +350,7 @@ ROWS = {
 def scale(folder, steps=SCALING_STEPS):
     """The cost of an image, an epoch's shuffle included, and the memory."""
     from mnist import data
-    from mnist.batches import epoch_order
+    from mnist.data import epoch_order
 
     examples = data.load("mnist", folder).train
     num_examples = len(examples.labels)
@@ -371,10 +372,12 @@ def scale(folder, steps=SCALING_STEPS):
 
 def overheads(folder, repeats):
     """Times what train_and_evaluate does beside training, epochs of the bare loop, and evaluations in turn."""
-    from mnist import data, session, summaries
+    from mnist import data
     from mnist.loop import train_and_evaluate
     from mnist.metrics import compute_metrics
     from mnist.model import make_predict_logits
+    from mnist.run import session
+    from mnist.summaries import event_files as summaries
 
     import keras
 

@@ -22,8 +22,9 @@ import warnings
 import zipfile
 import zlib
 
-from mnist import Error, predict, readers
-from mnist.command import run
+from mnist import Error, predict
+from mnist.cli import run
+from mnist.data import readers
 from mnist.settings import Setting
 
 import numpy as np

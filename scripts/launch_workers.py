@@ -19,7 +19,7 @@ import tempfile
 import time
 
 from mnist import LOST, Error
-from mnist.command import run
+from mnist.cli import run
 from mnist.settings import Setting, local_path
 
 _SECONDS = 3  # in which the others end by themselves when one has failed, and again after SIGTERM

@@ -2,9 +2,10 @@
 
 import os
 
-from mnist import finished, pictures
-from mnist.command import run
+from mnist import finished
+from mnist.cli import run
 from mnist.settings import Setting, local_path
+from mnist.summaries import pictures
 
 
 class Plot:

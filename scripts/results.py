@@ -9,8 +9,8 @@ import statistics
 import typing
 
 from mnist import Error, files
-from mnist.checks import without_nan
-from mnist.plan import is_lower_better
+from mnist.files import without_nan
+from mnist.metrics import is_lower_better
 
 import numpy as np
 import scipy.stats

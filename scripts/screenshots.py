@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from mnist import Error
-from mnist.command import run
+from mnist.cli import run
 from mnist.settings import Setting, local_path
 
 TABS = {

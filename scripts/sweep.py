@@ -37,10 +37,10 @@ import time
 import typing
 import urllib.parse
 
-from mnist import Error, files, progress
-from mnist.command import run as run_command
-from mnist.fingerprint import num_cores
-from mnist.interrupt import Interrupt
+from mnist import Error, files
+from mnist.cli import Interrupt, progress
+from mnist.cli import run as run_command
+from mnist.machine import num_cores
 from mnist.settings import Setting, local_path
 
 from results import format_table, is_finished, is_percent, missing, read_results, summarize, value_of, write_csv

@@ -19,7 +19,7 @@ import sys
 import tempfile
 
 from mnist import Error
-from mnist.command import run
+from mnist.cli import run
 from mnist.settings import Setting, local_path
 
 import contenders

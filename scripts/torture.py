@@ -27,8 +27,8 @@ import sys
 import time
 
 from mnist import LOST, Error, checkpoint, files
-from mnist.command import run
-from mnist.results import OF_THE_HOUR
+from mnist.cli import run
+from mnist.run import OF_THE_HOUR
 from mnist.settings import Setting, local_path
 
 from launch_workers import Workers

@@ -71,11 +71,13 @@ class StopAfter:
 SERVER = """
 import atexit, contextlib, gc, json, os, runpy, select, signal, socket, sys, threading, types
 import unittest.mock
-import matplotlib.backends.backend_agg, mnist.pictures, mnist.train, rich._emoji_codes, scipy.stats, sklearn.datasets
+import matplotlib.backends.backend_agg, mnist.summaries, mnist.train, rich._emoji_codes, scipy.stats, sklearn.datasets
 import sklearn.metrics, tensorboard.plugins.hparams.api, tensorboard.summary
-from mnist import batches, model, replicas, step, summaries
-from mnist.step import TrainStep, compile_step, make_train_loop
-from mnist.view import View
+from mnist import model
+from mnist.data import batches
+from mnist.distributed import replicas
+from mnist.step import TrainStep, View, compile_step, make_train_loop, train_step
+from mnist.summaries import event_files
 from tensorflow.python.autograph.core import converter
 from tensorflow.python.autograph.impl import api
 
@@ -83,7 +85,7 @@ from tensorflow.python.autograph.impl import api
 own = vars(TrainStep)
 functions = [own[n] for n in ("__call__", "prepare_batch", "compute_gradients", "compute_loss", "apply_gradients")]
 functions += [own["_slice_gradients"], replicas.Replicas.mean, replicas.Replicas._mean_of_slices]
-functions += [model.call_to_train, step._total, summaries._write_steps.python_function]
+functions += [model.call_to_train, train_step._total, event_files._write_steps.python_function]
 functions += [model.make_predict_logits(None).python_function]
 gather = next(code for code in batches.epoch_batches.__code__.co_consts if isinstance(code, types.CodeType))
 functions += [types.FunctionType(gather, vars(batches), None, None, (types.CellType(None),) * len(gather.co_freevars))]

@@ -10,7 +10,7 @@ The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train
-from mnist.rebuild import copy_model
+from mnist.model import copy_model
 from mnist.settings import Setting
 from mnist.step import TrainStep
 

@@ -1,0 +1,36 @@
+"""What survives a crash, and whether a resume would be exact."""
+
+from mnist.checkpoint.best import Best
+from mnist.checkpoint.bundle import (
+    NotFinite,
+    assign,
+    digest,
+    load,
+    load_newest,
+    remove_newer,
+    save,
+    steps,
+    variables_of,
+    variables_of_eval_model,
+)
+from mnist.checkpoint.fingerprint import attributes, check_attributes, check_unchanged, fingerprint_of
+from mnist.checkpoint.traced import written_variables
+
+__all__ = [
+    "Best",
+    "NotFinite",
+    "assign",
+    "attributes",
+    "check_attributes",
+    "check_unchanged",
+    "digest",
+    "fingerprint_of",
+    "load",
+    "load_newest",
+    "remove_newer",
+    "save",
+    "steps",
+    "variables_of",
+    "variables_of_eval_model",
+    "written_variables",
+]

@@ -1,0 +1,157 @@
+"""How long a run is, and when what is due: all arithmetic on step numbers, in plain Python.
+
+Steps are counted from 1: after step n, n updates are done. Epochs are counted from 0 within the code, from 1 in
+what a person reads.
+"""
+
+import functools
+import re
+import sys
+
+from mnist import Error
+from mnist.data import steps_per_epoch
+from mnist.metrics import is_lower_better
+from mnist.settings import Setting, take
+
+_length, _speed, _output = (
+    functools.partial(Setting, group=group, may_change=True) for group in ("length", "speed", "output")
+)
+
+
+class Plan:
+    """The options of a run below its model, optimizer and data.
+
+    Args:
+      num_examples: size of the training set.
+      settings: those declared here, as keywords.
+
+    Raises: `mnist.Error` for a batch size above the training set and a profile outside of the run; ValueError for
+      what is out of its range.
+    """
+
+    epochs = _length(5, "Passes over the training set. Five reach 99 % on MNIST.", low=1)
+    max_steps = _length(None, "Steps after which to end, even within an epoch. Default: none.", kind=int, low=1)
+    early_stopping_patience = _length(
+        0, "Epochs without a better validation loss after which to end. Default 0: never.", low=0
+    )
+    batch_size = Setting(64, "Images per step. 64 as in the classic tutorial.", low=1, group="length")
+    steps_per_loop = _speed(
+        100,
+        "Steps in one call into the graph; no part in the result. 100 take about half a second, which is how "
+        "long Ctrl-C waits.",
+        low=1,
+    )
+    eval_batch_size = _speed(
+        100, "Images at a time in evaluation; no part in the result. 100 take the least memory.", low=2
+    )
+    jit_compile = Setting(False, "Compile the step with XLA. Off: it is slower on CPU.", group="speed")
+    eval_every = _output(None, "Steps between evaluations. Default: one at the end of each epoch.", kind=int, low=1)
+    checkpoint_every = _output(None, "Steps between checkpoints. Default: one each epoch.", kind=int, low=1)
+    keep_checkpoints = _output(3, "Newest checkpoints to keep. 3 leave two to fall back on.", low=1)
+    keep_best = _output(
+        None,
+        "Keeps one more checkpoint, of the evaluation that is best by this key of metrics.jsonl: validation_loss, "
+        "max:validation_accuracy. A loss or an error is best where it is lowest; min: and max: say otherwise. "
+        "Default: validation_loss with early stopping, else none, as an empty value says.",
+        kind=str,
+    )
+    norms_every = _output(
+        100,
+        "Steps between norms of gradients and weights, and of updates by weights, of each layer; 0: none. Each takes "
+        "half a step.",
+        low=0,
+    )
+    histograms_every = _output(
+        None,
+        "Steps between histograms of weights and gradients; 0: none. Default: one at the end of each epoch.",
+        kind=int,
+        low=0,
+    )
+    resume = _output(True, "Resume from the newest checkpoint in --workdir; if false, refuse when there is one.")
+    profile = _output(
+        None,
+        "START:STOP: writes a TensorFlow profile of these steps, counted from 1, both included, for TensorBoard's "
+        "Profile tab (the extra `profile` of setup.cfg). A hundred steps show all there is and make 2 MB.",
+        kind=str,
+    )
+
+    def __init__(self, num_examples, **settings):
+        take(self, settings)
+        if self.batch_size > num_examples:
+            raise Error(f"--batch_size={self.batch_size} is above the {num_examples:,} training images: take fewer.")
+        self.num_examples = num_examples
+        self.steps_per_epoch = steps_per_epoch(num_examples, self.batch_size)
+        self.last_step = min(self.epochs * self.steps_per_epoch, self.max_steps or sys.maxsize)
+        self.profiled = self._parse_profile()
+        self.best = self._parse_best()
+        if self.histograms_every is None:
+            self.histograms_every = self.steps_per_epoch
+
+    def _parse_profile(self):
+        """The first and the last step to profile; None for no profile."""
+        if self.profile is None:
+            return None
+        match = re.fullmatch(r"(\d+):(\d+)", self.profile)
+        first, last = map(int, match.groups()) if match else (0, 0)
+        if not 1 <= first <= last <= self.last_step:
+            raise Error(
+                f"--profile={self.profile}: expected START:STOP, two of the {self.last_step:,} steps of the run, as in "
+                f"--profile={min(101, self.last_step)}:{min(200, self.last_step)}."
+            )
+        return first, last
+
+    def _parse_best(self):
+        """The key that --keep_best names and whether its highest value is the best; None to keep none."""
+        asked = self.keep_best
+        if asked is None and self.early_stopping_patience:
+            asked = "validation_loss"
+        if not asked:
+            return None
+        match = re.fullmatch(r"(min:|max:)?((?:train|validation)_\S+)", asked)
+        if not match:
+            raise Error(
+                f"--keep_best={asked}: expected a metric of training or validation, as validation_loss or "
+                "max:validation_accuracy."
+            )
+        order, key = match.groups()
+        return key, order == "max:" if order else not is_lower_better(key)
+
+    def position(self, step):
+        """Where a run is after `step`: the epoch of the next step, from 0, and its batches that are done."""
+        return divmod(step, self.steps_per_epoch)
+
+    def epoch_of(self, step):
+        """The epoch that `step` belongs to, from 1."""
+        return -(-step // self.steps_per_epoch)
+
+    def batch_sizes(self, first, count):
+        """Images in each of `count` steps from `first` on: the last batch of an epoch may be short."""
+        short = self.num_examples - (self.steps_per_epoch - 1) * self.batch_size
+        return [self.batch_size if step % self.steps_per_epoch else short for step in range(first, first + count)]
+
+    def evaluation_due(self, step, evaluated):
+        """After `step`: before the first, every `eval_every`, at the end of each epoch and of the run.
+
+        Args:
+          evaluated: the step of the last evaluation, which is not repeated; -1 before the first.
+        """
+        ends = step % self.steps_per_epoch == 0 or step == self.last_step
+        return step > evaluated and (ends or (self.eval_every is not None and step % self.eval_every == 0))
+
+    def save_due(self, step):
+        return step > 0 and step % (self.checkpoint_every or self.steps_per_epoch) == 0
+
+    def is_over(self, step, history=()):
+        """Whether a run ends after `step`; `history`: a dict with `step` and `validation_loss` of each evaluation."""
+        ends = [entry for entry in history if entry["step"] and entry["step"] % self.steps_per_epoch == 0]
+        losses = [entry["validation_loss"] for entry in ends]
+        since_best = len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__) if losses else 0
+        stalled = 0 < self.early_stopping_patience <= since_best
+        return step >= self.last_step or stalled
+
+    def steps_to_next_event(self, step):
+        """Steps from `step` to the next at which something is due or a profile begins or ends."""
+        periods = [n for n in (self.steps_per_epoch, self.checkpoint_every, self.eval_every) if n]
+        edges = [self.profiled[0] - 1, self.profiled[1]] if self.profiled else []
+        ends = [self.last_step, *(edge for edge in edges if edge > step)]
+        return min([period - step % period for period in periods] + [end - step for end in ends])

@@ -1,0 +1,69 @@
+"""What a run came from: versions, the state of the code, the command, the machine. Nothing of the environment."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+
+from mnist.machine import num_cores
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+KEYS = (
+    *("started", "command", "git_revision", "git_clean", "host", "processor", "cores"),
+    *("python", "tensorflow", "keras", "numpy"),
+)
+
+
+def describe():
+    """A flat dict of JSON, with `KEYS`; None for what cannot be known.
+
+    The revision is that of the program's folder, or of the package's if the program is in no repository.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["-m", spec.name] if spec else sys.argv[:1]
+    folders = [os.path.dirname(os.path.abspath(path)) for path in (sys.argv[0], __file__)]
+    found = {folder: revision for folder in folders if (revision := _git(folder, "rev-parse", "HEAD"))}
+    folder = next(iter(found), None)
+    values = (
+        time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        shlex.join(["python", *program, *sys.argv[1:]]),
+        found.get(folder),
+        folder and _is_clean(folder),
+        platform.node(),
+        _processor(),
+        num_cores(),
+        platform.python_version(),
+        *(module.__version__ for module in (tf, keras, np)),
+    )
+    return dict(zip(KEYS, values, strict=True))
+
+
+def _is_clean(folder):
+    """Whether all that git knows of is as committed, and no Python file is unknown to it."""
+    lines = (_git(folder, "status", "--porcelain") or "").splitlines()
+    return not any(line.endswith(".py") or not line.startswith("??") for line in lines)
+
+
+def _git(folder, *arguments):
+    """What git says of a folder, as text; None outside of a repository, or without git."""
+    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", folder, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if done.returncode else done.stdout.strip()
+
+
+def _processor():
+    """The model of the processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # of Linux
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,85 @@
+"""What a run leaves in text: `metrics.jsonl` as it goes on, `results.json` when it is finished."""
+
+import contextlib
+import json
+import os
+
+from mnist import files
+from mnist.run import provenance
+from mnist.summaries import NoSummaries
+
+# What results.json tells of the machine and the hour: two runs with the same numbers differ in these.
+OF_THE_HOUR = {"train_seconds", "images_per_second", *provenance.KEYS}
+
+
+def results_of(run):
+    """The content of `results.json`, a flat dict: of the last step, and of the best evaluation if it is kept.
+
+    Args:
+      run: a `Session` that is over, its evaluated model up to date.
+    """
+    state, plan, history = run.state, run.plan, run.state["history"]
+    results = {
+        "dataset": run.dataset.name,
+        "parameters": run.step.model.count_params(),
+        "seed": run.step.seed,
+        "epochs": plan.epochs,
+        "steps": state["step"],
+        "batch_size": plan.batch_size,
+        "train_seconds": state["seconds"],
+        "images_per_second": state["images"] / state["seconds"],
+        **{name: value for name, value in history[-1].items() if name != "step"},
+        **{f"test_{name}": value for name, value in _test_metrics(run, history[-1]).items()},
+    }
+    if run.best and run.best.is_kept:
+        best = next(entry for entry in history if entry["step"] == run.best.step)
+        results |= {f"best_{name}": value for name, value in best.items()}
+        with run.best.assigned(run.step, run.variables):
+            results |= {f"best_test_{name}": value for name, value in _test_metrics(run, best).items()}
+    return results | state.get("provenance", {})
+
+
+def _test_metrics(run, entry):
+    """Metrics of the test set with the weights that `eval_model` has; `entry`: their evaluation in the history."""
+    if run.dataset.test is run.dataset.validation:
+        prefix = "validation_"
+        return {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
+    summaries = vars(run).get("summaries", NoSummaries())  # a run that was finished before shows nothing anew
+    with summaries.writing("test", entry["step"]):
+        metrics = run.evaluator.measure(run.dataset.test, "test").metrics
+    if entry is run.state["history"][-1]:
+        summaries.write_scalars("test", entry["step"], {f"epoch/{name}": value for name, value in metrics.items()})
+    return metrics
+
+
+def write_results(results, folder):
+    """Writes `<folder>/results.json`, whole or not at all; null for what is not a number."""
+    text = json.dumps(files.without_nan(results), indent=2) + "\n"
+    files.write_atomically(os.path.join(folder, "results.json"), text)
+
+
+class MetricsFile:
+    """`<folder>/metrics.jsonl`, a line for each evaluation: step, epoch, seconds of training so far, all metrics.
+
+    A run that goes on is not finished: it removes the results.json that it left when it was shorter.
+
+    Args:
+      state: of the run's `Session`. Lines of evaluations that it does not know of are taken back.
+      plan: the run's `Plan`.
+    """
+
+    def __init__(self, folder, state, plan):
+        self._path, self._plan = os.path.join(folder, "metrics.jsonl"), plan
+        lines = map(self._line, state["history"], state["times"])
+        files.write_atomically(self._path, "".join(lines))
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, "results.json"))
+
+    def _line(self, entry, seconds):
+        position = {"step": entry["step"], "epoch": self._plan.epoch_of(entry["step"]), "seconds": round(seconds, 3)}
+        return json.dumps(files.without_nan(position | entry)) + "\n"
+
+    def append(self, entry, seconds):
+        """Adds an entry of the history."""
+        with files.write_errors(f"write {self._path}"), open(self._path, "a", encoding="utf-8") as file:
+            file.write(self._line(entry, seconds))

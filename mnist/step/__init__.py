@@ -1,0 +1,20 @@
+"""One update of the weights in pieces that research overrides, and the loop over it in graph."""
+
+from mnist.step.compiled import compile_loop
+from mnist.step.measures import check_extra_metrics, describe_measuring, own_metrics
+from mnist.step.train_step import TrainStep, compile_step, make_train_loop
+from mnist.step.view import View, counts, names_of, square
+
+__all__ = [
+    "TrainStep",
+    "View",
+    "check_extra_metrics",
+    "compile_loop",
+    "compile_step",
+    "counts",
+    "describe_measuring",
+    "make_train_loop",
+    "names_of",
+    "own_metrics",
+    "square",
+]

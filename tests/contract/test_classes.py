@@ -1,0 +1,528 @@
+"""Data sets of other than ten classes, and of other names: read, refused, trained, reported, drawn."""
+
+import gzip
+import hashlib
+import importlib.util
+import os
+import pathlib
+import sys
+import tracemalloc
+import types
+
+import mnist
+from mnist import data, evaluate, finished, train
+from mnist.data import folders, readers
+from mnist.metrics import format_report
+from mnist.model import CNN, describe
+from mnist.research.adversarial import Adversarial
+from mnist.settings import settings_of
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from conftest import idx_bytes, random_examples
+from PIL import Image
+
+IDX_TYPES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D}
+SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
+
+
+def cycle(count, classes, first=0):
+    return first + np.arange(count) % classes
+
+
+def idx(array):
+    """An array of any of IDX's types as a file holds it."""
+    kind = IDX_TYPES[array.dtype.str[1:]]
+    return bytes([0, 0, kind, array.ndim]) + idx_bytes(array.astype(array.dtype.newbyteorder(">")))[4:]
+
+
+def write_idx(folder, train_labels, test_labels, names=folders.IDX_FILES, dtype=np.uint8):
+    """Writes four IDX files with random images; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, labels in enumerate((train_labels, test_labels)):
+        images, _ = random_examples(len(labels), part)
+        contents = (idx(images), idx(np.asarray(labels, dtype)))
+        for name, content in zip(names[2 * part : 2 * part + 2], contents, strict=True):
+            (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return folder
+
+
+def write_npz(path, train_labels, test_labels, **arrays):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    x_train, x_test = (random_examples(len(labels), i)[0] for i, labels in enumerate((train_labels, test_labels)))
+    arrays = {"x_train": x_train, "y_train": train_labels, "x_test": x_test, "y_test": test_labels} | arrays
+    np.savez(path, **arrays)
+    return path
+
+
+def emnist_names(split, end=""):
+    return [f"emnist-{split}-{name.replace('t10k', 'test')}{end}" for name in folders.IDX_FILES]
+
+
+def write_kmnist(folder, classes, prefix="kmnist"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", 2 * classes), ("test", classes)):
+        images, _ = random_examples(count)
+        np.savez_compressed(folder / f"{prefix}-{part}-imgs.npz", images)
+        np.savez_compressed(folder / f"{prefix}-{part}-labels.npz", cycle(count, classes).astype(np.uint8))
+    return folder
+
+
+def load_error(path):
+    with pytest.raises(mnist.Error) as caught:
+        data.load("auto", str(path))
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+# What is taken
+
+
+@pytest.mark.parametrize(("classes", "dtype"), [(2, "u1"), (47, "i1"), (256, "u1"), (257, "i2"), (1000, "i4")])
+def test_the_labels_of_idx_files_say_how_many_classes(tmp_path, classes, dtype):
+    folder = write_idx(tmp_path / "own", cycle(classes + 5, classes), cycle(20, classes), dtype=dtype)
+    dataset = data.load("auto", str(folder))
+    assert dataset.classes == tuple(map(str, range(classes)))
+    for examples in (dataset.train, dataset.test):
+        assert examples.labels.dtype == (np.uint8 if classes <= 256 else np.int32)
+        np.testing.assert_array_equal(examples.labels, cycle(len(examples.labels), classes))
+
+
+def test_classes_without_images_count(tmp_path):
+    labels = np.array([0, 1, 2, 9] * 3)
+    dataset = data.load("auto", str(write_npz(tmp_path / "own.npz", labels, labels)))
+    assert len(dataset.classes) == 10
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_emnist_letters_stand_upright_and_count_from_zero(tmp_path, end):
+    names = emnist_names("letters", end)
+    folder = write_idx(tmp_path, cycle(1301, 26, first=1), cycle(26, 26, first=1), names)
+    dataset = data.load("auto", str(folder))
+    assert "".join(dataset.classes) == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    for part, examples in enumerate((dataset.train, dataset.test)):
+        written, _ = random_examples(len(examples.labels), part)
+        np.testing.assert_array_equal(examples.images[..., 0], written.transpose(0, 2, 1))
+        np.testing.assert_array_equal(examples.labels, cycle(len(examples.labels), 26))
+
+
+@pytest.mark.parametrize(
+    ("split", "classes", "first", "name"),
+    [("balanced", 47, 0, "t"), ("bymerge", 47, 1, "t"), ("byclass", 62, 0, "z"), ("letters", 26, 0, "Z"),
+     ("digits", 10, 0, "9"), ("letters", 20, 1, "T"), ("own", 5, 0, "4")],
+)  # fmt: skip
+def test_splits_of_emnist(tmp_path, split, classes, first, name):
+    labels = cycle(70, classes, first)
+    dataset = data.load("auto", str(write_idx(tmp_path, labels, labels, emnist_names(split))))
+    assert len(dataset.classes) == classes
+    assert dataset.classes[-1] == name
+    assert dataset.train.labels.max() == classes - 1
+
+
+@pytest.mark.parametrize(("prefix", "classes"), [("kmnist", 10), ("k49", 49)])
+def test_kmnist(tmp_path, prefix, classes):
+    dataset = data.load("auto", str(write_kmnist(tmp_path, classes, prefix)))
+    assert len(dataset.classes) == classes
+    np.testing.assert_array_equal(dataset.train.images[..., 0], random_examples(2 * classes)[0])
+    np.testing.assert_array_equal(dataset.test.labels, np.arange(classes))
+
+
+def test_an_npz_of_any_name_with_or_without_a_channel(tmp_path):
+    images, labels = random_examples(20)
+    path = write_npz(tmp_path / "folder" / "my letters.npz", labels, labels, x_train=images[..., np.newaxis])
+    for place in (path, path.parent):
+        np.testing.assert_array_equal(data.load("auto", str(place)).train.images, images[..., np.newaxis])
+
+
+def test_idx_images_with_a_channel(tmp_path):
+    folder = write_idx(tmp_path, cycle(20, 3), cycle(9, 3))
+    images, _ = random_examples(20)
+    (folder / folders.IDX_FILES[0]).write_bytes(idx(images[..., np.newaxis]))
+    np.testing.assert_array_equal(data.load("auto", str(folder)).train.images, images[..., np.newaxis])
+
+
+def test_the_classic_files_are_taken_whatever_lies_beside_them(tmp_path):
+    folder = write_idx(tmp_path, cycle(20, 10), cycle(10, 10))
+    for name in ("features.npz", "other.npz"):
+        write_npz(folder / name, cycle(4, 2), cycle(4, 2))
+    assert len(data.load("auto", str(folder)).train.labels) == 20
+    write_npz(folder / "mnist.npz", cycle(6, 3), cycle(6, 3))
+    assert len(data.load("auto", str(folder)).train.labels) == 6
+
+
+# What is refused
+
+
+def write_two_splits(folder):
+    for split in ("letters", "balanced"):
+        write_idx(folder, cycle(30, 26), cycle(26, 26), emnist_names(split))
+
+
+def write_two_npz(folder):
+    for name in ("a.npz", "b.npz"):
+        write_npz(folder / name, cycle(4, 2), cycle(4, 2))
+
+
+def write_kmnist_and_npz(folder):
+    write_kmnist(folder, 10)
+    write_npz(folder / "b.npz", cycle(4, 2), cycle(4, 2))
+
+
+def write_split_without_labels(folder):
+    write_idx(folder, cycle(30, 26), cycle(26, 26), emnist_names("letters"))
+    (folder / "emnist-letters-test-labels-idx1-ubyte").unlink()
+
+
+def write_kmnist_without_images(folder):
+    write_kmnist(folder, 10)
+    (folder / "kmnist-test-imgs.npz").unlink()
+
+
+@pytest.mark.parametrize(
+    ("write", "trouble"),
+    [
+        (write_two_splits, "more than one data set, emnist-balanced-*, emnist-letters-*: name a folder with one."),
+        (write_two_npz, "more than one data set, a.npz, b.npz: name a folder with one, or as --data_dir="),
+        (write_kmnist_and_npz, "more than one data set, kmnist-*.npz, b.npz:"),
+        (write_split_without_labels, "has no emnist-letters-test-labels-idx1-ubyte[.gz]."),
+        (write_kmnist_without_images, "has no kmnist-test-imgs.npz."),
+    ],
+)
+def test_folders_that_leave_a_doubt(tmp_path, write, trouble):
+    write(tmp_path)
+    assert trouble in load_error(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "trouble"),
+    [
+        ({"y_train": np.zeros(20, int)}, "all training labels are 0, expected 2 to 1,000 classes"),
+        ({"y_train": np.full(20, 7)}, "all training labels are 7"),
+        ({"y_train": np.arange(20) * 60}, "y_train holds labels from 0 to 1140, expected 0 to 999"),
+        ({"y_test": cycle(9, 4)}, "a test label is 3, expected 0 to 2 as in training"),
+        ({"y_test": np.array([-1] * 9)}, "y_test holds labels from -1 to -1, expected 0 to 999"),
+        ({"y_train": np.arange(20) / 2}, "y_train is float64 [20], expected integers [N]"),
+        ({"x_train": np.zeros([20, 28, 28, 3], np.uint8)}, "x_train is uint8 [20, 28, 28, 3], expected uint8 [N, 28,"),
+        ({"x_test": np.zeros([9, 1, 28, 28, 1], np.uint8)}, "x_test is uint8 [9, 1, 28, 28, 1], expected uint8"),
+        ({"x_test": np.zeros([9, 32, 32], np.uint8)}, "x_test is uint8 [9, 32, 32], expected uint8"),
+    ],
+)  # fmt: skip
+def test_arrays_that_are_not_taken(tmp_path, arrays, trouble):
+    assert trouble in load_error(write_npz(tmp_path / "own.npz", cycle(20, 3), cycle(9, 3), **arrays))
+
+
+@pytest.mark.parametrize(
+    ("file", "array", "trouble"),
+    [
+        (0, np.zeros([20, 28, 28, 3], np.uint8), "images are uint8 [20, 28, 28, 3], expected uint8 [N, 28, 28]"),
+        (2, np.zeros([9, 2, 28, 28, 1], np.uint8), "images are uint8 [9, 2, 28, 28, 1], expected uint8 [N, 28, 28]"),
+        (0, np.zeros([20, 28, 28], np.float32), "images are float32 [20, 28, 28], expected uint8"),
+        (0, np.zeros([20, 32, 32], np.uint8), "images of 32x32, expected 28x28"),
+        (1, cycle(20, 3).astype(np.int16) - 1, "labels from -1 to 1, expected 0 to 999"),
+        (3, np.full(9, 0.5, np.float32), "labels are float32 [9], expected integers [N]"),
+    ],
+)
+def test_idx_files_that_are_not_taken(tmp_path, file, array, trouble):
+    folder = write_idx(tmp_path, cycle(20, 3), cycle(9, 3))
+    (folder / folders.IDX_FILES[file]).write_bytes(idx(array))
+    assert trouble in load_error(folder)
+
+
+def test_letters_of_which_some_count_from_one(tmp_path):
+    write_idx(tmp_path, cycle(30, 26, first=1), cycle(26, 26), emnist_names("letters"))
+    assert "a test label is 0, but training labels begin with 1" in load_error(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "trouble"),
+    [
+        ([2_000_000, 28, 28], np.zeros(2_000_000, np.uint8), "all training labels are 0"),
+        ([700_000, 28, 28, 3], np.arange(700_000).astype(np.uint8), "images are uint8 [700000, 28, 28, 3]"),
+    ],
+)
+def test_what_is_refused_is_not_read(tmp_path, shape, labels, trouble):
+    folder = write_idx(tmp_path, cycle(20, 3), cycle(9, 3))
+    images = folder / folders.IDX_FILES[0]
+    images.write_bytes(bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes())
+    os.truncate(images, 4 + 4 * len(shape) + int(np.prod(shape)))  # gigabytes of nothing, on no disk
+    (folder / folders.IDX_FILES[1]).write_bytes(idx(labels))
+    tracemalloc.start()
+    try:
+        assert trouble in load_error(folder)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
+
+
+# Names of classes
+
+
+def test_names_of_classes_txt_win(tmp_path):
+    folder = write_idx(tmp_path, cycle(30, 26), cycle(26, 26), emnist_names("letters"))
+    names = [f"буква {i}" for i in range(26)]
+    (folder / "classes.txt").write_bytes(("\ufeff" + "\r\n".join(names) + "\r\n\r\n").encode())
+    assert data.load("auto", str(folder)).classes == tuple(names)
+
+
+def test_names_beside_an_npz_that_is_named_itself(tmp_path):
+    path = write_npz(tmp_path / "own.npz", cycle(4, 2), cycle(4, 2))
+    (tmp_path / "classes.txt").write_text("cat\n dog \n")
+    assert data.load("auto", str(path)).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("content", "trouble"),
+    [
+        (b"a\nb\n", "classes.txt names 2 classes, expected 3: the labels are 0 to 2."),
+        (b"a\nb\nc\nd\n", "classes.txt names 4 classes, expected 3"),
+        (b"", "classes.txt names 0 classes"),
+        (b"a\n\nc\n", "line 2 is empty, expected the name of class 1"),
+        (b"a\nb\nb\n", "lines 2 and 3 are both 'b'"),
+        (b"a\nb\xff\nc\n", "classes.txt is not UTF-8 (byte 3)"),
+        ("a\nb\nc\n".encode("utf-16"), "classes.txt is not UTF-8"),
+        (b"\0\1\2\n\0\n", "line 1 holds what cannot be printed"),
+        (b"0\tcat\n1\tdog\n2\tcow\n", "line 1 holds what cannot be printed"),
+        (b"a\n" * 2**20, "classes.txt has more than 1,048,576 bytes"),
+        (b"".join(b"%d\n" % i for i in range(100_000)), "classes.txt names 100,000 classes, at most 1,000"),
+    ],
+)
+def test_a_classes_txt_that_is_not_sound(tmp_path, content, trouble):
+    write_npz(tmp_path / "own.npz", cycle(20, 3), cycle(9, 3))
+    (tmp_path / "classes.txt").write_bytes(content)
+    assert trouble in load_error(tmp_path)
+
+
+def test_labels_from_one_get_a_hint(tmp_path):
+    write_npz(tmp_path / "own.npz", cycle(20, 3, first=1), cycle(9, 3, first=1))
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    assert load_error(tmp_path).endswith("expected 4: the labels are 0 to 3. Labels are counted from 0.")
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_fashion_is_known_by_its_labels_in_a_folder_of_any_name(tmp_path, monkeypatch, end):
+    labels = cycle(30, 10).astype(np.uint8)
+    monkeypatch.setattr(data.sets, "FASHION_LABELS_SHA256", hashlib.sha256(labels).hexdigest())
+    folder = write_idx(tmp_path / "x", labels, labels, [f"{name}{end}" for name in folders.IDX_FILES])
+    dataset = data.load("auto", str(folder))
+    assert (dataset.name, dataset.classes[9]) == ("x", "Ankle boot")
+    other = write_idx(tmp_path / "y", labels[::-1], labels)
+    assert data.load("auto", str(other)).classes == readers.DIGITS
+    assert data.load("fashion_mnist", str(other)).classes[0] == "T-shirt/top"
+
+
+# A run
+
+
+@pytest.fixture
+def launch(monkeypatch, capfd):
+    """Runs `python -m mnist.train` with arguments, here. Returns: exit code or message."""
+
+    def run(*arguments, **launched):
+        monkeypatch.setattr(sys, "argv", ["mnist.train", "--batch_size=8", *arguments])
+        with flagsaver.flagsaver():
+            flags.FLAGS.unparse_flags()
+            with pytest.raises(SystemExit) as exit:
+                train.launch(**launched)
+        capfd.readouterr()
+        return exit.value.code
+
+    yield run
+    flags.FLAGS.mark_as_parsed()
+
+
+def report(capfd, workdir, **options):
+    """What mnist.evaluate prints."""
+    defaults = {name: setting.default for name, setting in settings_of(evaluate.Evaluate).items()}
+    evaluate.main(types.SimpleNamespace(**defaults | options | {"workdir": (workdir,)}))
+    return capfd.readouterr().out
+
+
+def load_script(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+LONG = tuple(f"{'a name that goes on and on ' * 3}{i}" for i in range(1000))
+
+
+@pytest.mark.parametrize(
+    ("classes", "names", "options"),
+    [
+        (2, ("cat", "dog"), {}),
+        (47, folders.EMNIST_CLASSES["balanced"], {"step": Adversarial}),
+        (1000, LONG, {}),
+    ],
+    ids=["2", "47", "1000"],
+)
+def test_a_run_from_training_to_pictures(tmp_path, launch, capfd, monkeypatch, classes, names, options):
+    folder = write_npz(tmp_path / "data" / "own.npz", cycle(1040, classes), cycle(1030, classes)).parent
+    (folder / "classes.txt").write_text("\n".join(names))
+    workdir = str(tmp_path / "run")
+    assert launch(f"--data_dir={folder}", "--max_steps=2", f"--workdir={workdir}", **options) == 0
+    trained = finished.load(workdir)
+    assert trained.classes == names
+    assert trained.model.logits.units == classes
+    out = report(capfd, workdir)
+    assert out.count("\n") < classes + 40
+    assert max(map(len, out.splitlines())) < 120
+    assert all(f"{name}  " in out or f"{name[:14]}...{name[-7:]}  " in out for name in names)
+    plot = load_script("plot", monkeypatch)
+    plot.main(types.SimpleNamespace(workdir=(workdir,), checkpoint="newest", output=None))
+    for name in ("mistakes", "confusion_matrix", "accuracies"):
+        with Image.open(os.path.join(workdir, "plots", f"{name}.png")) as image:
+            assert image.width <= 350
+            low, high = image.convert("L").getextrema()
+            assert low < 100 < high
+
+
+def test_resumed_with_other_names_it_has_these(tmp_path, launch):
+    folder = write_npz(tmp_path / "data" / "own.npz", cycle(40, 3), cycle(9, 3)).parent
+    arguments = [f"--data_dir={folder}", f"--workdir={tmp_path / 'run'}"]
+    for count, names in ((2, ("0", "1", "2")), (4, ("a", "b", "c"))):
+        assert launch(*arguments, f"--max_steps={count}") == 0
+        assert finished.load(str(tmp_path / "run")).classes == names
+        (folder / "classes.txt").write_text("a\nb\nc\n")
+
+
+def test_resumed_with_more_classes_it_is_refused(tmp_path, launch):
+    arguments = [f"--data_dir={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"]
+    for classes in (3, 4):
+        write_npz(tmp_path / "data" / "own.npz", cycle(40, classes), cycle(9, classes))
+        outcome = launch(*arguments, "--max_steps=2")
+    assert "holds a run with other settings" in outcome
+    assert "num_classes was 3, is 4" in outcome
+
+
+def make_ten():
+    return keras.Sequential([keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(10)])
+
+
+@keras.saving.register_keras_serializable(package="test_classes")
+class Stubborn(CNN):
+    def __init__(self, *, name="stubborn"):
+        super().__init__(name=name)
+
+
+@pytest.mark.parametrize(("model", "name"), [(make_ten, "Sequential"), (Stubborn, "Stubborn")])
+def test_an_own_model_of_other_outputs_is_refused_before_anything_is_written(tmp_path, launch, model, name):
+    path = write_npz(tmp_path / "seven.npz", cycle(40, 7), cycle(9, 7))
+    outcome = launch(f"--data_dir={path}", f"--workdir={tmp_path / 'run'}", model=model)
+    assert f"{name} answers 8 images with [8, 10], expected [B, 7]: seven.npz has 7 classes." in outcome
+    assert len(outcome.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["seven.npz"]
+
+
+@keras.saving.register_keras_serializable(package="test_classes")
+class Wide(CNN):
+    """A subclass with an argument of its own."""
+
+    def __init__(self, *, width=1, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+
+
+def test_a_subclass_of_the_cnn_follows_the_data(tmp_path, launch):
+    path = write_npz(tmp_path / "seven.npz", cycle(40, 7), cycle(9, 7))
+    assert launch(f"--data_dir={path}", f"--workdir={tmp_path / 'run'}", "--max_steps=1", model=Wide) == 0
+    assert finished.load(str(tmp_path / "run")).model.logits.units == 7
+
+
+class Seven(CNN):
+    def __init__(self):
+        super().__init__(num_classes=7)
+
+
+class Needy(CNN):
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+
+
+def test_a_cnn_is_described_with_its_classes_and_one_of_ten_as_ever():
+    assert describe(CNN())["config"].keys() == {"name", "trainable", "dtype"}
+    assert CNN.from_config(CNN(num_classes=7).get_config()).logits.units == 7
+    assert describe(Wide())["config"].keys() == {"name", "trainable", "dtype", "width"}
+    assert "num_classes" not in describe(Seven())["config"]
+    assert describe(Needy(3)) is None
+
+
+# Reports and pictures
+
+
+@pytest.mark.parametrize("there", [range(7), [0, 3, 9]])
+def test_averages_are_over_the_classes_that_there_are(there):
+    random = np.random.default_rng(0)
+    labels = random.choice(there, 500)
+    predictions = np.where(random.random(500) < 0.8, labels, random.integers(0, 10, 500))
+    out = format_report(labels, predictions, readers.DIGITS)
+    rows = {line[:12].strip(): line[12:].split() for line in out.splitlines()}
+    recalls = [(predictions[labels == label] == label).mean() for label in there]
+    precisions = [(labels[predictions == label] == label).mean() for label in there]
+    assert [float(x) for x in rows["macro avg"][:2]] == pytest.approx([np.mean(precisions), np.mean(recalls)], abs=5e-5)
+    assert float(rows["weighted avg"][1]) == pytest.approx((labels == predictions).mean(), abs=5e-5)
+    assert sum(name.isdigit() for name in rows) == len(there)
+
+
+def test_a_run_of_ten_classes_on_data_of_seven_and_of_twelve(tmp_path, launch, capfd):
+    ten, seven, twelve = (
+        str(write_npz(tmp_path / f"{n}.npz", cycle(48, n), cycle(48, n))) for n in (10, 7, 12)
+    )  # fmt: skip
+    workdir = str(tmp_path / "run")
+    assert launch(f"--data_dir={ten}", f"--workdir={workdir}", "--max_steps=1") == 0
+    out = report(capfd, workdir, data_dir=seven)
+    assert "without test images, in no average: 7, 8, 9\n" in out
+    with pytest.raises(mnist.Error, match=r"knows 10 classes, 12.npz has test labels up to 11\.$"):
+        report(capfd, workdir, data_dir=twelve)
+
+
+@pytest.mark.parametrize("holdout", [0, 8])
+def test_changed_test_data_are_said_and_labels_that_are_not_known_refused(
+    tmp_path, launch, capfd, caplog, monkeypatch, holdout
+):
+    folder, workdir = tmp_path / "data", str(tmp_path / "run")
+    write_npz(folder / "own.npz", cycle(48, 3), cycle(9, 3))
+    assert launch(f"--data_dir={folder}", f"--workdir={workdir}", "--max_steps=1", f"--holdout={holdout}") == 0
+    plot = load_script("plot", monkeypatch)
+    commands = [
+        lambda: report(capfd, workdir),
+        lambda: plot.main(
+            types.SimpleNamespace(workdir=(workdir,), checkpoint="newest", output=str(tmp_path / "plots"))
+        ),
+    ]
+
+    def warned(command):
+        caplog.clear()
+        command()
+        return caplog.messages
+
+    for command in commands:
+        assert warned(command) == []
+    write_npz(folder / "own.npz", cycle(48, 3), cycle(9, 3), x_train=np.zeros([48, 28, 28], np.uint8))
+    for command in commands:
+        assert warned(command) == []  # what it was trained on has no part in either
+    said = [f"The test set of data in {folder} has changed since {workdir} was trained."]
+    for changed in ({"y_test": cycle(9, 2)}, {"x_test": np.zeros([9, 28, 28], np.uint8)}):
+        write_npz(folder / "own.npz", cycle(48, 3), cycle(9, 3), **changed)
+        for command in commands:
+            assert warned(command) == said
+        assert warned(lambda: report(capfd, workdir, data_dir=str(folder))) == []  # data that are named are asked for
+    write_npz(folder / "own.npz", cycle(48, 4), cycle(9, 4))
+    for command in commands:
+        with pytest.raises(mnist.Error, match=r"run knows 3 classes, data has test labels up to 3\.$"):
+            command()
+
+
+@pytest.mark.parametrize("script", ["benchmark", "time_to_accuracy", "compare_with_fit"])
+def test_what_compares_networks_of_ten_outputs_refuses_other_data(tmp_path, monkeypatch, script):
+    path = write_npz(tmp_path / "seven.npz", cycle(40, 7), cycle(9, 7))
+    module = load_script(script, monkeypatch)
+    options = {"data_dir": str(path), "dataset": "auto", "rows": "loop_float32", "json": str(tmp_path / "results.json")}
+    with pytest.raises(mnist.Error, match=r"seven.npz has 7 classes, the networks that are compared have ten\.$"):
+        module.main(types.SimpleNamespace(**options))
+    assert not (tmp_path / "results.json").exists()

@@ -1,0 +1,236 @@
+"""One contract for every variant in mnist/research: neutral settings, falling loss, exact resume.
+
+A new file is held to it by being there. Its neutral setting may be added to `NEUTRAL`.
+"""
+
+import ast
+import collections
+import importlib
+import inspect
+import json
+import os
+import pathlib
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+
+from mnist import checkpoint, research
+from mnist.data import train_batches
+from mnist.loop import train_and_evaluate
+from mnist.model import CNN
+from mnist.research.ema import EMA
+from mnist.step import TrainStep, make_train_loop
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+# For a file: the setting that changes nothing, None if sums are others with any, and settings out of range.
+NEUTRAL = {
+    "adversarial": ({"epsilon": 0.0}, [{"epsilon": -0.1}, {"attack_steps": 0}]),
+    "augment": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0}, [{"degrees": -1.0}, {"scaling": 1.0}]),
+    "distillation": ({}, [{"share": 1.1}, {"temperature": 0.0}]),
+    "elastic": (
+        {"displacement": 0.0, "degrees": 0.0, "pixels": 0.0, "scaling": 0.0},
+        [{"displacement": -1.0}, {"smoothness": 1.0}],
+    ),
+    "ema": ({"decay": 0.0}, [{"decay": 1.0}, {"decay": -0.1}]),
+    "fading": ({"fade_start": 0}, [{"fade_start": -1}, {"fade_steps": 0}]),
+    "gradient_noise": ({}, [{"noise_decay": 1.0}]),
+    "hard_examples": ({"pressure": 1.0}, [{"pressure": 0.9}]),
+    "label_smoothing": ({"smoothing": 0.0}, [{"smoothing": -0.1}, {"smoothing": 1.1}]),
+    "lookahead": ({"slow_step": 1.0}, [{"slow_step": 0.0}, {"sync_period": 0}]),
+    "lr_range_test": (None, [{"lowest": 0.0}, {"range_steps": 39}]),
+    "mixup": ({"alpha": 0.0}, [{"alpha": -0.1}]),
+    "muon": ({"orthogonal": 0.0}, [{"orthogonal": -1.0}, {"muon_momentum": 1.0}]),
+    "random_erasing": ({"erase": 0.0}, [{"erase": 1.1}, {"largest_area": 0.0}]),
+    "rdrop": ({"consistency": 0.0}, [{"consistency": -1.0}]),
+    "record": (None, [{"decay": 1.0}]),
+    "speedrun": (None, [{"smoothing": 2.0}]),
+    "sam": ({"rho": 0.0}, [{"rho": -0.1}]),
+    "swa": ({}, [{"average_from": 0}]),
+    "wide": (None, []),
+    "winograd": (None, [{"slices": 0}]),  # a setting of every step
+}
+LEARNING = {"lr_range_test": {"lowest": 0.001}}  # settings with which a few steps learn, where those by default do not
+NAMES = [file.name for file in pkgutil.iter_modules(research.__path__) if not file.name.startswith("_")]
+KNOWING_CNN = ["winograd", "record", "speedrun"]  # the steps that know its layers
+
+
+def in_trios(names):
+    """Compositions of three, as "adversarial+augment+distillation": each has to be compiled, and so three share it."""
+    return ["+".join(names[i : i + 3]) for i in range(0, len(names), 3)]
+
+
+TRIOS = in_trios([name for name in NAMES if name not in KNOWING_CNN])
+STEPS = 26  # of 64, in an epoch of 24 whose last batch has 28 images
+
+
+def variant(name):
+    """The `TrainStep` that a file launches, whatever else it defines."""
+    module = importlib.import_module(f"mnist.research.{name}")
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if ast.unparse(call.func).rpartition(".")[2] == "launch"]
+    assert len(calls) == 1, f"{module.__file__} does not call train.launch once"
+    steps = [*calls[0].args[:1], *(keyword.value for keyword in calls[0].keywords if keyword.arg == "step")]
+    return eval(ast.unparse(steps[0]), dict(vars(module))) if steps else TrainStep
+
+
+IDEA = """
+from mnist import train
+from mnist.research._draws import draw
+from mnist.settings import Setting
+from mnist.step import TrainStep
+
+class Idea(TrainStep):
+    noise = Setting(0.1, "Standard deviation of the noise on pixels in [0, 1]; 0: none.", low=0.0)
+
+    def prepare_batch(self, images, labels):
+        images, labels = super().prepare_batch(images, labels)
+        return images + self.noise * draw(images, self.random_seed("noise")), labels
+
+class Opposite(Idea):
+    def apply_gradients(self, gradients):
+        super().apply_gradients([-g for g in gradients])
+
+if __name__ == "__main__":
+    train.launch(step=Idea)
+"""
+DRAWS = """
+import tensorflow as tf
+
+def draw(images, seed):
+    return tf.random.stateless_normal(tf.shape(images), seed)
+"""
+
+
+def test_a_new_file_is_held_to_the_contract_by_being_there(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    for name in ("mnist", "tests"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "setup.cfg", tmp_path)
+    for name, text in (("an_idea", IDEA), ("_draws", DRAWS)):
+        (tmp_path / "mnist" / "research" / f"{name}.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", "-k", "an_idea or _draws"]
+    done = subprocess.run(
+        [*command, "tests/test_research.py", "tests/test_variants.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert set(re.findall(r"::(\w+)\[[^\]]*an_idea", done.stdout)) == {
+        "test_settings_out_of_range_are_refused",
+        "test_the_loss_falls_on_one_batch",
+        "test_composed_with_ema_it_resumes_exactly_at_any_loop_length",
+        "test_every_command_runs_and_its_flags_reach_the_step",
+    }, done.stdout
+    assert done.returncode == 0
+    assert "_draws]" not in done.stdout
+
+
+class Stateful(keras.Model):
+    """Layers that write when they are called, a loss of its own, and a head that nothing uses."""
+
+    def __init__(self, dtype=None):
+        super().__init__(dtype=dtype)
+        layers = keras.layers
+        self.conv, self.flatten = layers.Conv2D(4, 5, strides=3, activation="relu"), layers.Flatten()
+        self.norm, self.dropout = layers.BatchNormalization(), layers.Dropout(0.3)
+        self.dense, self.logits, self.unused = layers.Dense(16, activation="relu"), layers.Dense(10), layers.Dense(3)
+        self.conv.build([None, 28, 28, 1])
+        for layer, size in ((self.norm, 256), (self.dense, 256), (self.logits, 16), (self.unused, 16)):
+            layer.build([None, size])
+        self.built = True
+
+    def call(self, images, training=False):
+        x = self.dropout(self.norm(self.flatten(self.conv(images)), training=training), training=training)
+        self.add_loss(0.01 * keras.ops.mean(keras.ops.square(x)))
+        return self.logits(self.dense(x))
+
+
+def make_small(dtype):
+    """A network that takes little time, for what does not depend on it; Winograd has a way with the `CNN` alone."""
+    layers = keras.layers
+    inner = [layers.Conv2D(4, 5, strides=3, activation="relu", dtype=dtype), layers.Flatten()]
+    return keras.Sequential([keras.Input([28, 28, 1]), *inner, layers.Dense(10, dtype=dtype)])
+
+
+def make_step(cls, dtype="float32", model=CNN, **options):
+    keras.utils.set_random_seed(0)
+    return cls(model(dtype=dtype), keras.optimizers.Adam(), seed=0, **options)
+
+
+def run(step, digits, chunks):
+    batches = iter(train_batches(digits.train, 64, seed=0))
+    _, loop = make_train_loop(step)
+    return [loop(batches, tf.constant(n))[0] for n in chunks]
+
+
+def weights_of(step):
+    return [v.numpy() for v in step.model.variables if "seed" not in v.path]
+
+
+def bits_of(step):
+    return {name: variable.numpy().tobytes() for name, variable in checkpoint.variables_of(step).items()}
+
+
+@pytest.fixture(scope="module")
+def baseline(digits):
+    step = make_step(TrainStep, model=Stateful)
+    run(step, digits, [STEPS])
+    return weights_of(step)
+
+
+@pytest.mark.parametrize("names", in_trios([name for name in NAMES if NEUTRAL.get(name, (None,))[0] is not None]))
+def test_the_neutral_setting_is_the_baseline_bit_for_bit(names, digits, baseline):
+    composed = type(names, tuple(map(variant, names.split("+"))), {})
+    settings = collections.ChainMap(*(NEUTRAL[name][0] for name in names.split("+")))
+    step = make_step(composed, model=Stateful, **settings)
+    run(step, digits, [STEPS])
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(weights_of(step), baseline, strict=True))
+    evaluated = [v.numpy() for v in step.eval_model.variables if "seed" not in v.path]
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(evaluated, baseline, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_out_of_range_are_refused(name):
+    for options in NEUTRAL.get(name, (None, []))[1]:
+        with pytest.raises(ValueError, match="expected"):
+            make_step(variant(name), **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_falls_on_one_batch(name, digits):
+    step = make_step(variant(name), model=CNN if name in KNOWING_CNN else Stateful, **LEARNING.get(name, {}))
+    batch = [part[:64] for part in digits.train]
+    train_step, _ = make_train_loop(step)
+    losses = [float(train_step(*map(tf.constant, batch))[0]["loss"]) for _ in range(25)]
+    assert np.mean(losses[-3:]) < 0.8 * losses[0]
+
+
+# float32 is what the other tests run in.
+@pytest.mark.parametrize(
+    ("names", "dtype"), [(names, "mixed_bfloat16") for names in TRIOS + KNOWING_CNN] + [("record", "float32")]
+)
+def test_composed_with_ema_it_resumes_exactly_at_any_loop_length(names, dtype, digits, tmp_path):
+    classes = [variant(name) for name in names.split("+")]
+    if not any(issubclass(cls, EMA) for cls in classes):
+        classes.insert(0, EMA)
+    composed = type(names, tuple(classes), {})
+    model = CNN if names in KNOWING_CNN else make_small
+    options = {"epochs": 1, "max_steps": 9, "checkpoint_every": 4}
+    straight = make_step(composed, dtype, model)
+    train_and_evaluate(straight, digits, str(tmp_path / "straight"), steps_per_loop=9, **options)
+    (tmp_path / "stopped" / "checkpoints").mkdir(parents=True)
+    for path in (tmp_path / "straight" / "checkpoints").glob("ckpt-4.*"):
+        shutil.copy(path, tmp_path / "stopped" / "checkpoints")
+    resumed = make_step(composed, dtype, model)
+    train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), steps_per_loop=1, **options)
+    assert bits_of(resumed) == bits_of(straight)
+    assert {name.partition("/")[0] for name in bits_of(straight)} >= {"model", "average", "optimizer"}
+    lines = [(tmp_path / folder / "metrics.jsonl").read_text().splitlines() for folder in ("stopped", "straight")]
+    assert [json.loads(line)["step"] for line in lines[0]] == [json.loads(line)["step"] for line in lines[1]]

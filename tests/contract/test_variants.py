@@ -1,0 +1,581 @@
+"""What each variant of mnist/research computes, by the formulas of its paper; its command and its flags."""
+
+import importlib
+import json
+import pathlib
+import shutil
+
+from mnist import Error, checkpoint, finished
+from mnist.loop import Interrupted, train_and_evaluate
+from mnist.metrics import example_losses
+from mnist.model import CNN
+from mnist.research.ema import EMA
+from mnist.research.record import CentredCNN
+from mnist.settings import _Serializer, settings_of
+from mnist.step import TrainStep
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import StopAfter
+from PIL import Image
+from test_research import NAMES, bits_of, make_small, make_step, run, variant, weights_of
+
+
+def test_smoothed_labels_are_the_mix_of_one_hot_and_uniform(digits):
+    _, labels = make_step(variant("label_smoothing"), smoothing=0.1).prepare_batch(
+        *(part[:64] for part in digits.train)
+    )
+    expected = np.full([64, 10], 0.01)
+    expected[np.arange(64), digits.train.labels[:64]] = 0.91
+    np.testing.assert_allclose(labels, expected, rtol=1e-6)
+
+
+def test_mixup_blends_images_and_labels_with_one_share(digits):
+    plain, step = make_step(TrainStep), make_step(variant("mixup"), alpha=1.0)
+    batch = [part[:64] for part in digits.train]
+    whole, mixed = plain.prepare_batch(*batch), step.prepare_batch(*batch)
+    share = float(tf.reduce_max(mixed[1][np.argmax(batch[1] != batch[1][::-1])]))
+    assert 0.5 < share < 1
+    for x, blend in zip(whole, mixed, strict=True):
+        np.testing.assert_allclose(blend, share * x + (1 - share) * x[::-1], atol=1e-6)
+
+
+def test_sam_takes_the_gradient_where_the_paper_says(digits):
+    plain, step = make_step(TrainStep), make_step(variant("sam"), rho=0.5)
+    batch = plain.prepare_batch(*(part[:64] for part in digits.train))
+    gradients, _ = plain.compute_gradients(*batch)
+    norm = np.sqrt(sum(float(tf.reduce_sum(g**2)) for g in gradients))
+    plain.model.set_weights([w + 0.5 * g / norm for w, g in zip(weights_of(plain), gradients, strict=True)])
+    expected, _ = plain.compute_gradients(*batch)
+    before = weights_of(step)
+    for a, b in zip(step.compute_gradients(*batch)[0], expected, strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)  # ReLU near 0
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(weights_of(step), before, strict=True))
+
+
+def test_adversarial_training_sees_the_attacked_images(digits):
+    plain, step = make_step(TrainStep), make_step(variant("adversarial"), epsilon=0.2)
+    images, labels = plain.prepare_batch(*(part[:64] for part in digits.train))
+    expected, scalars = plain.compute_gradients(step.attack(step.model, images, labels, 0.2, True), labels)
+    gradients, attacked_scalars = step.compute_gradients(images, labels)
+    assert all(np.array_equal(a, b) for a, b in zip(gradients, expected, strict=True))
+    assert float(attacked_scalars["loss"]) == float(scalars["loss"]) > float(plain.compute_loss(images, labels)[0])
+
+
+def test_the_noise_scale_bears_a_batch_of_one_image(digits):
+    step = make_step(variant("gradient_noise"))
+    compute = tf.function(step.compute_gradients, reduce_retracing=True)
+    for size in (64, 32, 1):  # 1 after others: its size is not known in the graph
+        scalars = compute(*step.prepare_batch(*(part[:size] for part in digits.train)))[1]
+    assert np.isfinite(float(scalars["gradient_noise_scale"]))
+
+
+@pytest.mark.parametrize(
+    ("cls", "model"), [(TrainStep, CNN), (variant("winograd"), CNN), (variant("winograd"), CentredCNN)]
+)
+def test_slices_give_the_gradients_of_the_whole_batch(cls, model, digits):
+    whole, sliced = make_step(TrainStep, model=model), make_step(cls, slices=4, model=model)
+    for step in (whole, sliced):  # biases of zero would leave to round-off what ReLU makes of the black margins
+        step.model.set_weights([w + 0.1 * (w.ndim == 1) for w in step.model.get_weights()])
+    # In a graph whose sizes are not known, as in training.
+    specs = [tf.TensorSpec([None, 28, 28, 1]), tf.TensorSpec([None, 10])]
+    compute = tf.function(sliced.compute_gradients, input_signature=specs)
+    for size in (1, 2, 6, 64):
+        # Images of which none has two values so near to each other that round-off tells the larger one, in max pooling.
+        batch = whole.prepare_batch(*(part[256 : 256 + size] for part in digits.train))
+        expected, scalars = whole.compute_gradients(*batch)
+        gradients, sliced_scalars = compute(*batch)
+        for a, b in zip(gradients, expected, strict=True):
+            assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b)  # float32 sums in another order
+        assert float(sliced_scalars["loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-5)
+        assert float(sliced_scalars["accuracy"]) == pytest.approx(float(scalars["accuracy"]), rel=1e-6)
+
+
+def test_winograd_refuses_a_model_whose_layers_it_does_not_know():
+    for module, name in (("rdrop", "DropoutCNN"), ("wide", "WideCNN")):
+        model = getattr(importlib.import_module(f"mnist.research.{module}"), name)()
+        with pytest.raises(Error, match=rf"{name}, expected a mnist\.model\.CNN"):
+            variant("winograd")(model, keras.optimizers.Adam())
+
+
+def test_the_average_is_evaluated_and_follows_the_weights(digits):
+    step = make_step(EMA, decay=0.9)
+    start = weights_of(step)
+    run(step, digits, [20])
+    assert step.eval_model is step.average
+    for average, first, last in zip(step.average.get_weights(), start, weights_of(step), strict=True):
+        assert np.linalg.norm(average - last) < np.linalg.norm(first - last)
+        assert not np.array_equal(average, last)
+
+
+def test_an_attack_stays_within_its_bounds_and_lowers_the_accuracy(digits):
+    step = make_step(variant("adversarial"), epsilon=0.0, attack_steps=3, robust_epsilons=(0.0, 0.3))
+    run(step, digits, [48])
+    images, labels = step.prepare_batch(digits.test.images, digits.test.labels)
+    attacked = step.attack(step.model, images, labels, 0.3, False).numpy()
+    assert np.abs(attacked - images).max() <= 0.3 + 1e-6
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    metrics = step.extra_metrics(*digits.test, None)
+    assert metrics["robust_accuracy_0.3"] < metrics["robust_accuracy_0"] - 0.2
+
+
+def test_hard_examples_come_more_often_and_the_first_epoch_is_the_plain_one(digits):
+    step = make_step(variant("hard_examples"), pressure=9.0)
+    run(step, digits, [24])
+    assert np.array_equal(step.epoch_order(digits.train, 0), make_step(TrainStep).epoch_order(digits.train, 0))
+    order = step.epoch_order(digits.train, 1)
+    losses = example_losses(step.predict_logits(digits.train.images), digits.train.labels)
+    times = np.bincount(order, minlength=len(losses))[np.argsort(-losses)]  # the hardest first
+    third = len(times) // 3
+    chances = 9.0 ** (-np.arange(len(times)) / len(times))
+    expected = [part.sum() / chances.sum() * len(times) for part in np.split(chances, [third, 2 * third])]
+    found = [part.sum() for part in np.split(times, [third, 2 * third])]
+    np.testing.assert_allclose(found, expected, atol=0.03 * len(times))  # each count is rounded up or down
+    assert set(times) <= {0, 1, 2, 3}
+    assert not np.array_equal(order, step.epoch_order(digits.train, 2))
+
+
+def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(digits, tmp_path):
+    options = {"batch_size": 300, "epochs": 2, "steps_per_loop": 1}  # five steps an epoch
+    straight, orders = make_step(variant("hard_examples"), model=make_small, pressure=9.0), []
+    original = straight.epoch_order
+    straight.epoch_order = lambda *args: orders.append(np.array(original(*args))) or orders[-1]
+    train_and_evaluate(straight, digits, str(tmp_path / "straight"), **options)
+    assert len(orders) == 2
+    step = make_step(variant("hard_examples"), model=make_small, pressure=9.0)
+    with pytest.raises(Interrupted):
+        train_and_evaluate(step, digits, str(tmp_path / "stopped"), interrupt=StopAfter(7), **options)
+    saved, metadata = checkpoint.load_newest(str(tmp_path / "stopped" / "checkpoints"))
+    assert metadata["step"] == 7
+    assert np.array_equal(saved["run/order"], orders[1])
+    resumed = make_step(variant("hard_examples"), model=make_small, pressure=9.0)
+    train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), **options)
+    assert bits_of(resumed) == bits_of(straight)
+
+
+def test_a_composition_in_slices_is_resumed_exactly(digits, tmp_path):
+    cls = type("Composed", (variant("hard_examples"), variant("augment")), {})
+    options = {"batch_size": 300, "epochs": 2, "max_steps": 8, "steps_per_loop": 1}
+    straight, stopped, resumed = (make_step(cls, model=make_small, slices=4) for _ in range(3))
+    train_and_evaluate(straight, digits, str(tmp_path / "straight"), **options)
+    with pytest.raises(Interrupted):
+        train_and_evaluate(stopped, digits, str(tmp_path / "stopped"), interrupt=StopAfter(6), **options)
+    train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), **options)
+    assert bits_of(resumed) == bits_of(straight)
+
+
+def test_augmented_images_differ_by_step_and_replay_exactly(digits):
+    step = make_step(variant("augment"))
+    first, again = (step.prepare_batch(*(part[:8] for part in digits.train))[0].numpy() for _ in range(2))
+    step.optimizer.iterations.assign_add(1)
+    later = step.prepare_batch(*(part[:8] for part in digits.train))[0].numpy()
+    assert first.tobytes() == again.tobytes()
+    assert not np.array_equal(first, later)
+    assert first.sum() == pytest.approx(later.sum(), rel=0.3)  # moved, not lost
+
+
+def measure_noise_scale(*, mean, deviation, steps, noise_decay):
+    """The scales of a linear model whose gradients have a known mean and covariance; the last batch has one image."""
+    rng = np.random.default_rng(0)
+    cls = variant("gradient_noise")
+
+    class Known(cls):
+        def compute_loss(self, images, labels):
+            weights = self.model.trainable_variables[-1].value  # [10]
+            vectors = tf.reshape(images, [-1, 784])[:, :10]
+            return tf.reduce_mean(tf.linalg.matvec(vectors, weights)), tf.zeros_like(labels)
+
+    step = make_step(Known, model=make_small, noise_decay=noise_decay)
+    compute = tf.function(step.compute_gradients, reduce_retracing=True)
+    scales = []
+    for size in [64] * steps + [1]:
+        images = (mean + deviation * rng.standard_normal([size, 28, 28, 1])).astype(np.float32)
+        scales.append(float(compute(images, np.zeros([size, 10], np.float32))[1]["gradient_noise_scale"]))
+    return scales
+
+
+def test_the_noise_scale_of_many_like_batches_is_that_of_their_covariance():
+    scales = measure_noise_scale(mean=0.1, deviation=1.0, steps=3000, noise_decay=0.999)
+    assert scales[-1] == pytest.approx(1 / 0.1**2, rel=0.15)  # 3,000 draws: 4 %
+
+
+def test_a_noise_scale_beyond_what_the_averages_tell_ends_there():
+    scales = measure_noise_scale(mean=0.0, deviation=1.0, steps=300, noise_decay=0.9)
+    assert min(scales[50:]) > 0
+    assert max(scales[50:]) == pytest.approx(64 * 19)  # the images that averages of this decay weigh
+
+
+_PATHS = (pathlib.Path(__file__).parents[2] / "scripts" / "recipes").glob("*.flags")
+RECIPES = " ".join(path.open().readline() for path in _PATHS).split()
+# For a file: flags other than the defaults, and the attributes of the step that they set.
+FLAGS = {
+    "adversarial": (
+        "--epsilon=0.3 --attack_steps=2 --robust_epsilons=0.4,0.5",
+        {"epsilon": 0.3, "attack_steps": 2, "robust_epsilons": [0.4, 0.5]},
+    ),
+    "augment": ("--degrees=3 --pixels=0.5 --scaling=0.02", {"degrees": 3.0, "pixels": 0.5, "scaling": 0.02}),
+    "elastic": ("--displacement=2 --smoothness=3", {"displacement": 2.0, "smoothness": 3.0, "degrees": 8.0}),
+    "ema": ("--decay=0.5", {"decay": 0.5}),
+    "fading": ("--fade_start=9 --fade_steps=5", {"fade_start": 9, "fade_steps": 5}),
+    "gradient_noise": ("--noise_decay=0.5", {"noise_decay": 0.5}),
+    "hard_examples": ("--pressure=9", {"pressure": 9.0}),
+    "label_smoothing": ("--smoothing=0.3", {"smoothing": 0.3}),
+    "lookahead": ("--sync_period=3 --slow_step=0.8", {"sync_period": 3, "slow_step": 0.8}),
+    "lr_range_test": ("--lowest=0.01 --range_steps=50", {"lowest": 0.01, "range_steps": 50}),
+    "mixup": ("--alpha=0.3", {"alpha": 0.3}),
+    "muon": ("--orthogonal=3 --muon_momentum=0.5", {"orthogonal": 3.0, "muon_momentum": 0.5}),
+    "random_erasing": ("--erase=0.5 --largest_area=0.3", {"erase": 0.5, "largest_area": 0.3}),
+    "rdrop": ("--consistency=2", {"consistency": 2.0}),
+    "sam": ("--rho=0.3", {"rho": 0.3}),
+    "swa": ("--average_from=9", {"average_from": 9}),
+    "winograd": ("--slices=4", {"slices": 4}),
+}
+
+
+# Those that have a recipe are run by it, in test_recipes.py.
+@pytest.mark.parametrize("name", [name for name in NAMES if f"mnist.research.{name}" not in RECIPES])
+def test_every_command_runs_and_its_flags_reach_the_step(name, start, tmp_path):
+    arguments, settings = FLAGS.get(name, ("", {}))
+    common = ["--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}/run"]
+    done = start(f"mnist.research.{name}", *arguments.split(), *common)
+    assert done.returncode == 0, done.stderr
+    fingerprint = checkpoint.load_newest(str(tmp_path / "run" / "checkpoints"))[1]["fingerprint"]
+    assert {key: fingerprint[key] for key in settings} == settings
+
+
+def test_help_lists_the_settings_of_every_class_of_a_composition(start):
+    done = start("mnist.research.record", "--helpshort")
+    assert done.returncode == 0
+    for name in ("smoothing", "degrees", "pixels", "scaling", "decay"):
+        assert f"  --{name}=" in done.stdout
+    assert "--epochs" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def teacher(digits, tmp_path_factory):
+    """The folder of a run that may teach."""
+    folder = tmp_path_factory.mktemp("teacher")
+    train_and_evaluate(make_step(TrainStep, model=make_small), digits, str(folder), epochs=1)
+    return str(folder)
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_distillation_is_hintons_mix_of_labels_and_of_the_mean_of_teachers(slices, teacher, digits):
+    options = {"teacher": [teacher, teacher], "temperature": 3.0, "share": 0.6, "slices": slices}
+    plain, step = make_step(TrainStep, slices=slices), make_step(variant("distillation"), **options)
+    step.teachers[0].set_weights([0.5 * w for w in step.teachers[0].get_weights()])
+    images, labels = plain.prepare_batch(*(part[:64] for part in digits.train))
+    answers = np.mean([tf.nn.softmax(model(images) / 3) for model in step.teachers], axis=0)
+    with tf.GradientTape() as tape:
+        logits = step.model(images)
+        soft = tf.reduce_mean(-tf.reduce_sum(answers * tf.nn.log_softmax(logits / 3), axis=1))
+        hard = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
+        loss = 0.4 * hard + 0.6 * 9 * soft
+    expected = tape.gradient(loss, [v.value for v in step.model.trainable_variables])
+    gradients, scalars = step.compute_gradients(images, labels)
+    assert float(scalars["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    for a, b in zip(gradients, expected, strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
+
+
+def test_a_loss_that_distillation_does_not_know_stands_before_it(teacher):
+    rdrop, distillation, winograd = map(variant, ("rdrop", "distillation", "winograd"))
+    for bases, model in (((rdrop, distillation), make_small), ((distillation, winograd), CNN)):
+        make_step(type("Mine", bases, {}), model=model, teacher=[teacher])
+    behind = type("Mine", (distillation, rdrop), {})
+    with pytest.raises(Error, match="RDrop has to stand before Distillation"):
+        make_step(behind, model=make_small, teacher=[teacher])
+    make_step(behind, model=make_small)
+
+
+def test_a_student_resumes_exactly_with_the_teacher_that_it_began_with(teacher, digits, tmp_path):
+    folder = str(tmp_path / "moved")
+    shutil.copytree(teacher, folder)
+
+    def student():
+        return make_step(variant("distillation"), model=make_small, teacher=[folder])
+
+    straight = student()
+    train_and_evaluate(straight, digits, str(tmp_path / "straight"), epochs=1, max_steps=9)
+    options = {"max_steps": 9, "steps_per_loop": 1, "interrupt": StopAfter(4)}
+    with pytest.raises(Interrupted):
+        train_and_evaluate(student(), digits, str(tmp_path / "cut"), epochs=1, **options)
+    train_and_evaluate(make_step(TrainStep, model=make_small), digits, folder, epochs=2)  # the teacher learns on
+    resumed = student()
+    assert bits_of(resumed)["teachers/0"] != bits_of(straight)["teachers/0"]
+    train_and_evaluate(resumed, digits, str(tmp_path / "cut"), epochs=1, max_steps=9)
+    assert bits_of(resumed) == bits_of(straight)
+
+
+def test_a_teacher_of_other_classes_or_none_is_refused(teacher, start, tmp_path):
+    with pytest.raises(Error, match=r"--teacher=.* knows 10 classes, the data has 7"):
+        variant("distillation")(CNN(num_classes=7), keras.optimizers.Adam(), teacher=[teacher])
+    done = start("mnist.research.distillation", "--dataset=digits", f"--teacher={tmp_path}/none")
+    assert done.returncode == 1
+    none = f"{tmp_path}/none"
+    why = f"{none} is not a folder with a run. Train first: python -m mnist.train."
+    assert done.stderr == f"error: --teacher={none}: {why}\n"
+    done = start("mnist.research.distillation", "--dataset=digits", f"--teacher={teacher},")
+    assert done.stderr == "error: --teacher=: expected folders, separated by commas.\n"
+
+
+def test_an_elastic_field_moves_pixels_by_what_it_says_and_smoothly(digits):
+    elastic = importlib.import_module("mnist.research.elastic")
+    smooth = elastic.smoothing(4.0)
+    np.testing.assert_allclose((smooth**2).sum(1), 1, rtol=1e-5)  # so that all places move as far
+    correlation = (smooth[:-4] * smooth[4:]).sum(1)  # of white noise that a Gaussian of sigma blurs: exp(-(d/2 sigma)²)
+    np.testing.assert_allclose(correlation[2:-2], np.exp(-((4 / 8) ** 2)), atol=0.03)
+    affine = make_step(variant("augment"), pixels=6.0)
+    images = affine.prepare_batch(*(part[:64] for part in digits.train))[0]
+    still = elastic.bilinear(images, *np.meshgrid(np.arange(28, dtype=np.float32), np.arange(28, dtype=np.float32)))
+    assert np.array_equal(still, images)
+    maps = affine.draw_maps(images)
+    a, b, c, d, e, f = np.moveaxis(maps.numpy(), 1, 0)[:, :, None, None]
+    x, y = np.meshgrid(np.arange(28, dtype=np.float32), np.arange(28, dtype=np.float32))
+    through = elastic.bilinear(images, a * x + b * y + c, d * x + e * y + f)
+    np.testing.assert_allclose(through, affine.resample(images, maps), atol=1e-5)
+    step = make_step(elastic.Elastic, displacement=0.7)
+    field = step.draw_field(2000).numpy()
+    np.testing.assert_allclose(field.std(axis=0), 0.7, rtol=0.1)
+    step.draw_field = lambda size: field[:size]
+    bent = elastic.bilinear(images, a * x + b * y + c + field[:64, 0], d * x + e * y + f + field[:64, 1])
+    assert np.array_equal(step.resample(images, maps), bent)
+    assert np.abs(bent - through).mean() > 0.01
+
+
+def test_erased_rectangles_have_the_share_and_the_size_that_are_asked(digits):
+    plain, step = make_step(TrainStep), make_step(variant("random_erasing"), erase=0.5, largest_area=0.1)
+    batch = [np.tile(part[:1000], (2, 1, 1, 1)[: part.ndim]) for part in digits.train]
+    erased = np.any(step.prepare_batch(*batch)[0] != plain.prepare_batch(*batch)[0], axis=3)
+    areas = [np.prod(np.ptp(np.argwhere(one), axis=0) + 1) / 784 for one in erased if one.any()]
+    assert 0.45 < len(areas) / len(erased) < 0.55
+    assert max(areas) < 0.1 + 0.05  # by whole pixels
+    assert 0.03 < np.mean(areas) < 0.09
+    assert np.mean([one.mean() for one in erased if one.any()]) > 0.9 * np.mean(areas)  # no holes
+
+
+def test_what_fades_is_gone_at_the_end_and_is_half_gone_between(digits):
+    class Fading(variant("fading"), variant("label_smoothing")):
+        smoothing = 1.0
+
+    step = make_step(Fading, fade_start=10, fade_steps=20)
+    shares = []
+    for done in (9, 19, 29, 99):
+        step.iterations.assign(done)
+        labels = step.prepare_batch(*digits.train)[1].numpy()
+        shares.append(np.mean(labels.max(1) == 1))
+    assert shares[0] == 0
+    assert 0.4 < shares[1] < 0.6
+    assert shares[2:] == [1, 1]
+
+
+def test_the_late_average_is_the_mean_of_the_weights_since(digits):
+    step = make_step(variant("swa"), average_from=3, model=make_small)
+    seen = []
+    for n in range(1, 7):
+        run_one(step, digits, n)
+        seen.append(step.model.get_weights())
+        if n < 3:
+            assert all(np.array_equal(a, b) for a, b in zip(step.eval_model.get_weights(), seen[-1], strict=True))
+    for average, *values in zip(step.eval_model.get_weights(), *seen[2:], strict=True):
+        np.testing.assert_allclose(average, np.mean(values, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def run_one(step, digits, number):
+    """One step on a batch of its own."""
+    step(*(tf.constant(part[64 * number : 64 * number + 64]) for part in digits.train))
+
+
+def test_lookahead_goes_a_part_of_the_way_every_few_steps(digits):
+    step = make_step(variant("lookahead"), sync_period=3, slow_step=0.25, model=make_small)
+    plain = make_step(TrainStep, model=make_small)
+    first = step.model.get_weights()
+    for n in range(3):
+        run_one(step, digits, n)
+        run_one(plain, digits, n)
+        if n < 2:
+            assert all(np.array_equal(a, b) for a, b in zip(step.eval_model.get_weights(), first, strict=True))
+    for fast, slow, begun, far in zip(
+        step.model.get_weights(), step.eval_model.get_weights(), first, plain.model.get_weights(), strict=True
+    ):
+        assert np.array_equal(fast, slow)
+        np.testing.assert_allclose(slow, begun + 0.25 * (far - begun), rtol=1e-5, atol=1e-7)
+
+
+def test_lookahead_counts_updates_of_several_batches(digits):
+    def trained(**options):
+        keras.utils.set_random_seed(0)
+        step = variant("lookahead")(make_small("float32"), keras.optimizers.SGD(0.1, **options), sync_period=2)
+        for n in range(4 * options.get("gradient_accumulation_steps", 1)):
+            run_one(step, digits, n if not options else n // 3)  # the same batch three times: its mean is itself
+        return step.eval_model.get_weights()
+
+    for once, thrice in zip(trained(), trained(gradient_accumulation_steps=3), strict=True):
+        np.testing.assert_allclose(once, thrice, rtol=1e-4, atol=1e-6)
+
+
+def test_r_drop_adds_the_divergence_of_two_passes(digits):
+    rdrop = importlib.import_module("mnist.research.rdrop")
+    step, plain = (make_step(cls, model=rdrop.DropoutCNN) for cls in (rdrop.RDrop, TrainStep))
+    batch = step.prepare_batch(*(part[:64] for part in digits.train))
+    loss = step.compute_loss(*batch)[0]
+    (first, p), (second, q) = plain.compute_loss(*batch), plain.compute_loss(*batch)
+    p, q = (tf.nn.softmax(x).numpy().astype(np.float64) for x in (p, q))
+    divergence = np.mean(np.sum(p * np.log(p / q) + q * np.log(q / p), axis=1)) / 2
+    assert divergence > 1e-4
+    assert float(loss) == pytest.approx(float((first + second) / 2 + divergence / 2), rel=1e-5)
+
+
+def test_a_range_test_tells_the_rate_of_the_lowest_loss(digits, tmp_path):
+    step = make_step(variant("lr_range_test"), model=make_small, lowest=1e-4, highest=10.0, range_steps=120)
+    results = train_and_evaluate(step, digits, str(tmp_path), epochs=5)
+    rates = step.rates()
+    losses = step.losses.numpy().reshape(-1, 20).mean(1)
+    assert results["test_accuracy"] < 0.5  # the last rates undo all
+    entry = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert entry["validation_best_rate"] == pytest.approx(np.sqrt(rates[::20] * rates[19::20])[losses.argmin()])
+    assert Image.open(tmp_path / "lr_range_test.png").size == (350, 280)
+    with pytest.raises(Error, match="a range test sets the learning rate itself: leave out --schedule and --warmup"):
+        variant("lr_range_test")(
+            make_small("float32"), keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1, 9))
+        )
+
+
+def test_a_wide_network_is_rebuilt_from_its_run(start, digits, tmp_path):
+    done = start("mnist.research.wide", "--dataset=digits", "--width=2", "--max_steps=1", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    model = finished.load(str(tmp_path)).model
+    assert (type(model).__name__, model.width, model.conv3.filters) == ("WideCNN", 2, 128)
+
+
+def test_an_orthogonal_update_has_singular_values_near_one(digits):
+    muon = importlib.import_module("mnist.research.muon")
+    for shape, scale in (([3, 3, 16, 24], (144 / 24) ** 0.5), ([5, 40], 1.0)):
+        kernel = tf.random.stateless_normal(shape, [1, 2]) * tf.exp(tf.random.stateless_normal(shape[-1:], [3, 4]))
+        matrix = muon.orthogonalize(kernel).numpy().reshape(-1, shape[-1]) / scale
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+        left, _, right = np.linalg.svd(kernel.numpy().reshape(matrix.shape), full_matrices=False)
+        assert np.sum(matrix * (left @ right)) / len(values) > 0.6  # the same directions
+    step = make_step(muon.Muon, orthogonal=2.0)
+    before = step.model.get_weights()
+    run_one(step, digits, 0)
+    moved = [a - b for a, b in zip(step.model.get_weights(), before, strict=True)]
+    kernel = moved[2].reshape(-1, 64) / (1e-3 * 2 * (288 / 64) ** 0.5)
+    assert 0.3 < np.linalg.norm(kernel) / 64**0.5 < 1.3
+    assert np.abs(moved[-2]).max() == pytest.approx(1e-3, rel=1e-2)  # Adam's first step
+
+
+def test_muon_takes_kernels_alone_and_leaves_the_last_that_was_made():
+    layers = keras.layers
+
+    def chosen(*inner, frozen=()):
+        model = keras.Sequential([keras.Input([28, 28, 1]), *inner])
+        for i in frozen:
+            model.layers[i].trainable = False
+        step = variant("muon")(model, keras.optimizers.Adam())
+        return [tuple(model.trainable_variables[i].shape) for i in step.momenta]
+
+    images = layers.Reshape([28, 28])
+    assert chosen(images, layers.GRU(4), layers.Dense(10)) == [(28, 12), (4, 12)]
+    convolutions = [layers.Conv2D(4, 3, use_bias=False), layers.DepthwiseConv2D(3), layers.Flatten()]
+    assert chosen(*convolutions, layers.Dense(8), layers.Dense(10), frozen=[4]) == [(3, 3, 1, 4), (2304, 8)]
+    embedded = [layers.Flatten(), layers.Embedding(2, 3), layers.Flatten()]
+    assert chosen(*embedded, layers.Dense(4), layers.Dense(10)) == [(2352, 4)]
+    with pytest.raises(Error, match="muon finds no kernel in the Sequential to train but the last"):
+        chosen(layers.Flatten(), layers.Dense(10))
+
+
+def test_the_average_of_an_optimizer_has_the_orthogonal_updates(digits, tmp_path):
+    step = make_step(variant("muon"), model=make_small)
+    optimizer = keras.optimizers.SGD(0.01, use_ema=True, ema_momentum=0.0)  # the average is the weights
+    step = variant("muon")(step.model, optimizer)
+    before = step.model.get_weights()
+    train_and_evaluate(step, digits, str(tmp_path), epochs=1, max_steps=3)
+    for average, weights, first in zip(step.eval_model.get_weights(), step.model.get_weights(), before, strict=True):
+        assert np.array_equal(average, weights)
+        assert not np.array_equal(weights, first)
+
+
+@pytest.mark.parametrize("option", [{"clipnorm": 1.0}, {"clipvalue": 1.0}, {"gradient_accumulation_steps": 2}])
+def test_muon_refuses_an_optimizer_that_would_change_its_gradients(option):
+    with pytest.raises(Error, match=f"leave out the optimizer's {next(iter(option))}"):
+        variant("muon")(make_small("float32"), keras.optimizers.Adam(**option))
+    variant("muon")(make_small("float32"), keras.optimizers.Adam(**option), orthogonal=0.0)
+
+
+@pytest.mark.parametrize("second", ["sam", "rdrop"])
+def test_what_is_kept_of_batches_counts_each_once_in_either_order(second, digits):
+    class Counting(TrainStep):
+        def __init__(self, model, optimizer, **kwargs):
+            super().__init__(model, optimizer, **kwargs)
+            self.calls = tf.Variable(0)
+
+        def compute_loss(self, images, labels):
+            self.calls.assign_add(1)
+            return super().compute_loss(images, labels)
+
+    noise, other = variant("gradient_noise"), variant(second)
+    steps = []
+    for bases in ((noise, other, Counting), (other, noise, Counting), (Counting, noise)):
+        steps.append(make_step(type("Mine", bases, {}), model=make_small))
+        run(steps[-1], digits, [5])
+        assert int(steps[-1].calls) == 5
+    if second == "sam":  # at the weights themselves, not where SAM climbs to
+        first = make_step(type("Mine", (other, noise), {}), model=make_small)
+        alone = make_step(noise, model=make_small)
+        for step in (first, alone):
+            run_one(step, digits, 0)
+        assert float(first.noise) == float(alone.noise)
+
+
+def test_images_that_have_no_gradient_cannot_be_attacked(start, tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from mnist import train\n"
+        "from mnist.research.adversarial import Adversarial\n"
+        "import keras\n"
+        "def make_model():\n"
+        "    inner = [keras.layers.Flatten(), keras.layers.Embedding(2, 3), keras.layers.Flatten()]\n"
+        "    return keras.Sequential([keras.Input([28, 28, 1]), *inner, keras.layers.Dense(10)])\n"
+        "train.launch(Adversarial, model=make_model)\n"
+    )
+    done = start("script.py", "--dataset=digits", "--max_steps=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: the Sequential cannot be attacked: it has no gradient by the images."
+    ), done.stderr
+
+
+def test_a_step_beyond_the_end_of_the_run_is_said(digits, tmp_path, capsys):
+    class Both(variant("swa"), variant("fading"), variant("label_smoothing")):
+        pass
+
+    for name, options in (("a", {"fade_start": 9, "average_from": 5}), ("b", {"fade_start": 8, "average_from": 8})):
+        step = make_step(Both, model=make_small, **options)
+        train_and_evaluate(step, digits, str(tmp_path / name), epochs=1, max_steps=8)
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--")]
+        assert said == (["--fade_start=9: the run ends before, at step 8."] if name == "a" else [])
+
+
+def test_winograd_has_to_be_the_last_that_computes_the_loss():
+    cls = type("Both", (variant("winograd"), variant("rdrop")), {})
+    with pytest.raises(Error, match="RDrop has to stand before Winograd"):
+        cls(CNN(), keras.optimizers.Adam())
+
+
+def test_a_range_test_is_over_when_the_loss_explodes(digits, tmp_path):
+    step = make_step(variant("lr_range_test"), model=make_small, lowest=1e-3, highest=1e6, range_steps=100)
+    train_and_evaluate(step, digits, str(tmp_path), epochs=5)
+    assert float(step.optimizer.learning_rate) == 0
+    assert (tmp_path / "lr_range_test.png").exists()
+
+
+def test_every_default_can_be_read_again_from_flags_txt():
+    for cls in map(variant, NAMES):
+        for setting in settings_of(cls).values():
+            if setting.default is not None and not setting.repeated:
+                assert setting.parse(_Serializer().serialize(setting.default).lower()) == setting.default

@@ -1,0 +1,35 @@
+"""The recipes of scripts/recipes, and the script that times one of them."""
+
+import json
+import pathlib
+import re
+
+from mnist import checkpoint
+
+import pytest
+import time_to_accuracy
+
+ROOT = pathlib.Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "scripts" / "recipes").glob("*.flags"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_runs_by_the_command_in_its_first_line(path, start, tmp_path):
+    command = re.fullmatch(r"# python -m (mnist[.\w]+ --flagfile=scripts/recipes/(.*))", path.open().readline()[:-1])
+    assert command[2] == path.name
+    arguments = [*command[1].split(), "--dataset=digits", "--epochs=20", "--dry_run", f"--workdir={tmp_path}"]
+    done = start(*arguments, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["steps"] in (6, 10)  # 1,500 images, at most 10 steps
+    fingerprint = checkpoint.load_newest(str(tmp_path / "checkpoints"))[1]["fingerprint"]
+    flags = {name: float(n) for name, n in re.findall(r"^--(\w+)=([\d.]+)$", path.read_text(), re.MULTILINE)}
+    reached = flags.keys() & fingerprint.keys()  # the others are in the optimizer, or may change
+    assert {name: fingerprint[name] for name in reached} == {name: flags[name] for name in reached}
+    assert "smoothing" in reached or path.stem == "variants"
+
+
+def test_the_tutorial_is_given_the_fewest_epochs_that_reach_the_target():
+    runs = [{"accuracies": [0.97, 0.989, 0.992]}, {"accuracies": [0.98, 0.991, 0.988]}]
+    assert time_to_accuracy.shortest(runs, 0.975) == 1
+    assert time_to_accuracy.shortest(runs, 0.99) == 2
+    assert time_to_accuracy.shortest(runs, 0.9901) is None

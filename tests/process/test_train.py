@@ -1,0 +1,403 @@
+"""The command: flags, refusals, reruns. In this process; what needs a process of its own is in test_trust."""
+
+import enum
+import json
+import os
+import sys
+import types
+
+from mnist import Error, checkpoint, finished, train
+from mnist.cli import flagfile
+from mnist.model import Optimizer, make_learning_rate, make_optimizer
+from mnist.run import OF_THE_HOUR, Plan
+from mnist.settings import defined_flags, settings_of
+from mnist.step import TrainStep
+
+import keras
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Runs `python -m mnist.train` with arguments, here. Returns: exit code or message, stdout, stderr."""
+
+    def run(*arguments, **launched):
+        monkeypatch.setattr(sys, "argv", ["mnist.train", *arguments])
+        with flagsaver.flagsaver():
+            flags.FLAGS.unparse_flags()
+            with pytest.raises(SystemExit) as exit:
+                train.launch(**launched)
+        out, err = capfd.readouterr()
+        return exit.value.code, out, err
+
+    yield run
+    flags.FLAGS.mark_as_parsed()
+
+
+BAD = [
+    (["--batch_size=0"], "batch_size"),
+    (["--dataset=digits", "--batch_size=1501"], "1,500 training images"),
+    (["--epochs=-1"], "epochs"),
+    (["--epochs=many"], "--epochs=many: expected an integer of at least 1."),
+    (["--max_steps=0"], "max_steps"),
+    (["--learning_rate=-1"], "learning_rate"),
+    (["--schedule=linear"], "expected one of constant, cosine, one_cycle"),
+    (["--precision=float16"], "precision"),
+    (["--seed=-1"], "seed"),
+    (["--nonsense=1"], "there is no flag --nonsense."),
+    (["--lr=1"], "there is no flag --lr: did you mean --learning_rate?"),
+    (["--bs=1"], "did you mean --batch_size?"),
+    (["--patience=1"], "did you mean --early_stopping_patience?"),
+    (["--num_epochs=1"], "did you mean --epochs?"),
+    (["--batchsize=1"], "did you mean --batch_size"),
+    (["--dataset=cifar"], "dataset"),
+    (["--dataset=digits", "stray"], "unexpected argument: 'stray'"),
+    (["--dataset=digits", "--holdout=1500"], "leaves none of 1,500"),
+    (["--dataset=digits", "--schedule=cosine", "--warmup=9999"], "warmup"),
+    (["--dataset=digits", "--profile=5"], "--profile=5: expected START:STOP"),
+    (["--dataset=digits", "--profile=0:5"], "two of the 120 steps of the run, as in --profile=101:120"),
+    (["--dataset=digits", "--profile=7:6"], "--profile=7:6: expected START:STOP"),
+    (["--dataset=digits", "--profile=100:121"], "--profile=100:121: expected START:STOP"),
+    (["--dataset=digits", "--data_dir=somewhere"], "leave out --data_dir"),
+    (["--data_dir=no/such/folder"], "does not exist"),
+    (["--dataset=digits", "--workdir=/dev/null"], "cannot write to --workdir=/dev/null"),
+    (["--dataset=digits", "--workdir=/proc/nowhere"], "cannot write to --workdir=/proc/nowhere"),
+    (["--dataset=digits", "--optimizer=sgd", "--beta_1=0.8"], "--beta_1 has no part in --optimizer=sgd"),
+    (["--optimizer=adamm"], "expected one of adam, adamw"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "named"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_gets_a_message_and_leaves_nothing(command, tmp_path, monkeypatch, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = command(*arguments)
+    assert code.startswith("error: ")
+    assert named in code
+    assert len(code.splitlines()) <= 2
+    assert out == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_help_is_grouped_and_no_mistake(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    groups = [line.removesuffix(":") for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert groups == ["data", "length", "optimizer", "speed", "output"]
+    for name in [name for cls in (train.Launch, train.Plan, train.Rate, Optimizer) for name in settings_of(cls)]:
+        assert sum(line.startswith((f"  --{name}", f"  --no{name}")) for line in out.splitlines()) >= 1, name
+
+
+def test_flagfile_repeats_the_run(command, tmp_path):
+    first, again = tmp_path / "first", tmp_path / "again"
+    options = ["--dataset=digits", "--epochs=1", "--schedule=one_cycle", "--learning_rate=0.003", "--holdout=100"]
+    code, _, _ = command(*options, f"--workdir={first}")
+    assert code == 0
+    code, _, _ = command(f"--flagfile={first}/flags.txt", f"--workdir={again}")
+    assert code == 0
+    one, two = (json.loads((w / "results.json").read_text()) for w in (first, again))
+    assert {k for k in one if one[k] != two[k]} <= OF_THE_HOUR
+    assert (first / "flags.txt").read_text() == (again / "flags.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Where a run of 7 steps is."""
+    return tmp_path_factory.mktemp("stopped") / "run"
+
+
+FLAGS = [
+    "--dataset=digits",
+    "--learning_rate=0.002",
+    "--holdout=100",
+    "--optimizer=adamw",
+    "--max_steps=7",
+    "--noresume",
+]
+
+
+def test_the_workdir_alone_resumes_with_the_flags_of_the_run(command, stopped, tmp_path):
+    code, out, _ = command(*FLAGS, f"--workdir={stopped}")
+    assert code == 0
+    assert out.splitlines()[-1] == f"tensorboard --logdir {stopped}"
+    assert f"s of training: {stopped}/results.json" in out.splitlines()[-2]
+    code, out, _ = command(f"--workdir={stopped}")
+    assert code == 0
+    assert out.startswith(f"{stopped} is finished, at step 7: --epochs or --max_steps may be raised.\ntest loss ")
+    code, out, _ = command(f"--workdir={stopped}", "--max_steps=9", "--steps_per_loop=1")
+    assert code == 0
+    assert f"workdir: {stopped}, resuming from step 7" in out
+    code, _, _ = command(*FLAGS[:-2], "--max_steps=9", f"--workdir={tmp_path}/straight")
+    assert code == 0
+    runs = [checkpoint.load_newest(f"{workdir}/checkpoints") for workdir in (stopped, tmp_path / "straight")]
+    (resumed, state), (straight, _) = runs
+    assert all(straight[name].tobytes() == resumed[name].tobytes() for name in straight)
+    assert state["step"] == 9
+    code, _, _ = command(f"--workdir={stopped}", "--epochs=1")  # says how long it is: the old --max_steps is gone
+    assert code == 0
+    assert json.loads((stopped / "results.json").read_text())["steps"] == 22
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--holdout=200"], "--holdout was 100, is 200"),
+        (["--learning_rate=0.01"], "--learning_rate was 0.002, is 0.01"),
+        (["--schedule=cosine"], "--schedule was constant, is cosine"),
+        (["--precision=bfloat16", "--seed=3"], "--seed was 0, is 3; --precision was float32, is bfloat16"),
+        (["--jit_compile"], "--jit_compile was false, is true"),
+        (["--weight_decay=0.1"], "--weight_decay was not set, is 0.1"),
+        (["--optimizer=sgd", "--flagfile=/dev/null"], "--holdout was 100, is 0; --learning_rate was 0.002, is 0.001"),
+    ],
+)
+def test_other_flags_are_refused_as_typed_before_anything_is_said(command, stopped, arguments, named):
+    if not stopped.exists():
+        command(*FLAGS, f"--workdir={stopped}")
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    code, out, _ = command(f"--workdir={stopped}", *arguments)
+    assert out == ""
+    assert code.startswith(f"error: {stopped} holds a run with other flags: {named}")
+    assert len(code.splitlines()) == 2
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+
+
+def test_a_schedule_is_as_long_as_the_run(command, tmp_path):
+    arguments = ["--dataset=digits", "--schedule=cosine", "--max_steps=3", f"--workdir={tmp_path}"]
+    assert command(*arguments)[0] == 0
+    code, _, _ = command(f"--workdir={tmp_path}", "--max_steps=4")
+    assert "--max_steps was 3, is 4 (the schedule depends on it)" in code
+
+
+def test_a_run_of_another_command_is_named(command, tmp_path):
+    (tmp_path / "flags.txt").write_text("# python -m mnist.research.sam --flagfile=<this file> --w\n--rho=0.1\n")
+    code, _, _ = command(f"--workdir={tmp_path}")
+    assert code.endswith("holds a run of another command, with --rho: resume it with python -m mnist.research.sam.")
+
+
+def test_auto_is_recorded_as_what_it_resolved_to(command, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("mnist.data.sets.STORE", "http://127.0.0.1:9/")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    code, _, _ = command("--dry_run", f"--workdir={tmp_path / 'run'}")
+    assert code == 0
+    assert "DIGITS OF SCIKIT-LEARN" in caplog.text
+    assert "--dataset=digits" in (tmp_path / "run/flags.txt").read_text().splitlines()
+    assert json.loads((tmp_path / "run/results.json").read_text())["dataset"] == "digits"
+
+
+def test_dry_run_does_a_little_of_everything(command, tmp_path):
+    code, out, _ = command("--dry_run", "--dataset=digits", f"--workdir={tmp_path}", "--precision=bfloat16")
+    assert code == 0
+    names = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")}
+    plots = {f"plots/{name}.png" for name in ("curves", "mistakes", "confusion_matrix", "accuracies", "filters")}
+    assert {"results.json", "flags.txt", "model.txt", "checkpoints/ckpt-10.index"} | plots <= names
+    assert "93,322" in (tmp_path / "model.txt").read_text()
+    assert "\nCNN: 93,322 parameters\n" in out
+    assert len(out.splitlines()) < 12
+    assert "\r" not in out  # plain lines where no terminal is
+    assert "\x1b" not in out
+
+
+def make_linear():
+    layers = keras.layers
+    return keras.Sequential([keras.Input([28, 28, 1]), layers.Flatten(), layers.Dense(10, dtype="float32")])
+
+
+def test_an_own_model_is_made_under_the_precision_and_an_own_optimizer_gets_the_schedule(command, tmp_path):
+    made = []
+
+    def optimizer(rate):
+        made.append(rate)
+        return keras.optimizers.SGD(rate, momentum=0.9)
+
+    class Seen(TrainStep):
+        def __init__(self, model, optimizer, **kwargs):
+            super().__init__(model, optimizer, **kwargs)
+            made.append(model.layers[0].compute_dtype)
+
+    common = ["--dataset=digits", "--max_steps=2", "--schedule=cosine", "--learning_rate=0.5"]
+    code, out, _ = command(
+        *common, "--precision=bfloat16", f"--workdir={tmp_path}", step=Seen, model=make_linear, optimizer=optimizer
+    )
+    assert code == 0
+    assert "Sequential: 7,850 parameters" in out
+    rate, dtype = made
+    assert (type(rate).__name__, float(rate(0)), dtype) == ("CosineDecay", 0.5, "bfloat16")
+    assert keras.config.dtype_policy().name == "float32"  # as before
+    state = checkpoint.load_newest(f"{tmp_path}/checkpoints")[1]
+    described = state["fingerprint"]["optimizer"]
+    assert (described["class"], described["config"]["momentum"]) == ("SGD", 0.9)
+    assert state["fingerprint"]["precision"] == "mixed_bfloat16"
+    code, _, _ = command(
+        *common, f"--workdir={tmp_path}", "--flagfile=/dev/null", model=make_linear, optimizer=optimizer
+    )
+    assert "--precision was bfloat16, is float32" in code
+    code, _, _ = command("--beta_1=0.9", f"--workdir={tmp_path}/new", optimizer=optimizer)
+    assert "there is no flag --beta_1" in code  # it would have no part
+
+
+def test_a_model_that_is_not_built_is_refused(command, tmp_path):
+    code, _, _ = command(
+        "--dataset=digits", f"--workdir={tmp_path}/run", model=lambda: keras.Sequential([keras.layers.Dense(10)])
+    )
+    assert code.startswith("error: the Sequential is not built")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_no_step_is_refused():
+    with pytest.raises(TypeError, match="takes a subclass of TrainStep"):
+        train.launch(lambda model, optimizer: None)
+
+
+def test_a_flag_of_ones_own_is_written_down_and_may_not_change(command, tmp_path):
+    flags.DEFINE_integer("own", 3, "A number.")
+    try:
+        code, _, _ = command("--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}", "--own=4")
+        assert code == 0
+        assert "--own=4" in (tmp_path / "flags.txt").read_text().splitlines()
+        assert checkpoint.load_newest(f"{tmp_path}/checkpoints")[1]["fingerprint"]["own"] == 4
+        assert "--own was 4, is 5" in command(f"--workdir={tmp_path}", "--own=5")[0]
+        assert command(f"--workdir={tmp_path}")[0] == 0
+        code, out, _ = command("--helpshort")
+        assert code == 0
+        assert "--own=3" in out
+    finally:
+        delattr(flags.FLAGS, "own")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("adam", {}, {"beta_1": 0.9, "beta_2": 0.999, "weight_decay": None, "clipnorm": None}),
+        ("adamw", {"clipnorm": 1.0}, {"weight_decay": 0.004, "clipnorm": 1.0}),
+        ("adam", {"beta_1": 0.8, "weight_decay": 0.1}, {"beta_1": 0.8, "weight_decay": 0.1}),
+        ("lion", {}, {"beta_2": 0.99}),
+        ("sgd", {"weight_decay": 0.1}, {"momentum": 0.0, "weight_decay": 0.1}),
+    ],
+)
+def test_optimizers_are_keras_own_with_their_defaults(name, options, expected):
+    unset = dict.fromkeys(settings_of(Optimizer))
+    optimizer = make_optimizer(types.SimpleNamespace(**(unset | {"optimizer": name} | options)), 0.1)
+    config = optimizer.get_config()
+    assert type(optimizer).__name__.lower() == name
+    assert {key: config[key] for key in expected} == expected
+    assert config["learning_rate"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", None, [1, 1, 1]),
+        ("constant", 50, [1 / 25, 1, 1]),
+        ("cosine", None, [1, 0.5, 0]),
+        ("cosine", 50, [1 / 25, 1, 0]),
+        ("one_cycle", 50, [1 / 25, 1, 0]),
+    ],
+)
+def test_schedules_at_start_middle_and_end(schedule, warmup, expected):
+    rate = make_learning_rate(schedule, 1.0, 100, warmup)
+    values = [float(rate(step)) if callable(rate) else rate for step in (0, 50, 100)]
+    assert values == pytest.approx(expected, abs=1e-6)
+
+
+class Colour(enum.Enum):
+    RED = 1
+    GREEN = 2
+
+
+OWN_FLAGS = [
+    (lambda: flags.DEFINE_multi_string("own", ["a"], "-"), ["--own=x", "--own=y,z"]),
+    (lambda: flags.DEFINE_multi_string("own", [], "-"), []),
+    (lambda: flags.DEFINE_multi_float("own", None, "-"), ["--own=0.5", "--own=-1e-9"]),
+    (lambda: flags.DEFINE_multi_enum("own", ["one"], ["one", "two"], "-"), ["--own=two", "--own=one"]),
+    (lambda: flags.DEFINE_enum_class("own", Colour.RED, Colour, "-"), ["--own=green"]),
+    (lambda: flags.DEFINE_multi_enum_class("own", [Colour.RED], Colour, "-"), ["--own=green", "--own=red"]),
+    (lambda: flags.DEFINE_list("own", ["a", "b"], "-"), ['--own=a,"b,c",d e']),
+    (lambda: flags.DEFINE_spaceseplist("own", ["a"], "-"), ["--own=x y z"]),
+    (lambda: flags.DEFINE_string("own", None, "-"), ["--own= a # 'q' \\ ü"]),
+    (lambda: flags.DEFINE_bool("own", None, "-"), ["--noown"]),
+]
+
+
+@pytest.mark.parametrize(("define", "arguments"), OWN_FLAGS)
+def test_a_flag_of_any_type_is_read_back_as_it_was(tmp_path, monkeypatch, digits, define, arguments):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    define()
+    try:
+        with defined_flags(train.Launch, Plan):
+            flags.FLAGS(["train.py", *arguments])
+            value = flags.FLAGS.own
+            (tmp_path / "flags.txt").write_text(flagfile.flags_text(digits))
+            for read in (
+                lambda: flags.FLAGS(["train.py", f"--flagfile={tmp_path / 'flags.txt'}"]),
+                lambda: flagfile.take_flags_of_run(str(tmp_path)),
+            ):
+                flags.FLAGS["own"].unparse()
+                read()
+                assert flags.FLAGS.own == value
+    finally:
+        delattr(flags.FLAGS, "own")
+
+
+@pytest.mark.parametrize("text", ["ends with a space ", "two\nlines"])
+def test_a_text_that_no_line_can_hold_is_refused(command, tmp_path, text):
+    flags.DEFINE_string("own", "", "-")
+    try:
+        code, _, _ = command("--dataset=digits", f"--own={text}", f"--workdir={tmp_path / 'run'}")
+    finally:
+        delattr(flags.FLAGS, "own")
+    assert code.startswith(f"error: --own={text!r} has a line break or a space at its end")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["workdir", "data_dir"])
+@pytest.mark.parametrize("place", ["gs://bucket/run", "file:///tmp/run", "s3://b", "hdfs://host/run"])
+def test_a_folder_elsewhere_is_refused_before_anything_is_written(flag, place, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = command("--dataset=digits", f"--{flag}={place}")
+    assert code.startswith(f"error: {place} is a URL: ")
+    assert len(code.splitlines()) <= 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_tilde_is_the_home_folder(command, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    code, _, _ = command("--dataset=digits", "--max_steps=1", "--workdir=~/run")
+    assert code == 0
+    assert (tmp_path / "home" / "run" / "results.json").exists()
+    assert os.listdir(tmp_path / "here") == []
+    assert finished.load("~/run").step == 1
+
+
+def test_a_flag_with_an_alias_and_one_without_a_serializer_are_read_back(tmp_path, monkeypatch, digits):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    flags.DEFINE_string("own", "default", "-")
+    flags.DEFINE_alias("other", "own")
+    flags.DEFINE_flag(flags.Flag(flags.IntegerParser(), None, "bare", 3, "-"))
+    try:
+        with defined_flags(train.Launch, Plan):
+            flags.FLAGS(["train.py", "--own=one", "--bare=4"])
+            (tmp_path / "flags.txt").write_text(flagfile.flags_text(digits))
+            assert "--other" not in (tmp_path / "flags.txt").read_text()
+            (tmp_path / "checkpoints").mkdir()
+            (tmp_path / "checkpoints" / "ckpt-1.index").touch()
+            flags.FLAGS.unparse_flags()
+            flags.FLAGS(["train.py", "--other=two"])
+            flagfile.take_flags_of_run(str(tmp_path))
+            assert (flags.FLAGS.own, flags.FLAGS.bare) == ("two", 4)
+            with pytest.raises(Error, match="--own was one, is two"):
+                flagfile.refuse_other_flags(str(tmp_path), scheduled=False)
+    finally:
+        for name in ("other", "own", "bare"):
+            delattr(flags.FLAGS, name)
+
+
+def test_a_damaged_flags_file_is_named(command, tmp_path):
+    assert command("--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}")[0] == 0
+    for damage in (bytes(range(256)), b"\x00" * 40):
+        (tmp_path / "flags.txt").write_bytes(damage)
+        code, _, _ = command("--max_steps=2", f"--workdir={tmp_path}")
+        assert code.startswith(f"error: {tmp_path / 'flags.txt'} is damaged: ")

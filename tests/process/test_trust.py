@@ -1,0 +1,342 @@
+"""Nothing is lost: real processes killed and stopped, real files damaged, a real disk that is full."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from mnist import Error, checkpoint, data
+from mnist.cli import Interrupt
+from mnist.loop import train_and_evaluate
+from mnist.model import CNN
+from mnist.step import TrainStep
+from scripts.torture import differences, newest_step, torture
+
+import keras
+import pytest
+import tensorflow as tf
+from conftest import SMALL
+
+
+def train(workdir, **options):
+    keras.utils.set_random_seed(0)
+    step = TrainStep(CNN(), keras.optimizers.Adam(), seed=0)
+    digits = data.load("digits")
+    return train_and_evaluate(step, digits, str(workdir), **({"epochs": 3, "checkpoint_every": 20} | options))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    train(workdir)
+    return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A run whose checkpoints are of steps 40, 60 and 72, its last."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_kill_9_at_any_moment_loses_nothing(python, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python)
+    arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=2"]
+    (tmp_path / "small.py").write_text(COMPOSED)
+    seed = 4457  # its moments are within the few seconds of a life
+    options = {"kills": 3, "seed": seed, "module": str(tmp_path / "small.py")}
+    assert torture(str(tmp_path / "torture"), arguments, **options) == []
+
+
+def test_kill_9_of_one_of_two_workers_loses_nothing(tmp_path):
+    (tmp_path / "small.py").write_text(COMPOSED)
+    arguments = ["--dataset=digits", "--epochs=2", "--checkpoint_every=7"]
+    seed = 826  # the second of two, on two devices each, at a save; then one process goes on alone
+    options = {"kills": 1, "seed": seed, "workers": 2, "module": str(tmp_path / "small.py")}
+    assert torture(str(tmp_path / "torture"), arguments, **options) == []
+
+
+COMPOSED = f"""
+from mnist import train
+from mnist.research.augment import Augment
+from mnist.research.ema import EMA
+from mnist.research.label_smoothing import LabelSmoothing
+import keras
+
+class Composed(EMA, LabelSmoothing, Augment):
+    pass
+
+{SMALL}
+if __name__ == "__main__":
+    train.launch(Composed, model=small)
+"""
+SILENT = "import sys"
+BREAKS = """
+from mnist import train
+from mnist.step import TrainStep
+
+class Breaks(TrainStep):
+    def extra_metrics(self, images, labels, logits):
+        return {"loss": 1.0}
+
+train.launch(Breaks)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"arguments": ["--data_dir=no_such_folder"]},
+            "the undisturbed run failed: --data_dir=.*no_such_folder does not exist",
+        ),
+        ({"arguments": ["--roh=1"]}, "the undisturbed run failed: there is no flag --roh"),
+        ({"module": "no_such_module"}, "the undisturbed run failed: .*No module named"),
+        ({"module": "no_such_idea.py"}, "--module=no_such_idea.py: there is no file /"),
+        ({"arguments": ["--workdir=elsewhere"]}, "'--workdir=elsewhere' is set by this script"),
+    ],
+)
+def test_torture_says_what_its_run_said_and_leaves_nothing(python, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr(sys, "executable", python)
+    with pytest.raises(Error, match=message) as caught:
+        torture(str(tmp_path / "torture"), **{"arguments": [], "kills": 1, "seed": 0} | options)
+    assert len(str(caught.value).splitlines()) == 1
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BREAKS, "the undisturbed run failed: extra_metrics has a 'loss', .* See .*undisturbed.log"),
+        (SILENT, "holds no checkpoint: does .*idea.py call mnist.train.launch"),
+    ],
+)
+def test_torture_of_a_file_that_fails_keeps_its_log(python, tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(sys, "executable", python)
+    (tmp_path / "idea.py").write_text(text)
+    arguments = ["--dataset=digits", "--max_steps=1"]
+    with pytest.raises(Error, match=message):
+        torture(str(tmp_path / "torture"), arguments, kills=1, seed=0, module=str(tmp_path / "idea.py"))
+    assert (tmp_path / "torture" / "undisturbed.log").exists()
+
+
+@pytest.fixture
+def running(python, tmp_path):
+    """A process that trains for long, past its first checkpoint."""
+    command = [
+        python,
+        "-m",
+        "mnist.train",
+        "--dataset=digits",
+        "--epochs=2000",
+        f"--workdir={tmp_path / 'run'}",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 60
+    while not newest_step(str(tmp_path / "run")) and time.time() < deadline:
+        time.sleep(0.05)
+    yield process, tmp_path / "run"
+    process.kill()
+    process.wait()
+
+
+def test_sigterm_saves_and_a_second_process_is_refused_before(running):
+    process, workdir = running
+    with pytest.raises(Error, match=r"in use by process \d+ on "):
+        train(workdir)
+    saved = newest_step(str(workdir))
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert f" -m mnist.train --workdir={workdir}\n" in out.partition("To resume: ")[2]
+    assert newest_step(str(workdir)) >= saved
+    assert f"stopped at step {newest_step(str(workdir))}" in out
+    assert "Traceback" not in out
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
+def test_a_signal_that_asks_to_end_saves_and_is_the_exit_code(running, signum):
+    process, workdir = running
+    process.send_signal(signum)
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 128 + signum
+    assert f"stopped at step {newest_step(str(workdir))}" in out
+
+
+def test_a_reader_of_the_output_that_leaves_has_the_run_save(running):
+    process, workdir = running
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    [path] = (workdir / "validation").glob("events.out.tfevents.[1-9]*")
+    shown = [event.step for event in tf.compat.v1.train.summary_iterator(str(path))]
+    assert newest_step(str(workdir)) >= max(shown) > 0
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            deadline = time.time() + 20
+            while interrupt.signum is None and time.time() < deadline:
+                time.sleep(0.01)
+            assert interrupt.signum == signal.SIGUSR1
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_an_output_that_cannot_be_written_ends_no_run(python, stream, tmp_path):
+    command = [python, "-m", "mnist.train", "--dataset=digits", "--max_steps=30", f"--workdir={tmp_path / 'run'}"]
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, text=True, **{stream: full, other: subprocess.PIPE})
+    assert done.returncode == 0
+    assert newest_step(str(tmp_path / "run")) == 30
+    assert (tmp_path / "run" / "results.json").exists()
+    if stream == "stdout":
+        assert done.stderr.count("cannot write to stdout") == 1
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    """In a process of its own that is busy in one long call, as an inner loop is."""
+    code = (
+        "import os, signal, threading, time\n"
+        "from mnist.cli import Interrupt\n"
+        "def press():\n"
+        "    for _ in range(2):\n"
+        "        time.sleep(0.3)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "with Interrupt():\n"
+        "    threading.Thread(target=press).start()\n"
+        "    time.sleep(30)\n"
+    )
+    start = time.time()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert process.returncode == 130
+    assert time.time() - start < 25
+
+
+def damage_truncate(path):
+    with open(f"{path}.data-00000-of-00001", "r+b") as file:
+        file.truncate(1000)
+
+
+def damage_zero(path):
+    size = os.path.getsize(f"{path}.data-00000-of-00001")
+    with open(f"{path}.data-00000-of-00001", "wb") as file:
+        file.write(bytes(size))
+
+
+def damage_one_bit(path):
+    with open(f"{path}.data-00000-of-00001", "r+b") as file:
+        file.seek(200_000)
+        byte = file.read(1)[0]
+        file.seek(200_000)
+        file.write(bytes([byte ^ 4]))
+
+
+def damage_index_bit(path):
+    with open(f"{path}.index", "r+b") as file:
+        file.seek(300)
+        byte = file.read(1)[0]
+        file.seek(300)
+        file.write(bytes([byte ^ 4]))
+
+
+def damage_lose_index(path):
+    os.remove(f"{path}.index")
+
+
+def damage_lose_data(path):
+    os.remove(f"{path}.data-00000-of-00001")
+
+
+def damage_state_file(path):
+    """Loses the newest checkpoint whole: the state file points at nothing."""
+    damage_lose_index(path)
+    damage_lose_data(path)
+
+
+DAMAGES = [
+    damage_truncate,
+    damage_zero,
+    damage_one_bit,
+    damage_index_bit,
+    damage_lose_index,
+    damage_lose_data,
+    damage_state_file,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_made_good(finished, copy, damage, caplog):
+    damage(copy / "checkpoints" / "ckpt-72")
+    _, state = checkpoint.load_newest(str(copy / "checkpoints"))
+    assert state["step"] == 60
+    assert "ckpt-72 is damaged" in caplog.text
+    train(copy)
+    assert differences(str(finished), str(copy)) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b'model_checkpoint_path: "ckpt-999"\n'])
+def test_a_damaged_state_file_does_not_matter(finished, copy, content):
+    (copy / "checkpoints" / "checkpoint").write_bytes(content)
+    train(copy)
+    assert differences(str(finished), str(copy)) == []
+
+
+@pytest.mark.parametrize("damage", [damage_zero, damage_lose_index])
+def test_without_any_sound_checkpoint_the_run_refuses_to_start_over(copy, damage):
+    for step in (40, 60, 72):
+        damage(copy / "checkpoints" / f"ckpt-{step}")
+    before = (copy / "results.json").read_bytes()
+    with pytest.raises(Error, match="none of the 3 checkpoints"):
+        train(copy)
+    assert (copy / "results.json").read_bytes() == before
+
+
+def test_what_a_killed_save_leaves_does_not_count(finished, copy):
+    for end in (".data-00000-of-00001", ".index"):
+        shutil.copy(copy / "checkpoints" / f"ckpt-72{end}", copy / "checkpoints" / f"tmp{end}")
+    shutil.copy(
+        copy / "checkpoints" / "ckpt-72.data-00000-of-00001", copy / "checkpoints" / "ckpt-80.data-00000-of-00001"
+    )
+    train(copy)
+    assert differences(str(finished), str(copy)) == []
+
+
+@contextlib.contextmanager
+def mounted(path, *arguments):
+    path.mkdir(exist_ok=True)
+    if subprocess.run(["mount", *arguments, str(path)], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_with_space_it_goes_on(finished, tmp_path):
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=3600k", "tmpfs") as disk:
+        with pytest.raises(Error, match="No space left"):
+            train(disk / "run")
+        assert checkpoint.load_newest(str(disk / "run" / "checkpoints"))[1]["step"] == 40
+        assert not list((disk / "run" / "checkpoints").glob("tmp*"))
+        subprocess.run(["mount", "-o", "remount,size=30m", str(disk)], check=True)
+        train(disk / "run")
+        assert differences(str(finished), str(disk / "run")) == []
+
+
+def test_a_folder_that_becomes_read_only_stops_the_run(finished, tmp_path):
+    train(tmp_path / "run", max_steps=20)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    with mounted(checkpoints, "--bind", str(checkpoints)):
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(checkpoints)], check=True)
+        with pytest.raises(Error, match="Read-only file system"):
+            train(tmp_path / "run")
+    assert checkpoint.load_newest(str(checkpoints))[1]["step"] == 20

@@ -1,0 +1,288 @@
+"""Evaluation by a command: exact numbers, several runs side by side, JSON, changed images, the reliability diagram."""
+
+import json
+import re
+import types
+
+import mnist
+from mnist import data, evaluate, finished
+from mnist.loop import train_and_evaluate
+from mnist.metrics import Calibration, calibration, compute_metrics, robustness
+from mnist.model import CNN
+from mnist.settings import settings_of
+from mnist.step import TrainStep
+from mnist.summaries import draw_reliability
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import log_softmax
+from sklearn.metrics import f1_score, precision_score, recall_score
+
+PRINTS = """
+import keras
+from mnist import train
+print("a word of the user's module")
+
+class Mine(keras.Sequential):
+    pass
+
+def make_model():
+    return Mine([keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(10)])
+
+if __name__ == "__main__":
+    train.launch(model=make_model)
+"""
+
+
+def train(dataset, workdir, seed=0, steps=20):
+    keras.utils.set_random_seed(seed)
+    step = TrainStep(CNN(num_classes=len(dataset.classes)), keras.optimizers.Adam(1e-3), seed=seed)
+    train_and_evaluate(step, dataset, str(workdir), max_steps=steps)
+    return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, digits):
+    """Two runs, in folders with commas in their names, of other lengths."""
+    folder = tmp_path_factory.mktemp("runs")
+    return [train(digits, folder / f"rate=1,seed={seed}", seed, 20 + seed) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """A run of five classes with names in UTF-8, of which the third has no test image."""
+    folder, random = tmp_path_factory.mktemp("uneven"), np.random.default_rng(0)
+    arrays = {"y_train": np.arange(80) % 5, "y_test": np.array([0, 1, 3, 4] * 5)}
+    arrays |= {f"x_{part}": random.integers(0, 256, (n, 28, 28), np.uint8) for part, n in (("train", 80), ("test", 20))}
+    (folder / "data").mkdir()
+    np.savez(folder / "data" / "own.npz", **arrays)
+    (folder / "data" / "classes.txt").write_text("あ\nä\nnone\nb\nc", encoding="utf-8")
+    return train(data.load("auto", str(folder / "data")), folder / "run", steps=2)
+
+
+@pytest.fixture
+def run(capfd):
+    """`run(*workdirs, **settings)`: what mnist.evaluate prints."""
+
+    def run(*workdirs, **settings):
+        defaults = {name: setting.default for name, setting in settings_of(evaluate.Evaluate).items()}
+        capfd.readouterr()
+        evaluate.main(types.SimpleNamespace(**defaults | settings | {"workdir": workdirs}))
+        return capfd.readouterr().out
+
+    return run
+
+
+def strict(text):
+    """JSON without NaN, Infinity or anything beside one value."""
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_holds_what_float64_gives_of_the_same_logits(run, runs, digits):
+    found = strict(run(runs[0], json=True))
+    images, labels = digits.test
+    logits = np.float64(finished.load(runs[0]).model(np.float32(images / 255), training=False))
+    log_probabilities, predictions = log_softmax(logits, axis=1), logits.argmax(axis=1)
+    assert found["loss"] == pytest.approx(-np.mean(log_probabilities[np.arange(297), labels]), abs=1e-6)
+    assert found["accuracy"] == np.mean(predictions == labels)
+    assert found["accuracy_interval"][0] < found["accuracy"] < found["accuracy_interval"][1]
+    assert (found["step"], found["images"], found["dataset"]) == (20, 297, "digits")
+    gap = np.exp(log_probabilities.max(axis=1)) - (predictions == labels)
+    bins = np.ceil(15 * np.exp(log_probabilities.max(axis=1)))
+    assert found["ece"] == pytest.approx(sum(abs(gap[bins == n].sum()) for n in range(1, 16)) / 297, abs=1e-6)
+    assert sum(found["calibration"]["count"]) == 297
+    for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        expected = score(labels, predictions, average=None, zero_division=0)
+        assert [row[name] for row in found["classes"]] == pytest.approx(expected)
+    assert found["confusion_matrix"][8][1] == sum((labels == 8) & (predictions == 1))
+    assert "robustness" not in found
+
+
+def test_the_text_and_json_tell_the_same(run, runs):
+    found, out = strict(run(runs[0], json=True)), run(runs[0])
+    low, high = found["accuracy_interval"]
+    assert out.startswith(
+        f"step 20, 297 test images\nloss {found['loss']:.6f}, accuracy {found['accuracy']:.4f} "
+        f"(95 % interval {low:.4f} to {high:.4f})\nexpected calibration error {found['ece']:.4f}\n"
+    )
+    assert f" {found['classes'][3]['recall']:.4f} " in re.search("^ +3 .*", out, re.MULTILINE)[0]
+
+
+def test_a_class_without_test_images_has_null_in_json(run, uneven):
+    out = run(uneven, json=True)
+    assert out.isascii()  # of a terminal that knows no UTF-8
+    classes = strict(out)["classes"]
+    assert [row["name"] for row in classes] == ["あ", "ä", "none", "b", "c"]
+    assert classes[2] == {"name": "none", "precision": None, "recall": None, "f1": None, "images": 0}
+    assert all(row["images"] == 5 and row["recall"] is not None for row in classes if row["name"] != "none")
+
+
+def test_runs_stand_side_by_side(run, runs):
+    found = strict(run(*runs, json=True, robustness=True))
+    assert found == [strict(run(workdir, json=True, robustness=True)) for workdir in runs]
+    table, robust = run(*runs, robustness=True).strip().split("\n\n")
+    rows = [re.split("  +", line.strip()) for line in table.splitlines()]
+    assert rows[0] == ["run", "step", "images", "loss", "accuracy", "95 % interval", "ECE"]
+    for row, workdir, one in zip(rows[1:], runs, found, strict=True):
+        interval = "{:.4f} to {:.4f}".format(*one["accuracy_interval"])
+        numbers = [str(one["step"]), "297", f"{one['loss']:.6f}", f"{one['accuracy']:.4f}"]
+        assert row == [workdir, *numbers, interval, f"{one['ece']:.4f}"]
+    lines = robust.splitlines()
+    assert re.split("  +", lines[0])[1:] == [f"...{workdir[-21:]}" for workdir in runs]
+    cells = [f"{one['robustness'][12]['accuracy']:.4f} ({one['robustness'][12]['loss']:.4f})" for one in found]
+    assert re.split("  +", lines[13]) == ["blur 1.5 px", *cells]
+
+
+def test_folders_are_given_one_by_one_and_the_users_words_stay_out_of_json(start, tmp_path):
+    (tmp_path / "prints.py").write_text(PRINTS)
+    for workdir in ("a,b", "c"):
+        done = start("prints.py", "--dataset=digits", "--max_steps=1", f"--workdir={workdir}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = start("mnist.evaluate", "--workdir=a,b", "--workdir=c", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [one["workdir"] for one in strict(done.stdout)] == ["a,b", "c"]
+    assert "a word of the user's module" in done.stderr
+    done = start("mnist.evaluate", "--workdir=a,b", "--workdir=d", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "error: d is not a folder with a run. Train first: python -m mnist.train."
+
+
+def test_runs_of_different_images_are_said(run, runs, uneven, caplog):
+    run(*runs)
+    assert caplog.messages == []
+    run(runs[0], uneven)
+    assert caplog.messages == [
+        "These runs have different test images (digits, data): name one --data_dir or --dataset for all."
+    ]
+
+
+def test_a_runs_own_metrics_are_of_the_data_that_are_evaluated(run, runs, uneven, monkeypatch):
+    def own_metrics(trained, images, labels, logits):
+        assert (images.dtype, logits.dtype, type(logits)) == (np.uint8, np.float32, np.ndarray)
+        assert (images.shape[1:], logits.shape) == ((28, 28, 1), (len(labels), len(trained.classes)))
+        own = {"loss": compute_metrics(logits, labels)["loss"], "bad": np.float32("nan")}
+        return own if trained.workdir == runs[0] else {}
+
+    monkeypatch.setattr(finished.Run, "own_metrics", own_metrics)
+    other = {"data_dir": uneven.removesuffix("run") + "data"}
+    found = strict(run(runs[0], json=True, **other))
+    assert found["images"] == 20
+    assert found["own_metrics"] == {"loss": found["loss"], "bad": None}
+    assert f"\nloss {found['loss']:.6g}\nbad nan\n" in run(runs[0], **other)
+    first, second = run(*runs).splitlines()[1:]
+    assert first.endswith("  nan")
+    assert re.search("- +-$", second)
+
+
+def test_a_model_that_answers_nan_is_null_in_json_and_still_drawn(run, runs, monkeypatch, tmp_path):
+    load = finished.load
+
+    def load_broken(*arguments):
+        trained = load(*arguments)
+        trained.model.logits.bias.assign([np.nan] * 10)
+        return trained
+
+    monkeypatch.setattr(finished, "load", load_broken)
+    found = strict(run(runs[0], json=True, reliability=str(tmp_path / "a.png")))
+    assert (found["loss"], found["ece"]) == (None, None)
+    assert Image.open(tmp_path / "a.png").format == "PNG"
+
+
+# Changed images
+
+
+def test_each_corruption_gives_images_and_strengths_are_what_they_say():
+    images = np.zeros([2, 28, 28, 1], np.uint8)
+    images[0, 10, 20] = 255
+    versions = {str(row): [version(images) for version in row.versions] for row in robustness.CORRUPTIONS}
+    for changed in (image for found in versions.values() for image in found):
+        assert (changed.dtype, changed.shape) == (np.uint8, images.shape)
+    for row in versions.keys() - {f"noise {n} of the range" for n in (0.1, 0.2, 0.4)}:
+        assert not any(image[1].any() for image in versions[row]), row  # no image has a part in its neighbour
+    assert [str(np.argwhere(x[0])[0][:2]) for x in versions["shift 3 px"]] == [
+        "[13 20]",
+        "[ 7 20]",
+        "[10 23]",
+        "[10 17]",
+    ]
+    np.testing.assert_array_equal(versions["clean"][0], images)
+    angle = np.arctan2(3.5, 6.5)  # of the dot, seen from the centre, in a picture whose rows go down
+    for turned, degrees in zip(versions["rotation 30 degrees"], (30, -30), strict=True):
+        row, column = np.average(np.argwhere(turned[0, ..., 0]), axis=0, weights=turned[0][turned[0] > 0])
+        assert np.arctan2(13.5 - row, column - 13.5) == pytest.approx(angle + np.radians(degrees), abs=0.03)
+    for sigma in (1, 1.5):
+        blurred = versions[f"blur {sigma} px"][0][0, :, 20, 0] / 255
+        np.testing.assert_allclose(blurred[11] / blurred[10], np.exp(-1 / (2 * sigma**2)), atol=0.03)
+
+
+@pytest.mark.parametrize("deviation", [0.1, 0.2, 0.4])
+def test_noise_has_its_deviation_and_is_the_same_each_time(deviation):
+    grey = np.full([200, 28, 28, 1], 128, np.uint8)
+    noisy = robustness.add_noise(grey, deviation)
+    np.testing.assert_array_equal(noisy, robustness.add_noise(grey, deviation))
+    assert not np.array_equal(noisy[0], noisy[1])
+    inside = np.mean(np.abs(noisy / 255 - 128 / 255) < deviation)
+    assert inside == pytest.approx(0.683, abs=0.01)  # of a normal distribution; its tails end at black and white
+
+
+def test_paper_keeps_its_colour():
+    for colour in (0, 255):
+        paper = np.full([1, 28, 28, 1], colour, np.uint8)
+        for row in robustness.CORRUPTIONS:
+            if row.name != "noise":
+                assert all((version(paper) == colour).all() for version in row.versions), row
+
+
+def test_robustness_is_the_mean_of_the_directions(run, runs, digits):
+    rows = strict(run(runs[0], json=True, robustness=True))["robustness"]
+    whole = strict(run(runs[0], json=True))
+    assert rows[0] == {"corruption": "clean", "size": 0, "unit": ""} | {n: whole[n] for n in ("loss", "accuracy")}
+    model, accuracies = finished.load(runs[0]).model, []
+    for rows_down, columns_right in ((2, 0), (-2, 0), (0, 2), (0, -2)):
+        moved = np.roll(digits.test.images, (rows_down, columns_right), (1, 2)) / 255  # digits have a black frame
+        accuracies.append(np.mean(np.argmax(model(np.float32(moved), training=False), axis=1) == digits.test.labels))
+    assert (rows[2]["corruption"], rows[2]["size"]) == ("shift", 2)
+    assert rows[2]["accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-9)
+
+
+# The reliability diagram
+
+
+def test_the_reliability_diagram_is_written_where_it_is_told(run, runs, tmp_path):
+    path = tmp_path / "new" / "diagram.PNG"
+    assert run(runs[0], reliability=str(path)).endswith(f"\nwrote {path}\n")
+    assert Image.open(path).width <= 350
+    (tmp_path / "file").write_text("mine")
+    for settings, message in (
+        (
+            {"reliability": "diagram.jpg"},
+            r"^--reliability=diagram.jpg is no name of a PNG file: let it end in \.png\.$",
+        ),
+        ({"reliability": f"{tmp_path}/file/a.png"}, "^cannot write .*/file/a.png: "),
+    ):
+        with pytest.raises(mnist.Error, match=message):
+            run(runs[0], **settings)
+    with pytest.raises(mnist.Error, match="is a picture of one run: give one --workdir, not several"):
+        run(*runs, reliability=str(path))
+
+
+def test_the_diagram_shows_accuracy_and_the_gap():
+    nan = np.nan
+    result = Calibration(0.4, np.array([nan, 0.9]), np.array([nan, 0.5]), np.array([0, 8]))
+    drawn = np.asarray(draw_reliability(result)).astype(int)
+    blue = (drawn == (100, 149, 237)).all(axis=2)
+    red = (drawn == (240, 128, 128)).all(axis=2)
+    height = 296
+    assert blue.any(axis=1).sum() == pytest.approx(0.5 * height, abs=4)
+    assert red.any(axis=1).sum() == pytest.approx(0.4 * height, abs=4)
+    assert np.nonzero(red)[0].max() < np.nonzero(blue)[0].min()
+    navy = np.nonzero((drawn == (0, 0, 128)).all(axis=2))[0]  # the accuracy, also where the gap is below it
+    assert navy.max() == pytest.approx(np.nonzero(blue)[0].min(), abs=3)
+    assert np.nonzero(blue)[1].min() > 350 / 2  # the first bin is empty
+    draw_reliability(calibration(np.full([3, 2], nan), np.array([0, 1, 1])))  # a model that is broken

@@ -1,0 +1,231 @@
+"""A setting is a keyword, an attribute, a flag, a range and a part of the fingerprint."""
+
+import os
+
+from mnist import Error
+from mnist.checkpoint.fingerprint import _hyperparameters
+from mnist.model import CNN
+from mnist.settings import Setting, defined_flags, local_path, read_flags, settings_of, take
+from mnist.step import TrainStep
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+
+
+class Radius(TrainStep):
+    rho = Setting(0.05, "Radius.", low=0)
+    rounds = Setting(1, "Rounds.", low=1, high=9)
+    share = Setting(0.5, "Share.", low=0.0, below=1.0)
+    mode = Setting("fast", "Mode.", kind=("fast", "slow"))
+    sizes = Setting((0.1, 0.2), "Sizes.", low=0.0)
+    loud = Setting(False, "Whether it is loud.")
+    limit = Setting(None, "Limit, if any.", kind=float)
+
+
+def make(cls=Radius, **settings):
+    return cls(CNN(), keras.optimizers.Adam(), **settings)
+
+
+def test_settings_are_keywords_with_defaults_and_attributes():
+    step = make(rho=0.1, sizes=[1, 2], seed=3)
+    assert (step.rho, step.rounds, step.mode, step.sizes, step.loud, step.limit) == (
+        0.1,
+        1,
+        "fast",
+        (1, 2),
+        False,
+        None,
+    )
+    assert step.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rho": -0.1}, "rho is -0.1, expected a number of at least 0"),
+        ({"rho": float("nan")}, "rho is nan, expected"),
+        ({"rho": "much"}, "rho is 'much', expected a number"),
+        ({"rho": True}, "rho is True, expected a number"),
+        ({"rho": None}, "rho is None, expected a number"),
+        ({"rounds": 10}, "rounds is 10, expected an integer from 1 to 9"),
+        ({"rounds": 2.5}, r"rounds is 2\.5, expected an integer"),
+        ({"share": 1.0}, r"share is 1\.0, expected a number from 0 to below 1"),
+        ({"mode": "slower"}, "mode is 'slower', expected one of fast, slow"),
+        ({"sizes": [0.1, -1]}, r"sizes is \[0\.1, -1\], expected numbers, separated by commas, each of at least 0"),
+        ({"loud": 1}, "loud is 1, expected true or false"),
+        ({"limit": "none"}, "limit is 'none', expected a number"),
+    ],
+)
+def test_a_value_out_of_range_is_named_at_the_constructor_and_at_the_attribute(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+    ((name, value),) = settings.items()
+    step = make()
+    with pytest.raises(ValueError, match=message):
+        setattr(step, name, value)
+    assert getattr(step, name) == getattr(make(), name)
+
+
+def test_an_unknown_setting_is_named():
+    with pytest.raises(TypeError, match="Radius has no setting 'roh'; its settings: slices, rho, rounds"):
+        make(roh=0.1)
+    with pytest.raises(TypeError, match="TrainStep has no setting 'rho'; its settings: slices"):
+        make(TrainStep, rho=0.1)
+
+
+def test_numbers_of_numpy_are_numbers():
+    step = make(rho=np.float32(0.5), rounds=np.int64(3), loud=np.bool_(True))
+    assert [type(value) for value in (step.rho, step.rounds, step.loud)] == [float, int, bool]
+
+
+class First(TrainStep):
+    alpha = Setting(0.1, "One.")
+
+
+class Second(TrainStep):
+    alpha = Setting(0.2, "Another.")
+
+
+def test_one_name_in_two_unrelated_classes_is_refused_with_both_named():
+    class Both(First, Second):
+        pass
+
+    class Chosen(First, Second):
+        alpha = Setting(0.3, "Which?")
+
+    for cls in (Both, Chosen):
+        with pytest.raises(Error, match=f"{cls.__name__}: Second and First both have a setting 'alpha'"):
+            make(cls)
+        with pytest.raises(Error, match="Second and First"), defined_flags(cls):
+            pass
+
+
+def test_a_subclass_gives_another_default_or_range_or_computes_the_value():
+    class Default(First):
+        alpha = 0.5
+
+    class Range(First):
+        alpha = Setting(5, "Larger.", low=5)
+
+    class Computed(First):
+        @property
+        def alpha(self):
+            return self.seed + 0.5
+
+    assert make(Default).alpha == 0.5
+    assert make(Default, alpha=0.7).alpha == 0.7
+    assert make(Range).alpha == 5
+    with pytest.raises(ValueError, match="alpha is 4, expected an integer of at least 5"):
+        make(Range, alpha=4)
+    assert make(Computed, seed=1).alpha == 1.5
+    assert settings_of(Computed).keys() == {"slices"}
+    with defined_flags(Default):
+        assert flags.FLAGS["alpha"].default == 0.5
+
+
+def test_a_default_out_of_range_is_a_mistake_of_the_class():
+    with pytest.raises(ValueError, match="the default is 2, expected an integer from 0 to 1"):
+        Setting(2, "Too much.", low=0, high=1)
+
+
+def test_settings_are_flags_while_entered_and_round_trip_through_their_text():
+    def parse(*arguments):
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS(["test", *arguments])
+        return read_flags(Radius)
+
+    before = set(flags.FLAGS)
+    try:
+        with defined_flags(Radius):
+            assert vars(parse()) == {name: getattr(make(), name) for name in settings_of(Radius)}
+            values = parse("--rho=1e-5", "--rounds=3", "--mode=slow", "--sizes=0.3,2", "--loud", "--limit=1")
+            assert values.sizes == (0.3, 2.0)
+            step = make(**vars(values))
+            texts = [flags.FLAGS[name].serialize() for name in settings_of(Radius)]
+            assert "--sizes=0.3,2.0" in texts
+            assert parse(*texts) == values
+            assert {name: getattr(step, name) for name in vars(values)} == vars(values)
+            for bad in (
+                "--rho=-1",
+                "--rounds=10",
+                "--mode=x",
+                "--sizes=0.1,x",
+                "--sizes=-1",
+                "--sizes=nan",
+                "--limit=x",
+            ):
+                with pytest.raises(flags.IllegalFlagValueError, match="expected"):
+                    parse(bad)
+            with pytest.raises(Error, match="'slices' of speed has the name of another flag"), defined_flags(Radius):
+                pass
+            assert "rho" in flags.FLAGS
+    finally:
+        flags.FLAGS.mark_as_parsed()
+    assert set(flags.FLAGS) == before
+
+
+def test_paths_are_given_one_by_one_and_may_contain_commas():
+    class Options:
+        workdir = Setting(None, "Folders.", kind=[local_path])
+        others = Setting(["x"], "More folders.", kind=[local_path])
+
+    def parse(*arguments):
+        flags.FLAGS.unparse_flags()
+        flags.FLAGS(["test", *arguments])
+        return read_flags(Options)
+
+    try:
+        with defined_flags(Options):
+            assert vars(parse()) == {"workdir": None, "others": ("x",)}
+            values = parse("--workdir=lr=0.1,seed=0", "--workdir", "~/b", "--others=y", "--others=y")
+            assert values.workdir == ("lr=0.1,seed=0", os.path.expanduser("~/b"))
+            assert values.others == ("y", "y")  # in place of the default
+            texts = [line for name in vars(values) for line in flags.FLAGS[name].serialize().splitlines()]
+            assert parse(*texts) == values
+            assert "one for each time" in flags.FLAGS["workdir"].setting.expected()
+            with pytest.raises(Error, match="gs://b is a URL"):
+                parse("--workdir=a", "--workdir=gs://b")
+    finally:
+        flags.FLAGS.mark_as_parsed()
+    options = Options()
+    take(options, {"workdir": "one, alone"})
+    assert options.workdir == ("one, alone",)
+    with pytest.raises(ValueError, match=r"workdir is .*, expected paths, one for each time that the flag is given"):
+        options.workdir = ["a", 3]
+
+
+def test_settings_are_hyperparameters_whatever_their_kind():
+    found = _hyperparameters(make(limit=None, loud=True))
+    assert {name: found[name] for name in settings_of(Radius)} == {
+        "slices": 1,
+        "rho": 0.05,
+        "rounds": 1,
+        "share": 0.5,
+        "mode": "fast",
+        "sizes": [0.1, 0.2],
+        "loud": True,
+        "limit": None,
+    }
+
+
+def test_a_setting_that_is_read_too_early_says_so():
+    class Early(TrainStep):
+        rho = Setting(0.1, "Radius.")
+
+        def __init__(self, model, optimizer, **kwargs):
+            self.twice = 2 * self.rho
+            super().__init__(model, optimizer, **kwargs)
+
+    with pytest.raises(AttributeError, match=r"call super\(\).__init__\(\) first"):
+        make(Early)
+
+
+def test_take_serves_any_class():
+    class Options:
+        size = Setting(3, "Size.", low=1)
+
+    options = Options()
+    take(options, {})
+    assert options.size == 3

@@ -1,0 +1,208 @@
+"""What a step shows from within: norms and histograms of the right numbers, and what research writes itself."""
+
+import collections
+import pathlib
+import shutil
+
+from mnist import Error, checkpoint, data
+from mnist.loop import Interrupted, train_and_evaluate
+from mnist.step import TrainStep, counts, names_of, square
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import StopAfter
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+
+def make_model():
+    dense = keras.layers.Dense
+    return keras.Sequential([keras.Input([28, 28, 1]), keras.layers.Flatten(), dense(8, name="a"), dense(10, name="b")])
+
+
+def train(workdir, dataset, cls=TrainStep, optimizer=None, **options):
+    keras.utils.set_random_seed(0)
+    step = cls(make_model(), optimizer or keras.optimizers.SGD(0.5), seed=0, **options.pop("settings", {}))
+    return step, train_and_evaluate(step, dataset, str(workdir), **({"epochs": 1} | options))
+
+
+def norm(arrays):
+    return sum(map(square, arrays)) ** 0.5
+
+
+def read(folder):
+    """What TensorBoard knows of an event folder: a dict from tags to a list of steps and tensors."""
+    events = EventAccumulator(str(folder), tensor_size_guidance=collections.defaultdict(int))
+    events.Reload()
+    return {
+        tag: [(event.step, tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+    }
+
+
+def test_norms_and_histograms_are_those_of_the_step(digits, tmp_path):
+    seen = []
+
+    class Seeing(TrainStep):
+        def __call__(self, images, labels):
+            before = [tf.identity(v.value) for v in self.model.trainable_variables]
+            scalars = super().__call__(images, labels)
+            after = [v.value.read_value() for v in self.model.trainable_variables]
+            tf.numpy_function(lambda *arrays: seen.append(arrays), [*before, *after], [])
+            return scalars
+
+    train(tmp_path, digits, Seeing, norms_every=2, histograms_every=3, max_steps=6)
+    found = read(tmp_path / "train")
+    assert [step for step, _ in found["updates/a"]] == [2, 4, 6]
+    assert [step for step, _ in found["weights/a/kernel"]] == [3, 6]
+    for place, number in enumerate((2, 4, 6)):
+        before, after = seen[number - 1][:4], seen[number - 1][4:]
+        gradients = [(x - y) / np.float32(0.5) for x, y in zip(before, after, strict=True)]  # of SGD
+        for layer, own in (("a", slice(0, 2)), ("b", slice(2, 4)), ("all layers", slice(0, 4))):
+            update = norm([y - x for x, y in zip(before[own], after[own], strict=True)])
+            expected = {"weights": norm(after[own]), "updates": update / norm(before[own])}
+            for tag, value in (expected | {"gradients": norm(gradients[own])}).items():
+                assert found[f"{tag}/{layer}"][place][1] == pytest.approx(value, rel=1e-4), (tag, layer, number)
+    np.testing.assert_allclose(found["weights/b/bias"][1][1], counts(seen[5][7]), rtol=1e-6)
+    assert found["gradients/a/kernel"][1][1][:, 2].sum() == 784 * 8
+
+
+def test_nothing_that_is_looked_at_moves_a_bit(digits, tmp_path):
+    weights = []
+    for name, every in (("all", 1), ("none", 0)):
+        adam = keras.optimizers.Adam(1e-3)
+        step, _ = train(tmp_path / name, digits, optimizer=adam, norms_every=every, histograms_every=every)
+        weights.append([v.numpy().tobytes() for v in checkpoint.variables_of(step).values()])
+    assert weights[0] == weights[1]
+    assert not any(tag.startswith(("weights", "gradients", "updates")) for tag in read(tmp_path / "none" / "train"))
+
+
+def test_gradients_of_a_scaled_loss_are_shown_as_they_are(digits, tmp_path):
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=1024.0)
+    for name, optimizer in (("plain", keras.optimizers.SGD(0.1)), ("scaled", scaled)):
+        train(tmp_path / name, digits, optimizer=optimizer, norms_every=1, max_steps=3)
+    plain, scaled = (read(tmp_path / name / "train")["gradients/all layers"] for name in ("plain", "scaled"))
+    for (_, value), (_, expected) in zip(scaled, plain, strict=True):
+        assert value == pytest.approx(expected, rel=1e-5)
+
+
+class Writing(TrainStep):
+    """Writes in its own ways: every so often, as --norms_every says, and at each evaluation."""
+
+    def prepare_batch(self, images, labels):
+        images, labels = super().prepare_batch(images, labels)
+        with self.view.every(5):
+            tf.summary.image("images/batch", images[:2], max_outputs=2)
+            tf.summary.histogram("pixels/grey", images)
+        return images, labels
+
+    def compute_loss(self, images, labels):
+        loss, logits = super().compute_loss(images, labels)
+        with self.view.every(1):
+            tf.summary.scalar("losses/of_a_slice", loss)
+        tf.summary.scalar("default", loss)
+        return loss, logits
+
+    def extra_metrics(self, images, labels, logits):
+        view = self.view
+        told = (view.workdir, view.dataset.name, view.part, len(labels), logits.shape)
+        self._told = [*getattr(self, "_told", []), told]
+        with view.every(1000):
+            tf.summary.histogram("logits/all", logits)
+        return {"margin": np.sort(logits)[:, -1].mean() - np.sort(logits)[:, -2].mean()}
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_research_writes_from_the_step_and_from_evaluations_and_a_resume_repeats_nothing(slices, tmp_path):
+    held = data.load("digits", holdout=97)
+    options = {"settings": {"slices": slices}, "norms_every": 4, "steps_per_loop": 3, "max_steps": 22}
+    with pytest.raises(Interrupted):
+        train(tmp_path, held, Writing, interrupt=StopAfter(4), **options)
+    shutil.rmtree(tmp_path / "checkpoints")  # as after kill -9: what was written is ahead of what was saved
+    with pytest.raises(Interrupted):
+        train(tmp_path, held, Writing, interrupt=StopAfter(3), **options)
+    step, results = train(tmp_path, held, Writing, **options)
+    found = read(tmp_path / "train")
+    assert [n for n, _ in found["images/batch"]] == [n for n, _ in found["pixels/grey"]] == [5, 10, 15, 20]
+    assert [n for n, _ in found["losses/of_a_slice"]] == list(range(1, 23))
+    assert [n for n, _ in found["loss/default"]] == [4, 8, 12, 16, 20]
+    assert len(found["images/batch"][0][1]) == 2 + 2  # width, height and two pictures
+    assert [n for n, _ in read(tmp_path / "validation")["logits/all"]] == [0, 22]
+    assert [n for n, _ in read(tmp_path / "test")["logits/all"]] == [22]
+    assert step._told[-1] == (str(tmp_path), "digits", "test", len(held.test.labels), (len(held.test.labels), 10))
+    assert step._told[-2][2:4] == ("validation", 97)
+    assert results["validation_margin"] > 0
+    assert read(tmp_path / "validation")["epoch/margin"][-1][1] == pytest.approx(results["validation_margin"])
+
+
+def test_a_step_may_be_resumed_without_what_it_wrote(digits, tmp_path):
+    writes = {"on": True}
+
+    class Maybe(TrainStep):
+        def prepare_batch(self, images, labels):
+            images, labels = super().prepare_batch(images, labels)
+            if writes["on"]:
+                with self.view.every(2):
+                    tf.summary.histogram("pixels/grey", images)
+            return images, labels
+
+    train(tmp_path, digits, Maybe, max_steps=4)
+    writes["on"] = False
+    train(tmp_path, digits, Maybe, max_steps=6)
+    assert [n for n, _ in read(tmp_path / "train")["pixels/grey"]] == [2, 4]
+
+
+def test_without_a_run_a_step_that_writes_is_silent():
+    step = Writing(make_model(), keras.optimizers.SGD(0.5))
+    images, labels = tf.zeros([4, 28, 28, 1], tf.uint8), tf.zeros([4], tf.uint8)
+    assert np.isfinite(tf.function(step)(images, labels)["loss"])
+    assert np.isfinite(step(images, labels)["loss"])
+
+
+def test_a_metric_of_the_old_form_is_refused_in_a_line(digits, tmp_path):
+    class Old(TrainStep):
+        def extra_metrics(self, images, labels):
+            return {}
+
+    with pytest.raises(Error, match="extra_metrics of Old has to take images, labels and logits"):
+        train(tmp_path / "run", digits, Old)
+    assert not pathlib.Path(tmp_path / "run" / "checkpoints").exists()
+
+
+def test_numbers_that_are_not_finite_and_odd_paths():
+    assert counts(np.array([np.nan, np.inf, 1.0], np.float32))[:, 2].sum() == 1
+    assert counts(np.array([np.nan], np.float32)).shape == (30, 3)
+    for values in ([1, 1.0000001], [1e9], [1e20, 1e20], [-3e38, 3e38], []):
+        found = counts(np.array(values, np.float32))
+        assert found[:, 2].sum() == len(values)
+        assert (np.diff(found[:, 0]) > 0).all()
+
+
+class Block(keras.layers.Layer):
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.fc = keras.layers.Dense(4, name="fc")
+
+    def call(self, x):
+        return self.fc(x)
+
+
+def test_each_layer_has_a_name_of_its_own():
+    images = keras.Input([28, 28, 1])
+    x = keras.layers.Flatten()(images)
+    model = keras.Model(images, keras.layers.Dense(10, name="out")(Block("block2")(Block("block1")(x))))
+    layers = [layer for layer, name in names_of(model) if name == "kernel"]
+    assert layers == ["block1/fc", "block2/fc", "out"]
+
+    class Twins(keras.Model):
+        def __init__(self):
+            super().__init__(name="twins")
+            self.a, self.b = (keras.layers.Dense(10, name="same") for _ in range(2))
+
+        def call(self, x):
+            return self.b(self.a(x))
+
+    twins = Twins()
+    twins(tf.zeros([1, 10]))
+    assert [layer for layer, _ in names_of(twins)] == ["same", "same", "same_2", "same_2"]
