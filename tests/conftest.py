@@ -76,7 +76,7 @@ import sklearn.metrics, tensorboard.plugins.hparams.api, tensorboard.summary
 from mnist import model
 from mnist.data import batches
 from mnist.distributed import replicas
-from mnist.step import TrainStep, View, compile_step, make_train_loop, train_step
+from mnist.step import Context, TrainStep, compile_step, make_train_loop, train_step
 from mnist.summaries import event_files
 from tensorflow.python.autograph.core import converter
 from tensorflow.python.autograph.impl import api
@@ -90,7 +90,7 @@ functions += [model.make_predict_logits(None).python_function]
 gather = next(code for code in batches.epoch_batches.__code__.co_consts if isinstance(code, types.CodeType))
 functions += [types.FunctionType(gather, vars(batches), None, None, (types.CellType(None),) * len(gather.co_freevars))]
 functions += [make_train_loop(unittest.mock.MagicMock())[1].python_function]
-functions += [compile_step(unittest.mock.MagicMock()).python_function, View.writing]
+functions += [compile_step(unittest.mock.MagicMock()).python_function, Context.tracing]
 for function in functions:
     for called in (True, False):  # by tf.function() itself, or by what that compiles
         options = converter.ConversionOptions(recursive=True, user_requested=called, optional_features=())
