@@ -304,7 +304,7 @@ def test_slices_are_shared_evenly_or_refused():
         check_slices(2, 2, 2)
     with pytest.raises(Error, match="by 3 replicas, 1 in each of 3 processes: 1, 2, 4, 8 and so on of them could"):
         check_slices(4, 3, 1)
-    with pytest.raises(Error, match="--slices=3 is no power of two"):
+    with pytest.raises(Error, match="--slices=3 is not a power of two"):
         layouts.TrainStep(layouts.noisy(), layouts.keras.optimizers.Adam(), slices=3)
 
 
