@@ -44,12 +44,9 @@ def measure_norms(names, before, after, gradients):
 
 
 def measure_histograms(names, after, gradients):
-    """Counts the values of each trainable variable and of its gradient.
+    """Returns the `counts` of each variable and gradient, under `weights/<layer>/<name>`, `gradients/<layer>/<name>`.
 
-    Args:
-      names, after, gradients: as `measure_norms` takes them.
-
-    Returns: a dict from `weights/<layer>/<name>` and `gradients/<layer>/<name>` to arrays, as `counts` returns them.
+    Takes arguments as `measure_norms` does.
     """
     histograms = {}
     for i, (layer, name) in enumerate(names):
@@ -65,14 +62,7 @@ def square(array):
 
 
 def counts(array, bins=30):
-    """Returns a histogram of the finite values of an array.
-
-    Args:
-      array: floats of any shape.
-      bins: the number of bins.
-
-    Returns: float64 `[bins, 3]`: lower edge, upper edge, and number of values of each bin.
-    """
+    """Returns a histogram of the finite values: lower edge, upper edge and count of each bin, float64 `[bins, 3]`."""
     array = array[np.isfinite(array)].astype(np.float64)
     low, high = (array.min(), array.max()) if array.size else (0.0, 0.0)
     if not (np.diff(np.linspace(low, high, bins + 1)) > 0).all():  # too close for float64 to separate the edges

@@ -20,9 +20,9 @@ _RESERVED = ("averaged", "iterations", "model", "optimizer", "seed", "view", *_P
 class TrainStep(tf.Module):
     """One step of training. Override the smallest method that suffices, and call `super()`.
 
-    Checkpoints save and restore every `tf.Variable`, Keras model, layer and optimizer in the attributes of a subclass.
-    Its hyperparameters are `Setting`s. A resume with other settings is refused. So is one with other numbers or strings
-    in public attributes. Attributes whose name begins with `_` are not compared.
+    Checkpoints save every `tf.Variable`, Keras model, layer and optimizer in the attributes of a subclass. Its
+    hyperparameters are `Setting`s. A resume with other settings is refused, also with other numbers or strings in
+    public attributes. Attributes whose name begins with `_` are not compared.
 
     Args:
       model: a built `keras.Model` from float32 images `[B, 28, 28, 1]` to logits `[B, classes]`.
@@ -31,7 +31,7 @@ class TrainStep(tf.Module):
       settings: the values of the class's `Setting`s. Default: their defaults.
 
     Raises: TypeError for a keyword that is not a setting. ValueError for a value out of range. `mnist.Error` for a
-      model or an optimizer that this loop would not train as `fit` does, or for an attribute with a reserved name.
+      model or an optimizer that this loop would not train as `fit` does.
     """
 
     slices = Setting(
@@ -82,63 +82,48 @@ class TrainStep(tf.Module):
 
     @property
     def eval_model(self):
-        """The `keras.Model` that is evaluated and exported, the same object at each call.
-
-        With an optimizer that has `use_ema` it is a copy of the model with the averaged weights, as `fit` leaves them.
-        """
+        """The `keras.Model` that is evaluated and exported, always the same object. With `use_ema` it is a copy."""
         return self.model if self.averaged is None else self.averaged
 
     def update_eval_model(self):
-        """Updates `eval_model`. Called outside of any graph before the model is evaluated or saved."""
+        """Updates `eval_model`, called outside of any graph before the model is evaluated or saved."""
         if self._averaging:
             self._averaging.update()
 
     def random_seed(self, purpose):
         """Returns a seed for a stateless random op, int32 `[2]`, a function of `(seed, step, purpose)`.
 
-        Args:
-          purpose: a string. Draws of one step with the same purpose are equal, others are independent. Within
-            `compute_loss` each slice of the batch has its own seed.
+        Draws of one step with the same purpose, a string, are equal. Within `compute_loss` each slice has its own seed.
         """
         salt = (zlib.crc32(purpose.encode()) + 0x1E3779B9 * self._context.slice_number) & 0x7FFFFFFF
         step = tf.cast(self.iterations, tf.int32)
         return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), salt)
 
     def own_variables(self):
-        """Returns a list of the `tf.Variable`s that are attributes of the step.
-
-        Code that passes one batch through the step twice restores them, to undo what the second pass writes.
-        """
+        """Returns the `tf.Variable`s that are attributes, for code that undoes what a second pass writes."""
         return [value for value in vars(self).values() if isinstance(value, tf.Variable)]
 
     def epoch_order(self, examples, epoch):
         """Returns the order in which an epoch goes through the training set, integers `[N]`.
 
-        Called outside of any graph when the epoch begins, so it may depend on the model and on variables of the step.
-        Checkpoints save the order, so that a resumed run has the same. An example may come twice or not at all.
+        Called outside of any graph when the epoch begins, so that it may depend on the variables of the step.
+        Checkpoints save the order. An example may come twice or not at all.
 
         Args:
           examples: a `data.Examples`. Uint8 images `[N, 28, 28, 1]` and integer labels `[N]`, NumPy arrays.
-          epoch: an int. Counted from 0.
+          epoch: an int, counted from 0.
         """
         return epoch_order(len(examples.labels), self.seed, epoch)
 
     def prepare_batch(self, images, labels):
-        """Converts a batch for the loss.
-
-        Args:
-          images: uint8 `[B, 28, 28, 1]`.
-          labels: integers `[B]`.
+        """Converts uint8 images `[B, 28, 28, 1]` and integer labels `[B]` for the loss.
 
         Returns: float32 images `[B, 28, 28, 1]` in [0, 1] and one-hot float32 labels `[B, classes]`.
         """
         return scale_images(images), tf.one_hot(labels, count_outputs(self.model))
 
     def compute_loss(self, images, labels):
-        """Runs the model in training mode.
-
-        Args:
-          images, labels: as `prepare_batch` returns them.
+        """Runs the model in training mode on what `prepare_batch` returned.
 
         Returns: the mean loss with the losses of regularizers and `add_loss`, a scalar, and logits `[B, classes]`.
         """
@@ -147,15 +132,10 @@ class TrainStep(tf.Module):
         return _total(tf.reduce_mean(losses), self.model.losses), logits
 
     def compute_gradients(self, images, labels):
-        """Computes the gradients of the loss, as means over the batch.
+        """Computes means over the batch. With `slices` it calls `compute_loss` with one part of the batch at a time.
 
-        With `slices` the batch is cut into as many parts, and `compute_loss` is called with one part at a time.
-
-        Args:
-          images, labels: as `prepare_batch` returns them.
-
-        Returns: a list of one gradient per trainable variable, and a dict of scalars to show. A gradient is None if the
-          loss does not depend on the variable. An optimizer that scales the loss gets gradients of the scaled loss.
+        Returns: one gradient per trainable variable, None if the loss does not depend on it, and a dict of scalars to
+          show. If the optimizer scales the loss, the gradients belong to the scaled loss.
         """
         variables = list(checkpoint.variables_of(self).values())
         mean, jit_compile = self._context.replicas.mean, self._context.jit_compile
@@ -188,22 +168,14 @@ class TrainStep(tf.Module):
     def extra_metrics(self, images, labels, logits):
         """Returns a dict of numbers, the metrics of an evaluation beside loss and accuracy. Default: an empty dict.
 
-        Called outside of any graph. `self.view` has the run's folder, its data and the part that is evaluated. Each key
-        becomes `epoch/<key>` in TensorBoard, `validation_<key>` in `metrics.jsonl` and `test_<key>` in `results.json`.
-
-        Args:
-          images: uint8 NumPy array `[N, 28, 28, 1]`. All images of the part.
-          labels: integer NumPy array `[N]`.
-          logits: float32 NumPy array `[N, classes]`. The output of `eval_model`.
+        Called outside of any graph with NumPy arrays of all examples: uint8 images `[N, 28, 28, 1]`, integer labels
+        `[N]`, and the float32 logits `[N, classes]` of `eval_model`. `self.view` describes the run and the data. Each
+        key is `epoch/<key>` in TensorBoard, `validation_<key>` in `metrics.jsonl`, `test_<key>` in `results.json`.
         """
         return {}
 
     def __call__(self, images, labels):
-        """Makes one update.
-
-        Args:
-          images: uint8 `[B, 28, 28, 1]`.
-          labels: integers `[B]`.
+        """Makes one update from uint8 images `[B, 28, 28, 1]` and integer labels `[B]`.
 
         Returns: a flat dict of float32 scalars, with the `loss` and the `accuracy` before the update. Each key becomes
           `batch/<key>` and `epoch/<key>` in TensorBoard.

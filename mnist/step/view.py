@@ -56,11 +56,7 @@ class View:
 
     @contextlib.contextmanager
     def writing(self, iterations):
-        """Gives the summaries of a step that is traced its number, counted from 1.
-
-        Args:
-          iterations: an integer `tf.Variable`. The number of steps before this one.
-        """
+        """Gives the summaries of a traced step the number of steps before it, an integer `tf.Variable`, plus 1."""
         if self.writer is None:
             yield
             return
@@ -82,15 +78,9 @@ class View:
         return min((-(-number // n) * n for n in (self._norms_every, self._histograms_every) if n), default=math.inf)
 
     def look(self, step, number, take_step):
-        """Takes a step and measures its update. `take` returns the measurements.
+        """Takes step `number` of a `TrainStep`, measures its update for `take`, and returns its scalars.
 
-        Args:
-          step: a `TrainStep`.
-          number: an int. The number of the step.
-          take_step: a function without arguments. It returns scalars and gradients, as the `tf.function` of
-            `compile_step` does.
-
-        Returns: the scalars.
+        `take_step` is a function without arguments that returns scalars and gradients.
         """
         if self._is_silent:
             return take_step()[0]
