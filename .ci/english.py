@@ -4,7 +4,7 @@ It reads docstrings, comments, the messages of errors, help texts, and the prose
 
 - first word: a verb in the third person for a function, a noun for a class, and nothing in `FIRST` for all others.
 - word: none of the patterns in `WORDS`, which stand for metaphors, old words and nouns left out.
-- length: a sentence has at most 25 words. A span in backticks is one word.
+- length: a sentence has at most 25 words. A list of spans in backticks is one word.
 - colon, semicolon: a sentence has at most one colon and no semicolon, because neither is a conjunction.
 """
 
@@ -64,7 +64,7 @@ def sentences(number, block):
 def faults(number, block, is_message=False):
     """Yields (line number, rule, sentence) for each sentence of a block that breaks a rule."""
     for line, sentence in sentences(number, block):
-        plain = re.sub(r"`[^`]*`", "X", sentence)
+        plain = re.sub(r"`[^`]*`(,?( and| or)? `[^`]*`)*", "X", sentence)
         if found := WORDS.search(plain):
             yield line, f"word '{found[0]}'", sentence
         if (count := sum(bool(re.search(r"\w", word)) for word in plain.split())) > 25:
