@@ -149,7 +149,7 @@ def test_gathered_rows_are_in_the_order_of_the_workers():
 
 
 class Keeping(TrainStep):
-    """Keeps a tensor of `compute_loss` for later."""
+    """A step that keeps a tensor of `compute_loss`."""
 
     def compute_loss(self, images, labels):
         loss, self.kept = super().compute_loss(images, labels)
@@ -161,7 +161,7 @@ class Keeping(TrainStep):
 
 
 class Constant(TrainStep):
-    """Returns a tensor among its labels that has no row for each image."""
+    """A step with a tensor among its labels that has no row for each image."""
 
     def prepare_batch(self, images, labels):
         images, labels = super().prepare_batch(images, labels)
@@ -185,7 +185,7 @@ def test_tensors_of_one_slice_or_without_a_batch_are_refused():
 
 
 class OpenSize(TrainStep):
-    """Leaves the size of its images open, as an augmentation may."""
+    """A step that leaves the size of its images open, as an augmentation may."""
 
     def prepare_batch(self, images, labels):
         images, labels = super().prepare_batch(images, labels)
