@@ -64,7 +64,7 @@ BAD = [
     (["--data_dir=no/such/folder"], "does not exist"),
     (["--dataset=digits", "--workdir=/dev/null"], "cannot write to --workdir=/dev/null"),
     (["--dataset=digits", "--workdir=/proc/nowhere"], "cannot write to --workdir=/proc/nowhere"),
-    (["--dataset=digits", "--optimizer=sgd", "--beta_1=0.8"], "--beta_1 has no part in --optimizer=sgd"),
+    (["--dataset=digits", "--optimizer=sgd", "--beta_1=0.8"], "--optimizer=sgd has no beta_1: leave out --beta_1."),
     (["--optimizer=adamm"], "expected one of adam, adamw"),
 ]
 
