@@ -7,7 +7,7 @@ settings are the defaults: strong ones underfit a network of this size.
 
 Two epochs, seeds 0 to 2, test accuracy: 99.30 ± 0.04 %.
 The plain step gives 99.26 ± 0.08 %. A step on two cores takes 12 % longer, in noisier hours up to 25 %
-(`scripts/benchmark.py`, `loop_augment`).
+(`scripts/benchmarks/benchmark.py`, `loop_augment`).
 """
 
 from mnist import train

@@ -6,7 +6,7 @@ Smith and Topin, "Super-Convergence" (arXiv:1708.07120).
 
     python -m mnist.research.speedrun --flagfile=scripts/recipes/speedrun.flags
 
-Test accuracy after 480 steps, seeds 0 to 9: 99.03 ± 0.05 % (`scripts/time_to_accuracy.py`).
+Test accuracy after 480 steps, seeds 0 to 9: 99.03 ± 0.05 % (`scripts/benchmarks/time_to_accuracy.py`).
 """
 
 from mnist import train

@@ -12,13 +12,13 @@ import time
 
 from mnist import LOST, Error, checkpoint
 from mnist.distributed import Cluster, check_slices, read_cluster
+from mnist.launch_workers import free_ports
 from mnist.run import OF_THE_HOUR
 
 import layouts
 import pytest
 import tensorflow as tf
 from conftest import SMALL, quick_python
-from launch_workers import _free_ports
 from test_research import NAMES
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -82,7 +82,7 @@ class Workers:
     """Starts a script as the processes of one run, with other flags for some."""
 
     def __init__(self, python, script, count=2, flags=(), others=None, skipped=(), **env):
-        addresses = [f"localhost:{port}" for port in _free_ports(count)]
+        addresses = [f"localhost:{port}" for port in free_ports(count)]
         self.processes = {}
         for i in set(range(count)) - set(skipped):
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
@@ -126,7 +126,7 @@ def shown(folder):
 
 
 def test_every_step_has_the_same_bits_on_any_layout(tmp_path):
-    launcher = [sys.executable, str(ROOT / "scripts" / "launch_workers.py"), f"--logs={tmp_path}"]
+    launcher = [sys.executable, "-m", "mnist.launch_workers", f"--logs={tmp_path}"]
     worker = [sys.executable, layouts.__file__, str(tmp_path)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / place) for place in ("tests", "tests/contract"))}
     done = subprocess.run([*launcher, "--workers=2", "--", *worker], capture_output=True, text=True, env=env)
@@ -317,7 +317,7 @@ def test_the_launcher_resumes_on_fewer_workers_and_leaves_no_orphan(quiet_python
         "--epochs=3",
         f"--workdir={script.parent}/run_0",
     ]
-    launch = [sys.executable, str(ROOT / "scripts" / "launch_workers.py"), "--workers=2", f"--logs={script.parent}"]
+    launch = [sys.executable, "-m", "mnist.launch_workers", "--workers=2", f"--logs={script.parent}"]
     done = subprocess.run(
         [*launch, "--restarts=1", "--min_workers=1", "--", *command],
         capture_output=True,
