@@ -18,16 +18,16 @@ def results_of(run):
     Args:
       run: a `Session` that is over, its evaluated model up to date.
     """
-    state, plan, history = run.state, run.plan, run.state["history"]
+    state, plan, history = run.state, run.plan, run.state.history
     results = {
         "dataset": run.dataset.name,
         "parameters": run.step.model.count_params(),
         "seed": run.step.seed,
         "epochs": plan.epochs,
-        "steps": state["step"],
+        "steps": state.step,
         "batch_size": plan.batch_size,
-        "train_seconds": state["seconds"],
-        "images_per_second": state["images"] / state["seconds"],
+        "train_seconds": state.seconds,
+        "images_per_second": state.images / state.seconds,
         **{name: value for name, value in history[-1].items() if name != "step"},
         **{f"test_{name}": value for name, value in _test_metrics(run, history[-1]).items()},
     }
@@ -36,7 +36,7 @@ def results_of(run):
         results |= {f"best_{name}": value for name, value in best.items()}
         with run.best.assigned(run.step, run.variables):
             results |= {f"best_test_{name}": value for name, value in _test_metrics(run, best).items()}
-    return results | state.get("provenance", {})
+    return results | state.provenance
 
 
 def _test_metrics(run, entry):
@@ -47,7 +47,7 @@ def _test_metrics(run, entry):
     summaries = vars(run).get("summaries", NoSummaries())  # a run that was finished before shows nothing anew
     with summaries.writing("test", entry["step"]):
         metrics = run.evaluator.measure(run.dataset.test, "test").metrics
-    if entry is run.state["history"][-1]:
+    if entry is run.state.history[-1]:
         summaries.write_scalars("test", entry["step"], {f"epoch/{name}": value for name, value in metrics.items()})
     return metrics
 
@@ -70,7 +70,7 @@ class MetricsFile:
 
     def __init__(self, folder, state, plan):
         self._path, self._plan = os.path.join(folder, "metrics.jsonl"), plan
-        lines = map(self._line, state["history"], state["times"])
+        lines = map(self._line, state.history, state.times)
         files.write_atomically(self._path, "".join(lines))
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(folder, "results.json"))

@@ -1,5 +1,6 @@
 """A run under way: the step, the state that its checkpoints hold, and where both are written."""
 
+import dataclasses
 import functools
 import math
 import os
@@ -10,13 +11,13 @@ from mnist import Error, checkpoint
 from mnist.checkpoint import Best, attributes, fingerprint_of, resume
 from mnist.cli import Progress, say
 from mnist.data import as_tensors, check_order, epoch_batches
-from mnist.metrics import RunningMeans
 from mnist.model import describe_model, probe
 from mnist.run import provenance
 from mnist.run.evaluator import Evaluator
 from mnist.run.introduction import introduce
 from mnist.run.profiler import Profiler
 from mnist.run.results import MetricsFile, results_of
+from mnist.run.state import RunState
 from mnist.step import TrainStep, View, compile_loop, describe_measuring
 from mnist.summaries import NoSummaries, Summaries, hparams
 
@@ -48,16 +49,25 @@ class Session:
         self.attributes = attributes(step)
         self.cluster = step.replicas.cluster
         self.evaluator = Evaluator(step, plan.eval_batch_size)
-        self.state, self.order = resume.start(step, plan, fingerprint, self.directory, workdir)
+        found, self.order = resume.restore(step, plan, fingerprint, self.directory, workdir, self.cluster)
+        self.state = RunState.from_json(found or {})
         keeps_best = plan.best and self.cluster.is_chief
-        self.best = Best(self.directory, *plan.best, self.state["history"]) if keeps_best else None
+        self.best = Best(self.directory, *plan.best, self.state.history) if keeps_best else None
         self.batches, self.epoch = None, None  # of that epoch
         self.unbounded = set()  # scalars that were NaN or infinite, each said once
         self.start_step = self.step_number
-        self.saved = (self.step_number, len(self.state["history"]))
-        self.state |= {"fingerprint": fingerprint, "dataset": dataset.name, "data_dir": dataset.data_dir}
-        self.state |= {"classes": dataset.classes, "framed": dataset.is_framed(), "test_sha256": dataset.test.digest()}
-        self.state |= {"measures": describe_measuring(step), "keep_best": plan.best}
+        self.saved = (self.step_number, len(self.state.history))
+        self.state = dataclasses.replace(
+            self.state,
+            fingerprint=fingerprint,
+            dataset=dataset.name,
+            data_dir=dataset.data_dir,
+            classes=dataset.classes,
+            framed=dataset.is_framed(),
+            test_sha256=dataset.test.digest(),
+            measures=describe_measuring(step),
+            keep_best=plan.best,
+        )
         self.profiler = Profiler(self.folder, plan.profiled if self.cluster.is_chief else None)
         self.progress = Progress(plan, silent=not self.cluster.is_chief)
         if self.is_over:
@@ -81,16 +91,16 @@ class Session:
 
     @property
     def step_number(self):
-        return self.state["step"]
+        return self.state.step
 
     @property
     def evaluated(self):
         """The step of the last evaluation, -1 before the first."""
-        return self.state["history"][-1]["step"] if self.state["history"] else -1
+        return self.state.evaluated
 
     @property
     def is_over(self):
-        return self.plan.is_over(self.step_number, self.state["history"])
+        return self.plan.is_over(self.step_number, self.state.history)
 
     @functools.cached_property
     def summaries(self):
@@ -104,12 +114,12 @@ class Session:
         self._start_batches()
         loop = make_loop()
         loop.trace(self.batches)
-        self.state["provenance"] = provenance.describe()
+        self.state.provenance = provenance.describe()
         self.metrics_file = MetricsFile(self.folder, self.state, plan) if is_chief else None
         shown = {"dataset": (self.dataset.name, "mnist")} | (self.shown or hparams.of(step, plan))
         self.summaries.begin(self.start_step, shown, self.workdir)
         if not self.start_step:
-            self.summaries.describe(step, self.dataset, self.flags_text, self.state["provenance"], graph)
+            self.summaries.describe(step, self.dataset, self.flags_text, self.state.provenance, graph)
         return loop
 
     def _compile(self, open_writer):
@@ -119,7 +129,8 @@ class Session:
         order = tf.range(plan.num_examples)  # any: of the batches only the shapes count
         spec = epoch_batches(*self.tensors, order, plan.batch_size).element_spec
         make_loop, graph, digest = compile_loop(step, spec, self.variables, plan.jit_compile, open_writer)
-        resume.check_traced(self.state, digest, self.workdir, self.cluster)
+        resume.check_traced(self.state.traced, digest, self.workdir, self.cluster)
+        self.state.traced = digest
         return make_loop, graph
 
     @functools.cached_property
@@ -170,20 +181,16 @@ class Session:
         if counted != first + done - 1 and not skips:
             raise RuntimeError(f"optimizer.iterations is {counted} after step {first + done - 1}.")
         batch_sizes = plan.batch_sizes(first, done)
-        means = RunningMeans(state["totals"], state["count"])
-        means.add(scalars, batch_sizes)
-        state.update(step=first + done - 1, totals=means.totals, count=means.count)
-        state["seconds"] += seconds
-        state["images"] += sum(batch_sizes)
+        state.add_steps(scalars, batch_sizes, seconds)
         images_per_second = sum(batch_sizes) / seconds
         summaries.write_scalars("train", self.step_number, {"speed/images_per_second": images_per_second})
-        self.progress.update(self.step_number, means.means(), images_per_second, done / seconds)
+        self.progress.update(self.step_number, state.means, images_per_second, done / seconds)
 
     def evaluate(self):
         """Adds the metrics of the epoch so far, and of the validation set, to the history."""
         number, state, examples = self.step_number, self.state, self.dataset.validation
         self.loop  # noqa: B018 (a step may be refused; and there is a point before any training)
-        train = RunningMeans(state["totals"], state["count"]).means()
+        train = state.means
         self.step.update_eval_model()
         with self.summaries.writing("validation", number):
             measured = self.evaluator.measure(examples, "validation")
@@ -192,17 +199,16 @@ class Session:
         entry = {"step": number} | {f"train_{name}": value for name, value in train.items()}
         entry |= {f"validation_{name}": value for name, value in measured.metrics.items()}
         is_best = self.best and self.best.is_better(entry)
-        state["history"].append(entry)
-        state["times"].append(state["seconds"])
+        state.add_evaluation(entry)
         if number % self.plan.steps_per_epoch == 0:
-            state.update(totals={}, count=0)
+            state.totals, state.count = {}, 0
         self.summaries.write_evaluation(number, train, measured, examples, self.dataset.classes, self.step.eval_model)
         self.summaries.flush()
         if is_best:
             checkpoint.remove_newer(self.best.directory, number)  # of a process that was killed, and will come again
             self._write_checkpoint(self.best.directory, 1)
         if self.metrics_file:
-            self.metrics_file.append(entry, state["seconds"])
+            self.metrics_file.append(entry, state.seconds)
         if number:
             self.progress.say(
                 f"epoch {self.plan.epoch_of(number)} step {number} "
@@ -212,7 +218,7 @@ class Session:
 
     def save(self):
         """Saves a checkpoint if anything is new since the last."""
-        now = (self.step_number, len(self.state["history"]))
+        now = (self.step_number, len(self.state.history))
         if now == self.saved or not self.step_number:
             return
         self.summaries.flush()
@@ -237,7 +243,7 @@ class Session:
         learnt = type(self.step).epoch_order is not TrainStep.epoch_order and self.order is not None
         extra = {"order": self.order} if learnt else {}
         extra["answers"] = tf.constant(probe(self.step.eval_model))
-        metadata = self.state | {"model": describe_model(self.step.eval_model)}
+        metadata = self.state.to_json() | {"model": describe_model(self.step.eval_model)}
         try:
             checkpoint.save(directory, variables, metadata, keep, extra)
         except checkpoint.NotFinite as error:
@@ -248,7 +254,7 @@ class Session:
         self.step.update_eval_model()
         results = results_of(self)
         if "summaries" in vars(self):
-            self.summaries.write_results(self.step_number, results, self.state["history"])
+            self.summaries.write_results(self.step_number, results, self.state.history)
             self.summaries.write_features(self.step.eval_model, self.dataset.validation, self.dataset.classes)
         return results
 

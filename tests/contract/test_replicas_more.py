@@ -60,7 +60,7 @@ def test_workers_of_other_lengths_or_intervals_are_refused(name, digits, tmp_pat
     step.replicas = Replicas(cluster=Disagreeing(lambda told: told | {name: 7}))
     plan = Plan(len(digits.train.labels))
     with pytest.raises(Error, match=rf"other settings than the chief: {name} is .* on the chief, 7 on worker 1\."):
-        resume.start(step, plan, fingerprint_of(step, digits, plan), str(tmp_path), str(tmp_path))
+        resume.restore(step, plan, fingerprint_of(step, digits, plan), str(tmp_path), "run", step.replicas.cluster)
 
 
 def test_an_epoch_in_another_order_on_one_worker_is_refused(digits, tmp_path):
