@@ -6,7 +6,7 @@ import os
 from mnist import Error, checkpoint, files
 from mnist.distributed import Replicas
 from mnist.model import being_imported, checks
-from mnist.run import Plan, Session, write_results
+from mnist.run import Plan, Recorder, Session, SilentRecorder
 from mnist.settings import local_path
 
 
@@ -48,9 +48,11 @@ def train_and_evaluate(
     step.replicas.check(step.slices)
     cluster = step.replicas.cluster
     lock = files.lock(folder) if cluster.is_chief else contextlib.nullcontext()
-    with cluster.run(), lock, Session(step, dataset, workdir, plan, settings, flags_text, hparams) as run:
+    recorder = Recorder(workdir, plan, flags_text, hparams) if cluster.is_chief else SilentRecorder()
+    with cluster.run(), lock, recorder:
+        run = Session(step, dataset, workdir, plan, recorder, settings)
         while True:
-            signums, closed = zip(*cluster.agree([interrupt and interrupt.signum, run.progress.closed]), strict=True)
+            signums, closed = zip(*cluster.agree([interrupt and interrupt.signum, recorder.closed]), strict=True)
             interrupted = any(signums) or any(closed)  # closed: as by `| head`
             if plan.evaluation_due(run.step_number, run.evaluated):  # also when interrupted: no checkpoint comes twice
                 run.evaluate()
@@ -63,7 +65,4 @@ def train_and_evaluate(
                 break
             run.train_steps(min(plan.steps_per_loop, plan.steps_to_next_event(run.step_number)))
         run.save()
-        results = run.results()
-        if cluster.is_chief:
-            write_results(results, folder)
-        return results
+        return run.results()

@@ -156,7 +156,6 @@ def train_process(folder):
 
     def clocked(run, num_steps):
         if not starts:
-            run.loop  # noqa: B018 (compiled by now, as the evaluation before needs it)
             starts.append(since_spawn())
         return train_steps(run, num_steps)
 
@@ -372,12 +371,11 @@ def scale(folder, steps=SCALING_STEPS):
 
 def overheads(folder, repeats):
     """Times what train_and_evaluate does beside training, epochs of the bare loop, and evaluations in turn."""
-    from mnist import data
+    from mnist import data, loop
     from mnist.loop import train_and_evaluate
     from mnist.metrics import compute_metrics
     from mnist.model import make_predict_logits
-    from mnist.run import session
-    from mnist.summaries import event_files as summaries
+    from mnist.run import Recorder, SilentRecorder
 
     import keras
 
@@ -401,7 +399,7 @@ def overheads(folder, repeats):
 
     def whole(observed):
         """Seconds of a run of five epochs, with all that is observed by default, or with none of it."""
-        session.Summaries = summaries.Summaries if observed else lambda folder: summaries.NoSummaries()
+        loop.Recorder = Recorder if observed else lambda *_: SilentRecorder()
         periods = {} if observed else {"norms_every": 0, "histograms_every": 0}
         with tempfile.TemporaryDirectory() as workdir:
             return timed(lambda: train_and_evaluate(make_step(), dataset, workdir, epochs=5, **periods))
@@ -409,7 +407,7 @@ def overheads(folder, repeats):
     # Each comes first in turn: what follows a run may be slower than it.
     pairs = [{observed: whole(observed) for observed in (i % 2 == 0, i % 2 == 1)} for i in range(repeats)]
     observed, unobserved = ([pair[key] for pair in pairs] for key in (True, False))
-    session.Summaries = summaries.Summaries
+    loop.Recorder = Recorder
 
     def ours(batch_size):
         predict_logits = make_predict_logits(step.model, batch_size)

@@ -6,7 +6,6 @@ import os
 
 from mnist import files
 from mnist.run import provenance
-from mnist.summaries import NoSummaries
 
 # What results.json tells of the machine and the hour: two runs with the same numbers differ in these.
 OF_THE_HOUR = {"train_seconds", "images_per_second", *provenance.KEYS}
@@ -44,11 +43,10 @@ def _test_metrics(run, entry):
     if run.dataset.test is run.dataset.validation:
         prefix = "validation_"
         return {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
-    summaries = vars(run).get("summaries", NoSummaries())  # a run that was finished before shows nothing anew
-    with summaries.writing("test", entry["step"]):
+    with run.recorder.writing("test", entry["step"]):
         metrics = run.evaluator.measure(run.dataset.test, "test").metrics
     if entry is run.state.history[-1]:
-        summaries.write_scalars("test", entry["step"], {f"epoch/{name}": value for name, value in metrics.items()})
+        run.recorder.write_test(entry["step"], metrics)
     return metrics
 
 

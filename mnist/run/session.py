@@ -9,17 +9,14 @@ import zlib
 
 from mnist import Error, checkpoint
 from mnist.checkpoint import Best, attributes, fingerprint_of, resume
-from mnist.cli import Progress, say
+from mnist.cli import say
 from mnist.data import as_tensors, check_order, epoch_batches
 from mnist.model import describe_model, probe
 from mnist.run import provenance
 from mnist.run.evaluator import Evaluator
-from mnist.run.introduction import introduce
-from mnist.run.profiler import Profiler
-from mnist.run.results import MetricsFile, results_of
+from mnist.run.results import results_of
 from mnist.run.state import RunState
 from mnist.step import TrainStep, View, compile_loop, describe_measuring
-from mnist.summaries import NoSummaries, Summaries, hparams
 
 import keras
 import numpy as np
@@ -38,11 +35,9 @@ class Session:
     Raises: `mnist.Error` if the checkpoint is of a run with other numbers, or none can be read.
     """
 
-    def __init__(self, step, dataset, workdir, plan, settings=None, flags_text="", shown=None):
-        self.step, self.dataset, self.workdir, self.plan = step, dataset, workdir, plan
-        self.folder = os.path.abspath(workdir)  # of all files; messages have it as it was given
-        self.directory = os.path.join(self.folder, "checkpoints")
-        self.flags_text, self.shown = flags_text, shown
+    def __init__(self, step, dataset, workdir, plan, recorder, settings=None):
+        self.step, self.dataset, self.workdir, self.plan, self.recorder = step, dataset, workdir, plan, recorder
+        self.directory = os.path.join(os.path.abspath(workdir), "checkpoints")
         fingerprint = fingerprint_of(step, dataset, plan, settings)
         # What a fresh step has and can take back: not what it holds when it has been traced.
         self.variables = checkpoint.variables_of(step)
@@ -54,8 +49,6 @@ class Session:
         keeps_best = plan.best and self.cluster.is_chief
         self.best = Best(self.directory, *plan.best, self.state.history) if keeps_best else None
         self.batches, self.epoch = None, None  # of that epoch
-        self.unbounded = set()  # scalars that were NaN or infinite, each said once
-        self.start_step = self.step_number
         self.saved = (self.step_number, len(self.state.history))
         self.state = dataclasses.replace(
             self.state,
@@ -68,26 +61,15 @@ class Session:
             measures=describe_measuring(step),
             keep_best=plan.best,
         )
-        self.profiler = Profiler(self.folder, plan.profiled if self.cluster.is_chief else None)
-        self.progress = Progress(plan, silent=not self.cluster.is_chief)
-        if self.is_over:
-            self._compile(None)  # its results are told once more: not those of other code
+        self.loop = None  # before the first training step or evaluation
         if step.slices > 1:
             say(step.replicas.describe(step.slices))
-        if self.cluster.is_chief and self.is_over:
+        if self.is_over:
+            self._compile(None)  # refuses to return the results of other code
             finished = f"{workdir} is finished, at step {self.step_number:,}"
-            self.progress.say(f"{finished}: --epochs or --max_steps may be raised.")
-        elif self.cluster.is_chief:
-            introduce(step, dataset, workdir, flags_text, self.start_step, plan.last_step, self.progress.say)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.progress.close()
-        self.profiler.close()
-        if "summaries" in vars(self):
-            self.summaries.close()
+            recorder.say(f"{finished}: --epochs or --max_steps may be raised.")
+        else:
+            recorder.introduce(step, dataset, self.step_number)
 
     @property
     def step_number(self):
@@ -102,25 +84,17 @@ class Session:
     def is_over(self):
         return self.plan.is_over(self.step_number, self.state.history)
 
-    @functools.cached_property
-    def summaries(self):
-        """The event files, which the chief alone writes."""
-        return Summaries(self.folder) if self.cluster.is_chief else NoSummaries()
-
-    @functools.cached_property
-    def loop(self):
-        step, plan, is_chief = self.step, self.plan, self.cluster.is_chief
-        make_loop, graph = self._compile((lambda: self.summaries.writer) if is_chief else None)
+    def _start(self):
+        """Compiles the step and opens the files, once; a step that is refused leaves no file."""
+        if self.loop:
+            return
+        make_loop, graph = self._compile(self.recorder.open_writer)
         self._start_batches()
         loop = make_loop()
         loop.trace(self.batches)
         self.state.provenance = provenance.describe()
-        self.metrics_file = MetricsFile(self.folder, self.state, plan) if is_chief else None
-        shown = {"dataset": (self.dataset.name, "mnist")} | (self.shown or hparams.of(step, plan))
-        self.summaries.begin(self.start_step, shown, self.workdir)
-        if not self.start_step:
-            self.summaries.describe(step, self.dataset, self.flags_text, self.state.provenance, graph)
-        return loop
+        self.recorder.begin(self.state, self.step, self.dataset, graph)
+        self.loop = loop
 
     def _compile(self, open_writer):
         """Compiles the step. Raises: `mnist.Error` if the run's computed something else."""
@@ -153,46 +127,36 @@ class Session:
 
     def train_steps(self, num_steps):
         """Trains `num_steps` in one call into the graph; raises at the first non-finite loss."""
-        plan, state, first = self.plan, self.state, self.step_number + 1
-        loop, summaries = self.loop, self.summaries  # in this order: a step may be refused
+        plan, state, recorder, first = self.plan, self.state, self.recorder, self.step_number + 1
+        self._start()
         start = time.perf_counter()
         if self.epoch != plan.position(self.step_number)[0]:
             self._start_batches()
         seconds = time.perf_counter() - start
-        with self.profiler.loop(self.step_number, num_steps):
+        with recorder.profiling(self.step_number, num_steps):
             start = time.perf_counter()
-            scalars, rates = loop(self.batches, first, num_steps)
+            scalars, rates = self.loop(self.batches, first, num_steps)
             seconds += time.perf_counter() - start
         done = int(np.isfinite(scalars["loss"]).sum())  # the loop ends after one that is not
-        curves = {f"batch/{name}": values[:done] for name, values in scalars.items()}
-        summaries.write_steps(first, curves | {"rates/learning_rate": rates[:done]})
-        summaries.write_looks(self.step.view.take())
+        recorder.write_steps(first, scalars, rates, self.step.view.take())
         if done < num_steps:
-            summaries.flush()
+            recorder.flush()
             raise self._not_finite(f"the loss is {scalars['loss'][done]} at step {first + done}")
-        for name in scalars.keys() - self.unbounded:
-            if (wrong := np.flatnonzero(~np.isfinite(scalars[name]))).size:
-                self.unbounded.add(name)
-                self.progress.say(
-                    f"{name} is {scalars[name][wrong[0]]} at step {first + wrong[0]}, so its mean is none."
-                )
         counted = int(self.step.iterations)
         skips = isinstance(self.step.optimizer, keras.optimizers.LossScaleOptimizer)  # gradients that are not finite
         if counted != first + done - 1 and not skips:
             raise RuntimeError(f"optimizer.iterations is {counted} after step {first + done - 1}.")
         batch_sizes = plan.batch_sizes(first, done)
         state.add_steps(scalars, batch_sizes, seconds)
-        images_per_second = sum(batch_sizes) / seconds
-        summaries.write_scalars("train", self.step_number, {"speed/images_per_second": images_per_second})
-        self.progress.update(self.step_number, state.means, images_per_second, done / seconds)
+        recorder.report_steps(state, scalars, sum(batch_sizes) / seconds, done / seconds)
 
     def evaluate(self):
         """Adds the metrics of the epoch so far, and of the validation set, to the history."""
         number, state, examples = self.step_number, self.state, self.dataset.validation
-        self.loop  # noqa: B018 (a step may be refused; and there is a point before any training)
+        self._start()
         train = state.means
         self.step.update_eval_model()
-        with self.summaries.writing("validation", number):
+        with self.recorder.writing("validation", number):
             measured = self.evaluator.measure(examples, "validation")
         if not math.isfinite(measured.metrics["loss"]):
             raise self._not_finite(f"the validation loss is {measured.metrics['loss']} at step {number}")
@@ -202,26 +166,17 @@ class Session:
         state.add_evaluation(entry)
         if number % self.plan.steps_per_epoch == 0:
             state.totals, state.count = {}, 0
-        self.summaries.write_evaluation(number, train, measured, examples, self.dataset.classes, self.step.eval_model)
-        self.summaries.flush()
+        self.recorder.write_evaluation(state, train, measured, self.dataset, self.step.eval_model)
         if is_best:
             checkpoint.remove_newer(self.best.directory, number)  # of a process that was killed, and will come again
             self._write_checkpoint(self.best.directory, 1)
-        if self.metrics_file:
-            self.metrics_file.append(entry, state.seconds)
-        if number:
-            self.progress.say(
-                f"epoch {self.plan.epoch_of(number)} step {number} "
-                f"loss {train['loss']:.4f} accuracy {train['accuracy']:.4f} "
-                f"validation loss {entry['validation_loss']:.4f} accuracy {entry['validation_accuracy']:.4f}"
-            )
 
     def save(self):
         """Saves a checkpoint if anything is new since the last."""
         now = (self.step_number, len(self.state.history))
         if now == self.saved or not self.step_number:
             return
-        self.summaries.flush()
+        self.recorder.flush()
         checkpoint.check_unchanged(self.attributes, attributes(self.step))
         self.step.update_eval_model()
         variables = self.variables | checkpoint.variables_of_eval_model(self.step)
@@ -231,9 +186,7 @@ class Session:
             "something to itself. Nothing of this was saved",
         )
         if self.cluster.is_chief:
-            names = ("train", "validation", "model.txt")
-            if gone := [name for name in names if not os.path.exists(os.path.join(self.folder, name))]:
-                self.progress.say(f"{', '.join(gone)} of {self.workdir} was deleted under way and is lost.")
+            self.recorder.report_deleted()
             self._write_checkpoint(self.directory, self.plan.keep_checkpoints)
         self.saved = now
 
@@ -253,9 +206,7 @@ class Session:
         """The content of `results.json`; nothing is trained after."""
         self.step.update_eval_model()
         results = results_of(self)
-        if "summaries" in vars(self):
-            self.summaries.write_results(self.step_number, results, self.state.history)
-            self.summaries.write_features(self.step.eval_model, self.dataset.validation, self.dataset.classes)
+        self.recorder.write_results(self.state, results, self.dataset, self.step.eval_model)
         return results
 
     def _not_finite(self, what):
