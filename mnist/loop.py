@@ -4,10 +4,12 @@ import contextlib
 import os
 
 from mnist import Error, checkpoint, files
+from mnist.cli import say
 from mnist.distributed import Replicas
 from mnist.model import being_imported, checks
-from mnist.run import Plan, Recorder, Session, SilentRecorder
+from mnist.run import Checkpointer, Plan, Recorder, SilentRecorder, Trainer
 from mnist.settings import local_path
+from mnist.step import View
 
 
 class Interrupted(Exception):
@@ -44,25 +46,41 @@ def train_and_evaluate(
     plan = Plan(len(dataset.train.labels), **options)
     checks.check_answers(step.eval_model, dataset)  # before anything is written
     checkpoint.check_attributes(step)
-    step.replicas = replicas or Replicas()
-    step.replicas.check(step.slices)
-    cluster = step.replicas.cluster
+    replicas = replicas or Replicas()
+    replicas.check(step.slices)
+    cluster = replicas.cluster
+    step.replicas = replicas
+    periods = plan.norms_every, plan.histograms_every
+    step.view = View(workdir, dataset, *periods, is_silent=not cluster.is_chief)
     lock = files.lock(folder) if cluster.is_chief else contextlib.nullcontext()
     recorder = Recorder(workdir, plan, flags_text, hparams) if cluster.is_chief else SilentRecorder()
     with cluster.run(), lock, recorder:
-        run = Session(step, dataset, workdir, plan, recorder, settings)
+        checkpointer = Checkpointer(step, dataset, workdir, plan, cluster, settings)
+        trainer = Trainer(step, dataset, plan, cluster, checkpointer, recorder)
+        state = trainer.restore()
+        if step.slices > 1:
+            say(replicas.describe(step.slices))
+        if trainer.is_over:
+            trainer.check_step()  # before the results of other code are returned
+            finished = f"{workdir} is finished, at step {state.step:,}"
+            recorder.say(f"{finished}: --epochs or --max_steps may be raised.")
+        else:
+            recorder.introduce(step, dataset, state.step)
         while True:
-            signums, closed = zip(*cluster.agree([interrupt and interrupt.signum, recorder.closed]), strict=True)
-            interrupted = any(signums) or any(closed)  # closed: as by `| head`
-            if plan.evaluation_due(run.step_number, run.evaluated):  # also when interrupted: no checkpoint comes twice
-                run.evaluate()
-            if plan.save_due(run.step_number) or interrupted:
-                run.save()
+            # A reader of stdout that leaves, such as `| head`, stops the run as a signal does.
+            asked = cluster.agree([interrupt and interrupt.signum, recorder.closed])
+            interrupted = any(signum or closed for signum, closed in asked)
+            # Before an interrupt ends the run, too, because no checkpoint of the same step is written twice.
+            if plan.evaluation_due(state.step, state.evaluated):
+                trainer.evaluate()
+            if plan.save_due(state.step) or interrupted:
+                trainer.save()
             if interrupted:
-                saved = f"saved in {workdir}" if run.step_number else "nothing to save"
-                raise Interrupted(f"stopped at step {run.step_number}, {saved}", next(filter(None, signums), None))
-            if run.is_over:
+                saved = f"saved in {workdir}" if state.step else "nothing to save"
+                signum = next((signum for signum, _ in asked if signum), None)
+                raise Interrupted(f"stopped at step {state.step}, {saved}", signum)
+            if trainer.is_over:
                 break
-            run.train_steps(min(plan.steps_per_loop, plan.steps_to_next_event(run.step_number)))
-        run.save()
-        return run.results()
+            trainer.train_steps(min(plan.steps_per_loop, plan.steps_to_next_event(state.step)))
+        trainer.save()
+        return trainer.finish()

@@ -150,16 +150,16 @@ def fit_process(folder):
 def train_process(folder):
     """The command of this project from start to end: one epoch, evaluated, drawn and saved as ever."""
     from mnist import train
-    from mnist.run import session
+    from mnist.run import Trainer
 
-    starts, train_steps = [], session.Session.train_steps
+    starts, train_steps = [], Trainer.train_steps
 
-    def clocked(run, num_steps):
-        if not starts:
+    def clocked(trainer, num_steps):
+        if not starts:  # compiled by now, because the evaluation before needs it
             starts.append(since_spawn())
-        return train_steps(run, num_steps)
+        return train_steps(trainer, num_steps)
 
-    session.Session.train_steps = clocked
+    Trainer.train_steps = clocked
     with tempfile.TemporaryDirectory() as workdir:
         sys.argv = ["mnist.train", f"--data_dir={folder}", "--epochs=1", f"--workdir={workdir}"]
         with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):

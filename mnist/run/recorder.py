@@ -97,18 +97,21 @@ class Recorder:
         """Returns a context manager around `num_steps` steps after `step_number`, which profiles those of --profile."""
         return self._profiler.loop(step_number, num_steps)
 
-    def write_steps(self, first, scalars, rates, looks):
-        """Writes consecutive steps from number `first` on to the event file, up to the first loss that is not finite.
+    def write_steps(self, first, done, scalars, rates, looks):
+        """Writes consecutive steps to the event file.
 
         Args:
+          first: number of the first step.
+          done: number of steps to write, those before a loss that is not finite.
           scalars: dict of float32 arrays `[steps]`, the scalars of each step.
           rates: float32 `[steps]`, learning rates.
           looks: norms and histograms, as `View.take` returns them.
         """
-        done = int(np.isfinite(scalars["loss"]).sum())
         curves = {f"batch/{name}": values[:done] for name, values in scalars.items()}
         self._summaries.write_steps(first, curves | {"rates/learning_rate": rates[:done]})
         self._summaries.write_looks(looks)
+        if done < len(rates):
+            self._summaries.flush()
 
     def report_steps(self, state, scalars, images_per_second, steps_per_second):
         """Shows the progress after the steps whose scalars are given. Names each scalar that is not finite, once."""

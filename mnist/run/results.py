@@ -11,45 +11,6 @@ from mnist.run import provenance
 OF_THE_HOUR = {"train_seconds", "images_per_second", *provenance.KEYS}
 
 
-def results_of(run):
-    """The content of `results.json`, a flat dict: of the last step, and of the best evaluation if it is kept.
-
-    Args:
-      run: a `Session` that is over, its evaluated model up to date.
-    """
-    state, plan, history = run.state, run.plan, run.state.history
-    results = {
-        "dataset": run.dataset.name,
-        "parameters": run.step.model.count_params(),
-        "seed": run.step.seed,
-        "epochs": plan.epochs,
-        "steps": state.step,
-        "batch_size": plan.batch_size,
-        "train_seconds": state.seconds,
-        "images_per_second": state.images / state.seconds,
-        **{name: value for name, value in history[-1].items() if name != "step"},
-        **{f"test_{name}": value for name, value in _test_metrics(run, history[-1]).items()},
-    }
-    if run.best and run.best.is_kept:
-        best = next(entry for entry in history if entry["step"] == run.best.step)
-        results |= {f"best_{name}": value for name, value in best.items()}
-        with run.best.assigned(run.step, run.variables):
-            results |= {f"best_test_{name}": value for name, value in _test_metrics(run, best).items()}
-    return results | state.provenance
-
-
-def _test_metrics(run, entry):
-    """Metrics of the test set with the weights that `eval_model` has; `entry`: their evaluation in the history."""
-    if run.dataset.test is run.dataset.validation:
-        prefix = "validation_"
-        return {name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)}
-    with run.recorder.writing("test", entry["step"]):
-        metrics = run.evaluator.measure(run.dataset.test, "test").metrics
-    if entry is run.state.history[-1]:
-        run.recorder.write_test(entry["step"], metrics)
-    return metrics
-
-
 def write_results(results, folder):
     """Writes `<folder>/results.json`, whole or not at all; null for what is not a number."""
     text = json.dumps(files.without_nan(results), indent=2) + "\n"

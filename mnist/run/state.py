@@ -81,7 +81,9 @@ class RunState:
         self.images += sum(batch_sizes)
         self.seconds += seconds
 
-    def add_evaluation(self, entry):
-        """Appends an entry to `history`, and the seconds of training so far to `times`."""
+    def add_evaluation(self, entry, ends_epoch):
+        """Appends an entry to the history. The sums start again at 0 if it ends an epoch."""
         self.history.append(entry)
         self.times.append(self.seconds)
+        if ends_epoch:
+            self.totals, self.count = {}, 0

@@ -6,7 +6,7 @@ from mnist import Error
 from mnist.checkpoint import fingerprint_of, resume
 from mnist.distributed import Cluster, Replicas, ranks, read_cluster
 from mnist.model import CNN
-from mnist.run import Plan, Session, SilentRecorder
+from mnist.run import Checkpointer, Plan, SilentRecorder, Trainer
 from mnist.step import TrainStep
 
 import keras
@@ -67,9 +67,11 @@ def test_an_epoch_in_another_order_on_one_worker_is_refused(digits, tmp_path):
     step = TrainStep(CNN(), keras.optimizers.Adam())
     step.replicas = Replicas(cluster=Disagreeing(lambda told: told + 1 if isinstance(told, int) else told))
     plan = Plan(len(digits.train.labels))
-    run = Session(step, digits, str(tmp_path), plan, SilentRecorder())
+    cluster = step.replicas.cluster
+    checkpointer = Checkpointer(step, digits, str(tmp_path), plan, cluster)
+    trainer = Trainer(step, digits, plan, cluster, checkpointer, SilentRecorder())
     with pytest.raises(Error, match="worker 1 has another order of"):
-        run.train_steps(1)
+        trainer.train_steps(1)
 
 
 @pytest.mark.parametrize("kind", [["worker"], {}, None, 0])
