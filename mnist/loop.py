@@ -6,10 +6,10 @@ import os
 from mnist import Error, checkpoint, files
 from mnist.cli import say
 from mnist.distributed import Replicas
-from mnist.model import being_imported, checks
+from mnist.model import being_imported, check_answers
 from mnist.run import Checkpointer, Plan, Recorder, SilentRecorder, Trainer
 from mnist.settings import local_path
-from mnist.step import View
+from mnist.step import Context, View
 
 
 class Interrupted(Exception):
@@ -44,19 +44,18 @@ def train_and_evaluate(
     workdir = local_path(workdir)
     folder = os.path.abspath(workdir)  # wherever the step goes with os.chdir
     plan = Plan(len(dataset.train.labels), **options)
-    checks.check_answers(step.eval_model, dataset)  # before anything is written
+    check_answers(step.eval_model, dataset)  # before anything is written
     checkpoint.check_attributes(step)
     replicas = replicas or Replicas()
     replicas.check(step.slices)
     cluster = replicas.cluster
-    step.replicas = replicas
-    periods = plan.norms_every, plan.histograms_every
-    step.view = View(workdir, dataset, *periods, is_silent=not cluster.is_chief)
+    view = View(workdir, dataset, plan.norms_every, plan.histograms_every, is_silent=not cluster.is_chief)
+    context = Context(replicas, view, jit_compile=plan.jit_compile)
     lock = files.lock(folder) if cluster.is_chief else contextlib.nullcontext()
     recorder = Recorder(workdir, plan, flags_text, hparams) if cluster.is_chief else SilentRecorder()
     with cluster.run(), lock, recorder:
         checkpointer = Checkpointer(step, dataset, workdir, plan, cluster, settings)
-        trainer = Trainer(step, dataset, plan, cluster, checkpointer, recorder)
+        trainer = Trainer(step, dataset, plan, context, checkpointer, recorder)
         state = trainer.restore()
         if step.slices > 1:
             say(replicas.describe(step.slices))

@@ -230,13 +230,13 @@ def make_train(step, examples, *, jit_compile=False):
     """Returns `train(num_steps)`, which runs inner loops and fetches their scalars, as mnist.loop does."""
     from mnist.data import as_tensors, epoch_batches
     from mnist.run import Plan
-    from mnist.step import make_train_loop
+    from mnist.step import Context, make_train_loop
 
     import tensorflow as tf
 
     plan = Plan(len(examples.labels), batch_size=BATCH_SIZE, steps_per_loop=STEPS_PER_LOOP, epochs=10**6)
     tensors = as_tensors(examples)
-    _, train_loop = make_train_loop(step, jit_compile=jit_compile)
+    _, train_loop = make_train_loop(step, Context(jit_compile=jit_compile))
     done, batches = 0, None
 
     def train(num_steps):

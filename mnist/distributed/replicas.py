@@ -74,7 +74,6 @@ class Replicas:
 
     def __init__(self, devices=1, cluster=None):
         self.cluster = cluster or Cluster()
-        self.jit_compile = False  # whether XLA compiles what is computed of a slice
         kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
         names = [device.name for device in tf.config.list_logical_devices(kind)]
         if len(names) < devices:
@@ -96,7 +95,7 @@ class Replicas:
         count = slices // self.cluster.workers
         return range(self.cluster.worker * count, (self.cluster.worker + 1) * count)
 
-    def mean(self, compute, slices, batch, variables):
+    def mean(self, compute, slices, batch, variables, jit_compile=False):
         """The mean over the images of a batch of what is computed slice by slice.
 
         Each slice begins with the variables as they were before the step, its random generators apart from those of
@@ -108,14 +107,16 @@ class Replicas:
           slices: how many; 1: the batch as it is, and nothing of all this.
           batch: a tuple of tensors `[B, ...]`, or of structures of such.
           variables: those that `compute` may write to.
+          jit_compile: whether XLA compiles what is computed of a slice.
 
         Returns: the structure, of means over the batch.
         """
         if slices == 1:
             return compute(*batch, 0)
-        return self._mean_of_slices(compute, slices, batch, variables)  # what autograph takes long to convert
+        # A method of its own, because autograph takes long to convert it.
+        return self._mean_of_slices(compute, slices, batch, variables, jit_compile)
 
-    def _mean_of_slices(self, compute, slices, batch, variables):
+    def _mean_of_slices(self, compute, slices, batch, variables, jit_compile):
         for x in tf.nest.flatten(batch):
             if x.shape[:1] != tf.nest.flatten(batch)[0].shape[:1]:
                 raise Error(f"prepare_batch gave a tensor {x.shape} beside others of a batch, which slices would cut.")
@@ -130,7 +131,7 @@ class Replicas:
                 variable.assign(_of_slice(variable, value, i))
             with tf.device(self._devices[(i - own[0]) * len(self._devices) // len(own)]):
                 part = tf.nest.map_structure(lambda x, begin=begin, end=end: x[begin:end], batch)
-                structure = self._compute(compute, part, i)
+                structure = _compile(compute, i, jit_compile)(*part)
                 tensors = [tf.convert_to_tensor(x) for x in tf.nest.flatten(structure) if x is not None]
                 for variable, base in zip(written, bases, strict=True):
                     now = variable.read_value()
@@ -145,11 +146,6 @@ class Replicas:
         means = iter(means)
         return tf.nest.map_structure(lambda x: None if x is None else next(means), structure)
 
-    def _compute(self, compute, part, i):
-        if not self.jit_compile:
-            return compute(*part, i)
-        return tf.function(lambda *part: compute(*part, i), jit_compile=True)(*part)
-
     def _gather(self, parts):
         """The tensors of all slices, in order, from those of the own slices: lists of lists."""
         if self.cluster.workers == 1:
@@ -162,6 +158,13 @@ class Replicas:
         return [
             [_from_bits(y, x) for y, x in zip(tf.split(row, sizes), parts[0], strict=True)] for row in tf.unstack(rows)
         ]
+
+
+def _compile(compute, i, jit_compile):
+    def compute_slice(*part):
+        return compute(*part, i)
+
+    return tf.function(compute_slice, jit_compile=True) if jit_compile else compute_slice
 
 
 def _base(value):

@@ -1,4 +1,4 @@
-"""Numbers about predictions. NumPy, SciPy and scikit-learn alone."""
+"""Metrics of predictions, their reports, and robustness. Importing this room does not import TensorFlow."""
 
 from mnist.metrics.predictions import (
     Calibration,

@@ -25,7 +25,7 @@ class Trainer:
       step: a `TrainStep`.
       dataset: a `data.Dataset`.
       plan: the `Plan` of the run.
-      cluster: the `Cluster` of the processes that share the run.
+      context: the `Context` that the step is compiled with.
       checkpointer: the `Checkpointer` of the run.
       recorder: the `Recorder` of the run.
 
@@ -33,8 +33,8 @@ class Trainer:
       state: the `RunState` after the last step or evaluation.
     """
 
-    def __init__(self, step, dataset, plan, cluster, checkpointer, recorder):
-        self.step, self.dataset, self.plan, self.cluster = step, dataset, plan, cluster
+    def __init__(self, step, dataset, plan, context, checkpointer, recorder):
+        self.step, self.dataset, self.plan, self.context = step, dataset, plan, context
         self.checkpointer, self.recorder = checkpointer, recorder
         self.evaluator = Evaluator(step, plan.eval_batch_size)
         self.state, self._order = RunState(), None
@@ -59,8 +59,8 @@ class Trainer:
     def _compile(self, open_writer):
         order = tf.range(self.plan.num_examples)  # any order, because only the shapes of the batches count
         spec = self._make_batches(order).element_spec
-        variables, jit_compile = self.checkpointer.variables, self.plan.jit_compile
-        make_loop, graph, digest = compile_loop(self.step, spec, variables, jit_compile, open_writer)
+        variables = self.checkpointer.variables
+        make_loop, graph, digest = compile_loop(self.step, self.context, spec, variables, open_writer)
         self.checkpointer.check_traced(self.state, digest)
         return make_loop, graph
 
@@ -82,7 +82,7 @@ class Trainer:
         if self._order is None or not done:
             order = self.step.epoch_order(self.dataset.train, epoch)
             self._order = check_order(order, self.plan.num_examples, f"epoch_order of {type(self.step).__name__}")
-            self.cluster.check_same(
+            self.context.replicas.cluster.check_same(
                 zlib.crc32(self._order.numpy().tobytes()),
                 "has another order of the epoch than the chief: epoch_order has to depend on nothing but the seed, the "
                 "epoch and the step's variables",
@@ -105,7 +105,7 @@ class Trainer:
             scalars, rates = self._loop(self._batches, first, num_steps)
             seconds += time.perf_counter() - start
         done = int(np.isfinite(scalars["loss"]).sum())  # the loop ends after the first that is not
-        recorder.write_steps(first, done, scalars, rates, self.step.view.take())
+        recorder.write_steps(first, done, scalars, rates, self.context.view.take())
         if done < num_steps:
             raise self.checkpointer.not_finite(f"the loss is {scalars['loss'][done]} at step {first + done}")
         batch_sizes = plan.batch_sizes(first, done)

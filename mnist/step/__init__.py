@@ -1,11 +1,13 @@
 """One update of the weights in pieces that research overrides, and the loop over it in graph."""
 
-from mnist.step.compiled import compile_loop
+from mnist.step.context import Context
+from mnist.step.loop import compile_loop, compile_step, make_train_loop
 from mnist.step.measures import check_extra_metrics, describe_measuring, own_metrics
-from mnist.step.train_step import TrainStep, compile_step, make_train_loop
+from mnist.step.train_step import TrainStep
 from mnist.step.view import View, counts, names_of, square
 
 __all__ = [
+    "Context",
     "TrainStep",
     "View",
     "check_extra_metrics",

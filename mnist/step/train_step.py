@@ -1,14 +1,12 @@
-"""One update of the weights, in small pieces that research overrides, and the loop over it in graph."""
+"""One update of the weights, in small pieces that research overrides."""
 
-import contextlib
 import zlib
 
 from mnist import Error, checkpoint
 from mnist.data import epoch_order
-from mnist.distributed import Replicas
 from mnist.model import call_to_train, checks, copy_model, count_outputs, scale_images
 from mnist.settings import Setting, take
-from mnist.step.view import View
+from mnist.step.context import Context
 
 import keras
 import tensorflow as tf
@@ -52,12 +50,15 @@ class TrainStep(tf.Module):
         self.model = model
         self.optimizer = optimizer
         self.seed = seed
-        self.replicas = Replicas()  # the loop gives another where the run is shared
-        self.view = View()  # a run gives another
-        self._slice = 0  # the one that is traced
+        self._context = Context()  # the code that compiles the step replaces it
         optimizer.build(model.trainable_variables)
         if _inner(optimizer).use_ema:
             self.averaged = copy_model(model)
+
+    @property
+    def view(self):
+        """The `View` of the run: where the step's own summaries go, and which data and part it is given."""
+        return self._context.view
 
     @property
     def iterations(self):
@@ -93,7 +94,7 @@ class TrainStep(tf.Module):
           purpose: a name. Draws of the same purpose in one step are equal, others independent; within
             `compute_loss` each slice of the batch has its own.
         """
-        salt = (zlib.crc32(purpose.encode()) + 0x1E3779B9 * self._slice) & 0x7FFFFFFF
+        salt = (zlib.crc32(purpose.encode()) + 0x1E3779B9 * self._context.slice_number) & 0x7FFFFFFF
         step = tf.cast(self.iterations, tf.int32)
         return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), salt)
 
@@ -142,20 +143,20 @@ class TrainStep(tf.Module):
         many: `compute_loss` sees one at a time, and all this is the mean.
         """
         variables = list(checkpoint.variables_of(self).values())
-        return self.replicas.mean(self._slice_gradients, self.slices, (images, labels), variables)
+        mean, jit_compile = self._context.replicas.mean, self._context.jit_compile
+        return mean(self._slice_gradients, self.slices, (images, labels), variables, jit_compile)
 
     def _slice_gradients(self, images, labels, number):
         kept = {name for name, value in vars(self).items() if tf.is_tensor(value)}
-        self._slice, before = number, self._slice
-        with tf.GradientTape() as tape, tf.name_scope("loss"), self.view.of_slice(number):
-            loss, logits = self.compute_loss(images, labels)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        with tf.name_scope("gradients"):
-            gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
-            for gradient, variable in zip(gradients, self.model.trainable_variables, strict=True):
-                if isinstance(gradient, tf.Tensor):  # which images of a size that the graph does not know leave open
-                    gradient.set_shape(variable.shape)
-        self._slice = before
+        with self._context.tracing_slice(number):
+            with tf.GradientTape() as tape, tf.name_scope("loss"):
+                loss, logits = self.compute_loss(images, labels)
+                scaled_loss = self.optimizer.scale_loss(loss)
+            with tf.name_scope("gradients"):
+                gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
+                for gradient, variable in zip(gradients, self.model.trainable_variables, strict=True):
+                    if isinstance(gradient, tf.Tensor):  # images of a size unknown to the graph leave the shape open
+                        gradient.set_shape(variable.shape)
         if self.slices > 1:  # a tensor that compute_loss keeps is of one slice: nobody shall take it for the batch's
             for name in [name for name, value in vars(self).items() if tf.is_tensor(value) and name not in kept]:
                 delattr(self, name)
@@ -189,7 +190,7 @@ class TrainStep(tf.Module):
         with tf.name_scope("prepare_batch"):
             images, labels = self.prepare_batch(images, labels)
         gradients, scalars = self.compute_gradients(images, labels)
-        self.view.gradients = gradients
+        self._context.gradients = gradients
         with tf.name_scope("optimizer"):
             self.apply_gradients(gradients)
         return scalars
@@ -203,55 +204,3 @@ def _inner(optimizer):
 def _total(loss, others):
     """The sum of a loss and of a model's own, added up as `fit` adds them."""
     return keras.ops.sum([loss, *(keras.ops.sum(other) for other in others)]) if others else loss
-
-
-def compile_step(step, *, jit_compile=False):
-    """The step as a `tf.function` of a batch, which returns its scalars and the gradients of its update."""
-
-    def train_step(images, labels):
-        with step.view.writing(step):
-            scalars = step(images, labels)
-        return scalars, step.view.gradients
-
-    return tf.function(train_step, jit_compile=jit_compile)
-
-
-def make_train_loop(step, *, jit_compile=False):
-    """Compiles `step` and a loop over it, so that Python is entered once for many steps.
-
-    Returns: `train_step(images, labels)`, of `compile_step`, and
-      `train_loop(iterator, num_steps)`, which takes an iterator over batches and an int32 scalar
-      tensor, stops after the first step whose loss is not finite, and returns a dict of float32
-      tensors `[steps done]`, one for each scalar of the step, and the learning rate of each step, float32 too.
-    """
-    step.replicas.jit_compile = jit_compile  # of slices each: XLA has no word for what gathers them
-    train_step = compile_step(step, jit_compile=jit_compile and step.slices == 1)
-
-    @tf.function
-    def train_loop(iterator, num_steps):
-        names = sorted(train_step.get_concrete_function(*iterator.element_spec).structured_outputs[0])
-        rates, *scalars = [tf.TensorArray(tf.float32, num_steps, element_shape=[]) for _ in range(len(names) + 1)]
-        done, finite = 0, True
-        while done < num_steps and finite:
-            images, labels = next(iterator)
-            rates = rates.write(done, tf.cast(step.optimizer.learning_rate, tf.float32))
-            result, _ = train_step(images, labels)
-            scalars = [
-                array.write(done, tf.cast(result[name], tf.float32)) for array, name in zip(scalars, names, strict=True)
-            ]
-            finite = tf.math.is_finite(result["loss"])
-            done += 1
-        scalars = {name: array.stack()[:done] for name, array in zip(names, scalars, strict=True)}
-        return scalars, rates.stack()[:done]
-
-    return train_step, train_loop
-
-
-@contextlib.contextmanager
-def alone(step):
-    """While entered, a step is traced as a process has it that shares its run with no other, and shows nothing."""
-    shared, step.replicas, view, step.view = step.replicas, Replicas(), step.view, View()
-    try:
-        yield
-    finally:
-        step.replicas, step.view = shared, view

@@ -31,8 +31,7 @@ class View:
         self.workdir, self.dataset, self.part = workdir, dataset, "train"
         self._norms_every, self._histograms_every, self.writer = norms_every, histograms_every, None
         self._is_silent = is_silent
-        self.gradients = []  # of the step that is being traced
-        self._is_first = True  # of the slices of a batch, the one that is being traced
+        self._records = True
         self._seen = []
 
     @contextlib.contextmanager
@@ -44,26 +43,25 @@ class View:
         number = tf.summary.experimental.get_step()
         with contextlib.ExitStack() as stack:
             if number is not None and self.part == "train":
-                stack.enter_context(tf.summary.record_if(tf.equal(number % steps, 0) if self._is_first else False))
+                stack.enter_context(tf.summary.record_if(tf.equal(number % steps, 0) if self._records else False))
                 stack.enter_context(tf.name_scope("/"))  # else the scopes of the graph would come before the name
             yield
 
     @contextlib.contextmanager
-    def of_slice(self, number):
-        """Around what is computed of a slice: of all slices the first, 0, is shown."""
-        self._is_first = not number
-        with contextlib.nullcontext() if self._is_first else tf.summary.record_if(False):
+    def recording(self, records):
+        """Sets whether what is traced is recorded, also where it asks for it with `every`."""
+        before, self._records = self._records, records
+        with contextlib.nullcontext() if records else tf.summary.record_if(False):
             yield
-        self._is_first = True
+        self._records = before
 
     @contextlib.contextmanager
-    def writing(self, step):
+    def writing(self, iterations):
         """Around a step that is traced: what it writes has the number of the step, counted from 1."""
-        self.gradients = []
         if self.writer is None:
             yield
             return
-        number = tf.cast(step.iterations, tf.int64) + 1
+        number = tf.cast(iterations, tf.int64) + 1
         due = tf.equal(number % self._norms_every, 0) if self._norms_every else False
         self.writer.flush = lambda: None  # of the instance: the graph would flush at each step
         try:

@@ -7,9 +7,10 @@ from mnist.checkpoint import fingerprint_of, resume
 from mnist.distributed import Cluster, Replicas, ranks, read_cluster
 from mnist.model import CNN
 from mnist.run import Checkpointer, Plan, SilentRecorder, Trainer
-from mnist.step import TrainStep
+from mnist.step import Context, TrainStep, compile_step
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -57,19 +58,18 @@ class Disagreeing(Cluster):
 @pytest.mark.parametrize("name", ["epochs", "max_steps", "steps_per_loop", "checkpoint_every", "profile"])
 def test_workers_of_other_lengths_or_intervals_are_refused(name, digits, tmp_path):
     step = TrainStep(CNN(), keras.optimizers.Adam())
-    step.replicas = Replicas(cluster=Disagreeing(lambda told: told | {name: 7}))
+    cluster = Disagreeing(lambda told: told | {name: 7})
     plan = Plan(len(digits.train.labels))
     with pytest.raises(Error, match=rf"other settings than the chief: {name} is .* on the chief, 7 on worker 1\."):
-        resume.restore(step, plan, fingerprint_of(step, digits, plan), str(tmp_path), "run", step.replicas.cluster)
+        resume.restore(step, plan, fingerprint_of(step, digits, plan), str(tmp_path), "run", cluster)
 
 
 def test_an_epoch_in_another_order_on_one_worker_is_refused(digits, tmp_path):
     step = TrainStep(CNN(), keras.optimizers.Adam())
-    step.replicas = Replicas(cluster=Disagreeing(lambda told: told + 1 if isinstance(told, int) else told))
+    replicas = Replicas(cluster=Disagreeing(lambda told: told + 1 if isinstance(told, int) else told))
     plan = Plan(len(digits.train.labels))
-    cluster = step.replicas.cluster
-    checkpointer = Checkpointer(step, digits, str(tmp_path), plan, cluster)
-    trainer = Trainer(step, digits, plan, cluster, checkpointer, SilentRecorder())
+    checkpointer = Checkpointer(step, digits, str(tmp_path), plan, replicas.cluster)
+    trainer = Trainer(step, digits, plan, Context(replicas), checkpointer, SilentRecorder())
     with pytest.raises(Error, match="worker 1 has another order of"):
         trainer.train_steps(1)
 
@@ -131,19 +131,24 @@ def test_what_is_of_one_slice_or_of_no_batch_is_not_taken_for_the_batchs():
         trace(Constant, 2)
 
 
+class OpenSize(TrainStep):
+    """Leaves the size of its images open, as an augmentation may."""
+
+    def prepare_batch(self, images, labels):
+        images, labels = super().prepare_batch(images, labels)
+        return tf.image.resize(images, tf.shape(images)[1:3]), labels
+
+
 @pytest.mark.parametrize("first", [keras.layers.Conv2D(2, 5, strides=3), keras.layers.Embedding(2, 1)])
 def test_gradients_of_a_shape_that_the_graph_does_not_know_are_shared(first, digits):
     """As of an augmentation that leaves the size of its images open; and of a table, which has only some rows."""
     layers = [keras.Input([28, 28, 1]), first, keras.layers.Flatten(), keras.layers.Dense(10)]
     model = keras.Sequential(layers)
-    images, labels = TrainStep(model, keras.optimizers.SGD()).prepare_batch(*(part[:8] for part in digits.train))
-    batch = tf.concat([images, images], 0), tf.concat([labels, labels], 0)
-    specs = [tf.TensorSpec([None, None, None, 1]), tf.TensorSpec([None, 10])]
+    images, labels = (np.concatenate([part[:8], part[:8]]) for part in digits.train)
     found = []
     for cluster in (None, TwoWorkers()):
-        step = TrainStep(model, keras.optimizers.SGD(), slices=2)
-        step.replicas = Replicas(cluster=cluster)
-        gradients, _ = tf.function(step.compute_gradients, input_signature=specs)(*batch)
+        step = OpenSize(model, keras.optimizers.SGD(0.0), slices=2)
+        _, gradients = compile_step(step, Context(Replicas(cluster=cluster)))(images, labels)
         found.append([tf.convert_to_tensor(gradient).numpy().tobytes() for gradient in gradients])
     assert found[0] == found[1]
     assert len(found[0]) == len(model.trainable_variables)

@@ -14,7 +14,7 @@ from mnist import checkpoint, data
 from mnist.data import as_tensors, epoch_batches
 from mnist.distributed import Replicas, start
 from mnist.model import CNN
-from mnist.step import TrainStep, make_train_loop
+from mnist.step import Context, TrainStep, make_train_loop
 
 import keras
 import numpy as np
@@ -99,8 +99,7 @@ def make_steps():
 def digests(make_step, replicas, examples):
     """Trains a step. Returns: a dict from names to digests."""
     step = make_step()
-    step.replicas = replicas
-    _, train_loop = make_train_loop(step)
+    _, train_loop = make_train_loop(step, Context(replicas))
     order = tf.range(len(examples.labels))
     batches = iter(epoch_batches(*as_tensors(examples), order, SIZES[0]))
     scalars, _ = train_loop(batches, tf.constant(len(SIZES)))

@@ -100,7 +100,7 @@ def test_missing_folder_and_files(tmp_path, idx_folder):
     assert load_error("mnist", str(tmp_path / "none")).endswith("none does not exist.")
     (tmp_path / "empty").mkdir()
     message = load_error("mnist", str(tmp_path / "empty"))
-    assert f"empty has no {TRAIN_IMAGES}[.gz], nor an mnist.npz" in message
+    assert f"empty has no {TRAIN_IMAGES}[.gz], no mnist.npz" in message
     (idx_folder / TEST_LABELS).unlink()
     assert f"has no {TEST_LABELS}[.gz]" in load_error("mnist", str(idx_folder))
 
@@ -181,7 +181,7 @@ def keras_home(tmp_path, monkeypatch):
 def no_network(keras_home, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, never listening: connections are refused
-        monkeypatch.setattr(data.sets, "STORE", f"http://127.0.0.1:{unused.getsockname()[1]}/")
+        monkeypatch.setattr(data.download, "STORE", f"http://127.0.0.1:{unused.getsockname()[1]}/")
         yield
 
 
@@ -194,7 +194,7 @@ def store(tmp_path, keras_home, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        monkeypatch.setattr(data.sets, "STORE", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(data.download, "STORE", f"http://127.0.0.1:{server.server_port}/")
         yield folder
         server.shutdown()
         thread.join()
@@ -225,7 +225,7 @@ def publish_mnist(store, dataset, monkeypatch):
     file = io.BytesIO()
     np.savez(file, **npz_arrays(dataset))
     (store / "mnist.npz").write_bytes(file.getvalue())
-    monkeypatch.setattr(data.sets, "MNIST_SHA256", hashlib.sha256(file.getvalue()).hexdigest())
+    monkeypatch.setattr(data.download, "MNIST_SHA256", hashlib.sha256(file.getvalue()).hexdigest())
 
 
 def test_download_of_mnist(store, keras_home, idx_folder, monkeypatch):
@@ -245,7 +245,7 @@ def test_download_of_fashion_mnist(store, idx_folder, monkeypatch):
         content = gzip.compress((idx_folder / name).read_bytes())
         (store / f"{name}.gz").write_bytes(content)
         digests.append(hashlib.md5(content).hexdigest())
-    monkeypatch.setattr(data.sets, "FASHION_MD5", tuple(digests))
+    monkeypatch.setattr(data.download, "FASHION_MD5", tuple(digests))
     dataset = data.load("fashion_mnist")
     assert dataset.name == "fashion_mnist"
     assert_same(dataset, data.load("mnist", str(idx_folder)))
@@ -272,7 +272,7 @@ def test_download_where_the_cache_cannot_be_written(store, idx_folder, tmp_path,
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(20_000)])
 def test_server_that_falls_silent_is_given_up(keras_home, monkeypatch, answer):
-    monkeypatch.setattr(data.sets, "DOWNLOAD_STALL_SECONDS", 1)
+    monkeypatch.setattr(data.download, "STALL_SECONDS", 1)
     connections = []
 
     def serve(server):
@@ -283,7 +283,7 @@ def test_server_that_falls_silent_is_given_up(keras_home, monkeypatch, answer):
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=serve, args=(server,))
         thread.start()
-        monkeypatch.setattr(data.sets, "STORE", f"http://127.0.0.1:{server.getsockname()[1]}/")
+        monkeypatch.setattr(data.download, "STORE", f"http://127.0.0.1:{server.getsockname()[1]}/")
         try:
             assert "nothing arrived for 1 s" in load_error("mnist")
         finally:
@@ -311,7 +311,7 @@ def test_digest_tells_the_holdout(idx_folder):
 
 
 def test_a_name_that_is_none_is_refused_and_not_downloaded():
-    with pytest.raises(mnist.Error, match=r"'MNIST' is none of auto, .*mnist"):
+    with pytest.raises(mnist.Error, match=r"'MNIST' is not one of auto, .*mnist"):
         data.load("MNIST")
 
 

@@ -11,7 +11,7 @@ import zlib
 
 import mnist
 from mnist import finished, predict
-from mnist.data import Dataset, Examples
+from mnist.data import Dataset, Examples, read_digit
 from mnist.loop import train_and_evaluate
 from mnist.metrics import softmax
 from mnist.model import CNN, make_predict_logits
@@ -262,7 +262,7 @@ def test_unsure_where_it_is_not_one_digit(tmp_path, workdir, start):
 @pytest.mark.parametrize("name", ONE_DIGIT)
 def test_one_digit_is_not_doubted(tmp_path, name):
     path = written(tmp_path / "digit.png", *ONE_DIGIT[name])
-    assert predict._read(path)[1] is None
+    assert read_digit(path)[1] is None
 
 
 def test_bad_files_among_good_ones(tmp_path, workdir, start):
