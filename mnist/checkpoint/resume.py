@@ -13,25 +13,23 @@ import tensorflow as tf
 
 
 def restore(step, plan, fingerprint, directory, workdir, cluster):
-    """Restores a step on all workers: the chief reads the checkpoint and sends its content to the others.
+    """Assigns to a step the values of the newest sound checkpoint. The chief reads it and sends it to all workers.
 
     Args:
-      step: a `TrainStep`, which receives the values of the newest sound checkpoint, if there is one.
-      plan: the `Plan` of the run.
-      fingerprint: dict of everything that the numbers of the run depend on now.
-      directory: folder of the checkpoints.
-      workdir: folder of the run, for messages.
+      step: a `TrainStep`.
+      plan: the run's `Plan`.
+      fingerprint: a dict. Everything that the numbers depend on now, see `fingerprint_of`.
+      directory: the folder of the checkpoints.
+      workdir: the run's folder, for messages.
       cluster: the `Cluster` of the processes that share the run.
 
-    Returns: the metadata of the checkpoint, a dict, or None for a new run; and the order of the current epoch, int32
-      `[N]`, or None if the checkpoint holds none.
-    Raises: `mnist.Error` if the checkpoint belongs to a run with other numbers, no checkpoint can be read, the plan
-      asks for a new run, or a worker has other settings than the chief.
+    Returns: the metadata, a dict, and the order of the current epoch, int32 `[N]`. Each is None if it was not saved.
+    Raises: `mnist.Error` if a resume would not be exact, or if a worker has other settings than the chief.
     """
     if cluster.workers == 1:
         return _restore(step, plan, fingerprint, directory, workdir)
     restored = _restore(step, plan, fingerprint, directory, workdir) if cluster.is_chief else (None, None)
-    # A resume may change the length of a run and when it saves, but the workers must agree on it to meet each other.
+    # A resume may change most settings of the plan, but workers with different ones would wait for each other for ever.
     settings = fingerprint | {name: getattr(plan, name) for name in settings_of(type(plan))}
     for worker, other in enumerate(fingerprints := cluster.agree(settings, cluster.timeout)):
         if different := differences(fingerprints[0], other):
@@ -58,8 +56,7 @@ def _restore(step, plan, fingerprint, directory, workdir):
     if not plan.resume:
         raise Error(f"{workdir} holds a run already: leave out --noresume, or name another --workdir.")
     tensors, metadata = loaded
-    different = differences(metadata["fingerprint"], fingerprint)
-    if different:
+    if different := differences(metadata["fingerprint"], fingerprint):
         raise Error(
             f"{workdir} holds a run with other settings: {'; '.join(different[:3])}. "
             "Give the same to resume it, or another --workdir."
@@ -81,24 +78,5 @@ def _restore(step, plan, fingerprint, directory, workdir):
 
 
 def _compare_with_chief(difference, worker):
-    """Rewords a difference between two times as one between two processes."""
+    """Returns a difference between two times as a difference between the chief and a worker."""
     return re.sub(r"(?s) was (.*), is (.*)", rf" is \1 on the chief, \2 on worker {worker}", difference)
-
-
-def check_traced(before, digest, workdir, cluster):
-    """Refuses a step that does not compute what it computed before, or what it computes on the chief.
-
-    Args:
-      before: digest of the step when the run was last traced. None: it was never traced.
-      digest: digest of the step now, see `traced.digest_of`.
-      workdir: folder of the run, for messages.
-      cluster: the `Cluster` of the processes that share the run.
-
-    Raises: `mnist.Error`.
-    """
-    cluster.check_same(digest, "computes another step than the chief: give all the same code", cluster.timeout)
-    if before not in (None, digest):
-        raise Error(
-            f"{workdir} holds a run whose step computed something else: its code, or what it reads, has changed. "
-            "Resume it with the same, or take another --workdir."
-        )

@@ -3,8 +3,8 @@
 from mnist.run.checkpointer import Checkpointer
 from mnist.run.plan import Plan
 from mnist.run.profiler import Profiler
+from mnist.run.provenance import OF_THE_HOUR
 from mnist.run.recorder import Recorder, SilentRecorder
-from mnist.run.results import OF_THE_HOUR
 from mnist.run.state import RunState
 from mnist.run.trainer import Trainer
 

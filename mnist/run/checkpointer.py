@@ -1,6 +1,5 @@
 """Restores a run, saves it, keeps its best evaluation, and refuses what a resume would not continue exactly."""
 
-import dataclasses
 import os
 
 from mnist import Error, checkpoint
@@ -13,26 +12,22 @@ import tensorflow as tf
 
 
 class Checkpointer:
-    """The checkpoints of a run, in `<workdir>/checkpoints`. Of several workers, the chief alone reads and writes them.
+    """The checkpoints of a run, `<workdir>/checkpoints`. Of several workers, only the chief reads and writes them.
 
     Args:
       step: a `TrainStep` that is not traced yet.
-      dataset: a `data.Dataset`.
-      workdir: folder of the run as it was given, for messages.
-      plan: the `Plan` of the run.
-      cluster: the `Cluster` of the processes that share the run.
-      settings: dict of further settings that change the numbers.
+      dataset, workdir, plan, cluster, settings: the same as in `train_and_evaluate`.
 
     Attributes:
-      variables: everything that a checkpoint holds of the step, a dict from names to `tf.Variable`s.
-      best: the `Best` evaluation so far. None if the run keeps none, and on a worker that is not the chief.
+      variables: a dict from names to `tf.Variable`s. Everything that a checkpoint holds of the step.
+      best: the `Best` evaluation. None if the run keeps none, and on workers other than the chief.
     """
 
     def __init__(self, step, dataset, workdir, plan, cluster, settings=None):
         self._step, self._dataset, self._workdir, self._plan, self._cluster = step, dataset, workdir, plan, cluster
         self._directory = os.path.join(os.path.abspath(workdir), "checkpoints")
         self._fingerprint = fingerprint_of(step, dataset, plan, settings)
-        # Collected now, because a trace may add variables that a new step does not have when it loads a checkpoint.
+        # Tracing may add variables that a new step would not have when it loads the checkpoint.
         self.variables = checkpoint.variables_of(step)
         self._attributes = attributes(step)
         self._saved, self.best = (0, 0), None
@@ -40,45 +35,40 @@ class Checkpointer:
     def restore(self):
         """Restores the step from the newest sound checkpoint, if there is one.
 
-        Returns: the `RunState`, and the order of the current epoch as `resume.restore` returns it.
+        Returns: the `RunState`, and the order of the current epoch, int32 `[N]`, or None.
         Raises: `mnist.Error` as `resume.restore`.
         """
         step, dataset, plan = self._step, self._dataset, self._plan
-        found, order = resume.restore(step, plan, self._fingerprint, self._directory, self._workdir, self._cluster)
-        state = dataclasses.replace(
-            RunState.from_json(found or {}),
-            fingerprint=self._fingerprint,
-            dataset=dataset.name,
-            data_dir=dataset.data_dir,
-            classes=dataset.classes,
-            framed=dataset.is_framed(),
-            test_sha256=dataset.test.digest(),
-            measures=describe_measuring(step),
-            keep_best=plan.best,
-        )
+        metadata, order = resume.restore(step, plan, self._fingerprint, self._directory, self._workdir, self._cluster)
+        state = RunState.from_json(metadata or {})
+        state.fingerprint, state.measures, state.keep_best = self._fingerprint, describe_measuring(step), plan.best
+        state.dataset, state.data_dir, state.classes = dataset.name, dataset.data_dir, dataset.classes
+        state.framed, state.test_sha256 = dataset.is_framed(), dataset.test.digest()
         self._saved = (state.step, len(state.history))
         if plan.best and self._cluster.is_chief:
             self.best = Best(self._directory, *plan.best, state.history)
         return state, order
 
     def check_traced(self, state, digest):
-        """Raises `mnist.Error` if the traced step computes something else than the run did, or than on the chief."""
-        resume.check_traced(state.traced, digest, self._workdir, self._cluster)
+        """Raises `mnist.Error` if the traced step computes something else than it did, or than it does on the chief."""
+        otherwise = "computes another step than the chief: give all the same code"
+        self._cluster.check_same(digest, otherwise, self._cluster.timeout)
+        if state.traced not in (None, digest):
+            raise Error(
+                f"{self._workdir} holds a run whose step computed something else: its code, or what it reads, has "
+                "changed. Resume it with the same, or take another --workdir."
+            )
         state.traced = digest
 
     def is_new(self, state):
-        """Returns whether the state holds steps or evaluations that no checkpoint holds."""
+        """Returns whether the state has steps or evaluations that no checkpoint has."""
         return state.step > 0 and (state.step, len(state.history)) != self._saved
 
     def save(self, state, order):
-        """Saves a checkpoint; deletes all but the newest `keep_checkpoints`.
+        """Saves a `RunState`, the order of its epoch, int32 `[N]`, and the step.
 
-        Args:
-          state: the `RunState`.
-          order: the order of the current epoch, int32 `[N]`.
-
-        Raises: `mnist.Error` if an attribute of the step has changed, a weight is not finite, the weights differ
-          between workers, or the disk is full or read-only.
+        Raises: `mnist.Error` if an attribute of the step has changed, or if workers have different weights. Also if a
+          weight is not finite, or the disk is full or read-only.
         """
         check_unchanged(self._attributes, attributes(self._step))
         self._step.update_eval_model()
@@ -92,8 +82,8 @@ class Checkpointer:
         self._saved = (state.step, len(state.history))
 
     def save_best(self, state, order):
-        """Saves the best evaluation, the newest of `state`, in place of the one before."""
-        # A process that was killed may have saved a later one, which the run will reach again.
+        """Saves the newest evaluation as the best, in place of the one before."""
+        # A process that was killed may have left a later one, which this run will reach again.
         checkpoint.remove_newer(self.best.directory, state.step)
         self._write(self.best.directory, state, order, keep=1)
 
@@ -111,7 +101,7 @@ class Checkpointer:
             raise self.not_finite(f"{error} is not finite at step {state.step}") from None
 
     def not_finite(self, found):
-        """Returns the `mnist.Error` for a loss or a weight that is NaN or infinite; `found` says which, and where."""
+        """Returns an `mnist.Error` that names the last good checkpoint. `found` is the number that is not finite."""
         step = self._saved[0]
         last = f"ckpt-{step} is the last good checkpoint" if step else "no checkpoint was saved yet"
         return Error(f"{found}; {last}. Try a lower --learning_rate in another --workdir.")

@@ -1,4 +1,4 @@
-"""Measures the model that a step evaluates, exactly, over every example of a part of the data."""
+"""Measures the model that a step evaluates, exactly, on every example of a part of the data."""
 
 import inspect
 import time
@@ -21,11 +21,7 @@ class Measured(typing.NamedTuple):
 
 
 class Evaluator:
-    """Evaluates a step in batches, whose size does not change the result.
-
-    Args:
-      step: a `TrainStep`.
-      batch_size: number of images in a batch, at least 2.
+    """An evaluation of a `TrainStep`. The number of images in a batch does not change the result.
 
     Raises: `mnist.Error` if the step's `extra_metrics` does not take images, labels and logits.
     """
@@ -39,15 +35,8 @@ class Evaluator:
             raise Error(f"extra_metrics of {type(step).__name__} has to take images, labels and logits.") from None
 
     def measure(self, examples, part):
-        """Evaluates `step.eval_model`, which has to be up to date.
-
-        Args:
-          examples: a `data.Examples`.
-          part: "validation" or "test", the part of the data that the examples are.
-
-        Returns: a `Measured`.
-        """
-        self._predict_logits(np.zeros([1, *IMAGE_SHAPE], np.uint8))  # traces at the first call, before the clock starts
+        """Evaluates `step.eval_model` as it is on a `data.Examples`. The part is "validation" or "test"."""
+        self._predict_logits(np.zeros([1, *IMAGE_SHAPE], np.uint8))  # traces, so that the clock does not count it
         start = time.perf_counter()
         logits = self._predict_logits(examples.images).numpy()
         metrics = compute_metrics(logits, examples.labels)

@@ -1,13 +1,13 @@
-"""Everything of a run that people read: event files, metrics.jsonl, lines of progress, results.json, a profile."""
+"""Writes what people read of a run: event files, metrics.jsonl, lines of progress, results.json, a profile."""
 
 import contextlib
+import json
 import os
 
 from mnist import Error, files
 from mnist.cli import Progress
 from mnist.model import describe_model, probe, rebuild, summarize_model
 from mnist.run.profiler import Profiler
-from mnist.run.results import MetricsFile, write_results
 from mnist.settings import settings_of
 from mnist.summaries import Summaries, hparams
 
@@ -15,25 +15,20 @@ import numpy as np
 
 
 class Recorder:
-    """The recorder of the process that writes. A context manager, which closes the files.
-
-    Writes no event file and no metrics.jsonl before `begin`, so that a run that is refused leaves none.
+    """The recorder of the chief, a context manager. It opens event files and metrics.jsonl in `begin`, not before.
 
     Args:
-      workdir: folder of the run as it was given, for messages.
-      plan: the `Plan` of the run.
-      flags_text: content of flags.txt. Empty: no such file.
-      shown: dict of hyperparameters for TensorBoard, see `hparams.write`. None: the settings of the step and the plan.
-
-    Attributes:
-      folder: the absolute path of the folder, which stays right when the step changes the working directory.
+      workdir: the run's folder as it was given.
+      plan: the run's `Plan`.
+      flags_text: a string. The content of flags.txt. Empty: no such file.
+      shown: a dict. The hyperparameters in TensorBoard, see `hparams.write`. None: the settings of step and plan.
     """
 
     def __init__(self, workdir, plan, flags_text="", shown=None):
-        self.folder = os.path.abspath(workdir)
+        self._folder = os.path.abspath(workdir)  # stays right if the step changes the working directory
         self._workdir, self._plan, self._flags_text, self._shown = workdir, plan, flags_text, shown
-        self._progress, self._profiler = Progress(plan), Profiler(self.folder, plan.profiled)
-        self._summaries = self._metrics_file = None  # before `begin`
+        self._progress, self._profiler = Progress(plan), Profiler(self._folder, plan.profiled)
+        self._summaries = None  # before `begin`
         self._not_finite = set()  # names of scalars that a line has reported
 
     def __enter__(self):
@@ -47,7 +42,7 @@ class Recorder:
 
     @property
     def closed(self):
-        """Whether the reader of stdout has left."""
+        """A bool. The reader of stdout has left."""
         return self._progress.closed
 
     def say(self, text):
@@ -55,17 +50,11 @@ class Recorder:
         self._progress.say(text)
 
     def introduce(self, step, dataset, start_step):
-        """Writes flags.txt and model.txt, and prints what is trained on which data.
-
-        Args:
-          step: a `TrainStep`.
-          dataset: a `data.Dataset`.
-          start_step: step that the run resumes from; 0 for a new run.
-        """
+        """Writes flags.txt and model.txt. Prints the data, the model, the folder and the first step."""
         name, model = type(step.model).__name__, step.eval_model
         if self._flags_text:
-            files.write_atomically(os.path.join(self.folder, "flags.txt"), self._flags_text)
-        files.write_atomically(os.path.join(self.folder, "model.txt"), summarize_model(step.model) + "\n")
+            files.write_atomically(os.path.join(self._folder, "flags.txt"), self._flags_text)
+        files.write_atomically(os.path.join(self._folder, "model.txt"), summarize_model(step.model) + "\n")
         images = f"{len(dataset.train.labels):,} training images, {len(dataset.test.labels):,} test images"
         self.say(f"{dataset.name}: {images}")
         self.say(f"{name}: {step.model.count_params():,} parameters")
@@ -80,13 +69,16 @@ class Recorder:
         self.say(f"workdir: {self._workdir}" + (f", resuming from step {start_step:,}" if start_step else ""))
 
     def open_writer(self):
-        """Opens the event file of the training set. Returns: its `tf.summary` writer, for what the step writes."""
-        self._summaries = self._summaries or Summaries(self.folder)
+        """Opens the event file of the training set. Returns: its `tf.summary` writer, for the step's own summaries."""
+        self._summaries = self._summaries or Summaries(self._folder)
         return self._summaries.writer
 
     def begin(self, state, step, dataset, graph):
-        """Opens all files for a run that goes on from `state`, a `RunState`; `graph`: that of the step."""
-        self._metrics_file = MetricsFile(self.folder, state, self._plan)
+        """Opens all files for a run that goes on from a `RunState`. The graph is the graph of the step."""
+        lines = map(self._line, state.history, state.times)  # without evaluations that no checkpoint holds
+        files.write_atomically(os.path.join(self._folder, "metrics.jsonl"), "".join(lines))
+        with contextlib.suppress(FileNotFoundError):  # a longer run has not finished
+            os.remove(os.path.join(self._folder, "results.json"))
         self.open_writer()
         shown = {"dataset": (dataset.name, "mnist")} | (self._shown or hparams.of(step, self._plan))
         self._summaries.begin(state.step, shown, self._workdir)
@@ -94,18 +86,13 @@ class Recorder:
             self._summaries.describe(step, dataset, self._flags_text, state.provenance, graph)
 
     def profiling(self, step_number, num_steps):
-        """Returns a context manager around `num_steps` steps after `step_number`, which profiles those of --profile."""
+        """Returns a context manager that profiles, if it is time, `num_steps` steps after step `step_number`."""
         return self._profiler.loop(step_number, num_steps)
 
     def write_steps(self, first, done, scalars, rates, looks):
-        """Writes consecutive steps to the event file.
+        """Writes `done` steps from step `first` on: scalars, learning rates, and what `View.take` returned.
 
-        Args:
-          first: number of the first step.
-          done: number of steps to write, those before a loss that is not finite.
-          scalars: dict of float32 arrays `[steps]`, the scalars of each step.
-          rates: float32 `[steps]`, learning rates.
-          looks: norms and histograms, as `View.take` returns them.
+        The scalars are a dict of float32 arrays `[steps]`. The last step is not done if its loss is not finite.
         """
         curves = {f"batch/{name}": values[:done] for name, values in scalars.items()}
         self._summaries.write_steps(first, curves | {"rates/learning_rate": rates[:done]})
@@ -114,32 +101,27 @@ class Recorder:
             self._summaries.flush()
 
     def report_steps(self, state, scalars, images_per_second, steps_per_second):
-        """Shows the progress after the steps whose scalars are given. Names each scalar that is not finite, once."""
+        """Shows the progress after some steps, given their scalars. Names, once, each scalar that is not finite."""
         first = state.step + 1 - len(scalars["loss"])
         for name in scalars.keys() - self._not_finite:
             if (wrong := np.flatnonzero(~np.isfinite(scalars[name]))).size:
                 self._not_finite.add(name)
-                self.say(f"{name} is {scalars[name][wrong[0]]} at step {first + wrong[0]}, so its mean is none.")
+                self.say(f"{name} is {scalars[name][wrong[0]]} at step {first + wrong[0]}, so its mean is null.")
         self._summaries.write_scalars("train", state.step, {"speed/images_per_second": images_per_second})
         self._progress.update(state.step, state.means, images_per_second, steps_per_second)
 
     def writing(self, part, step_number):
-        """Returns a context manager in which `tf.summary` writes about a part of the data, such as "validation"."""
+        """Returns a context manager that makes `tf.summary` write about a part of the data, such as "validation"."""
         return self._summaries.writing(part, step_number) if self._summaries else contextlib.nullcontext()
 
     def write_evaluation(self, state, train, measured, dataset, model):
-        """Writes and prints the newest evaluation of `state`.
-
-        Args:
-          train: dict of means over the epoch so far; empty before the first step.
-          measured: the `Measured` validation set.
-          dataset: a `data.Dataset`.
-          model: the evaluated model.
-        """
+        """Writes and prints the newest evaluation. `train` is a dict of means over the epoch, `measured` a `Measured`."""
         entry, number = state.history[-1], state.step
         self._summaries.write_evaluation(number, train, measured, dataset.validation, dataset.classes, model)
         self._summaries.flush()
-        self._metrics_file.append(entry, state.seconds)
+        path = os.path.join(self._folder, "metrics.jsonl")
+        with files.write_errors(f"write {path}"), open(path, "a", encoding="utf-8") as file:
+            file.write(self._line(entry, state.seconds))
         if number:
             self.say(
                 f"epoch {self._plan.epoch_of(number)} step {number} "
@@ -147,34 +129,39 @@ class Recorder:
                 f"validation loss {entry['validation_loss']:.4f} accuracy {entry['validation_accuracy']:.4f}"
             )
 
+    def _line(self, entry, seconds):
+        position = {"step": entry["step"], "epoch": self._plan.epoch_of(entry["step"]), "seconds": round(seconds, 3)}
+        return json.dumps(files.without_nan(position | entry)) + "\n"
+
     def write_test(self, step_number, metrics):
-        """Writes metrics of the test set; a run that had finished before writes no event."""
+        """Writes metrics of the test set. Writes nothing if this process trained nothing."""
         if self._summaries:
             self._summaries.write_scalars("test", step_number, {f"epoch/{k}": v for k, v in metrics.items()})
 
     def flush(self):
-        """Puts on disk the event files, which no checkpoint must be ahead of."""
+        """Writes buffered events to disk, so that no checkpoint is ahead of the event files."""
         self._summaries.flush()
 
     def report_deleted(self):
-        """Names what was deleted while the run trained, because what the run writes there is lost."""
+        """Prints which files were deleted while the run trained, because what the run writes to them is lost."""
         names = ("train", "validation", "model.txt")
-        if gone := [name for name in names if not os.path.exists(os.path.join(self.folder, name))]:
+        if gone := [name for name in names if not os.path.exists(os.path.join(self._folder, name))]:
             self.say(f"{', '.join(gone)} of {self._workdir} was deleted under way and is lost.")
 
     def write_results(self, state, results, dataset, model):
-        """Writes results.json, and to the event files the columns of HParams and the features of the Projector."""
+        """Writes results.json. Writes the metrics for HParams and the features for the Projector to the event files."""
         if self._summaries:
             self._summaries.write_results(state.step, results, state.history)
             self._summaries.write_features(model, dataset.validation, dataset.classes)
-        write_results(results, self.folder)
+        text = json.dumps(files.without_nan(results), indent=2) + "\n"
+        files.write_atomically(os.path.join(self._folder, "results.json"), text)
 
 
 class SilentRecorder:
     """The recorder of a worker that is not the chief. It writes and prints nothing."""
 
     closed = False
-    open_writer = None  # the step, too, writes nothing
+    open_writer = None  # so that the step does not write either
 
     def __enter__(self):
         return self

@@ -1,4 +1,4 @@
-"""Trains some steps of a run, evaluates and saves, whenever the loop asks for it."""
+"""Trains some steps of a run, evaluates it, saves it and finishes it."""
 
 import math
 import time
@@ -16,21 +16,18 @@ import tensorflow as tf
 
 
 class Trainer:
-    """The step of a run with its batches and its compiled loop.
+    """The step of a run, its batches and its compiled loop.
 
-    The first training step or evaluation compiles the step and then opens the files. So a run that has finished
-    ends at once, and a step that is refused leaves no file.
+    The first training step or evaluation compiles the step, then opens the files. A finished run needs neither, and
+    a step that is refused leaves no file.
 
     Args:
-      step: a `TrainStep`.
-      dataset: a `data.Dataset`.
-      plan: the `Plan` of the run.
-      context: the `Context` that the step is compiled with.
-      checkpointer: the `Checkpointer` of the run.
-      recorder: the `Recorder` of the run.
+      step, dataset, plan: the same as in `train_and_evaluate`.
+      context: the `Context` for the compilation of the step.
+      checkpointer, recorder: the other two owners of the run.
 
     Attributes:
-      state: the `RunState` after the last step or evaluation.
+      state: the `RunState` now.
     """
 
     def __init__(self, step, dataset, plan, context, checkpointer, recorder):
@@ -42,21 +39,16 @@ class Trainer:
         self._batches, self._epoch = None, None  # an iterator over the batches of that epoch
         self._loop = None  # before the first training step or evaluation
 
-    @property
-    def is_over(self):
-        """Whether the run ends at its current step."""
-        return self.plan.is_over(self.state.step, self.state.history)
-
     def restore(self):
         """Restores the run from its newest sound checkpoint, if there is one. Returns: its `RunState`."""
         self.state, self._order = self.checkpointer.restore()
         return self.state
 
-    def check_step(self):
-        """Raises `mnist.Error` if the step computes something else than the run did."""
-        self._compile(None)
+    def compile(self, open_writer=None):
+        """Compiles the step as `compile_loop`. Returns: a function that makes the loop, and the graph of the step.
 
-    def _compile(self, open_writer):
+        Raises: `mnist.Error` as `compile_loop`, or if the step computes something else than the run did.
+        """
         order = tf.range(self.plan.num_examples)  # any order, because only the shapes of the batches count
         spec = self._make_batches(order).element_spec
         variables = self.checkpointer.variables
@@ -65,10 +57,10 @@ class Trainer:
         return make_loop, graph
 
     def _start(self):
-        """Compiles the step, then opens the files. Does nothing in a run that has started."""
+        """Compiles the step, then opens the files, unless that is done."""
         if self._loop:
             return
-        make_loop, graph = self._compile(self.recorder.open_writer)
+        make_loop, graph = self.compile(self.recorder.open_writer)
         self._start_batches()
         loop = make_loop()
         loop.trace(self._batches)
@@ -77,7 +69,7 @@ class Trainer:
         self._loop = loop
 
     def _start_batches(self):
-        """Makes the batches of the next epoch, or of the rest of the epoch in which the run was resumed."""
+        """Makes the batches of the next epoch, or of the rest of the epoch in which the run resumes."""
         epoch, done = self.plan.position(self.state.step)
         if self._order is None or not done:
             order = self.step.epoch_order(self.dataset.train, epoch)
@@ -104,20 +96,20 @@ class Trainer:
             start = time.perf_counter()
             scalars, rates = self._loop(self._batches, first, num_steps)
             seconds += time.perf_counter() - start
-        done = int(np.isfinite(scalars["loss"]).sum())  # the loop ends after the first that is not
+        done = int(np.isfinite(scalars["loss"]).sum())  # the loop stops after a loss that is not finite
         recorder.write_steps(first, done, scalars, rates, self.context.view.take())
         if done < num_steps:
             raise self.checkpointer.not_finite(f"the loss is {scalars['loss'][done]} at step {first + done}")
         batch_sizes = plan.batch_sizes(first, done)
         state.add_steps(scalars, batch_sizes, seconds)
         counted = int(self.step.iterations)
-        skips = isinstance(self.step.optimizer, keras.optimizers.LossScaleOptimizer)  # gradients that are not finite
+        skips = isinstance(self.step.optimizer, keras.optimizers.LossScaleOptimizer)  # an update that is not finite
         if counted != state.step and not skips:
             raise RuntimeError(f"optimizer.iterations is {counted} after step {state.step}.")
         recorder.report_steps(state, scalars, sum(batch_sizes) / seconds, done / seconds)
 
     def evaluate(self):
-        """Adds to the history the means over the epoch so far and the metrics of the validation set."""
+        """Adds an evaluation to the history: the means over the epoch so far, and the validation metrics."""
         self._start()
         state, train = self.state, self.state.means
         self.step.update_eval_model()
@@ -134,14 +126,14 @@ class Trainer:
             self.checkpointer.save_best(state, self._order)
 
     def save(self):
-        """Saves a checkpoint if anything is new since the last."""
+        """Saves a checkpoint if the state has changed since the last."""
         if self.checkpointer.is_new(self.state):
-            self.recorder.flush()  # no checkpoint is ahead of the event files
+            self.recorder.flush()
             self.recorder.report_deleted()
             self.checkpointer.save(self.state, self._order)
 
     def finish(self):
-        """Tests a run that is over, and writes its results. Returns: the content of `results.json`, a flat dict."""
+        """Tests the run and writes its results. Returns: the content of `results.json`, a flat dict."""
         step, plan, state, dataset, best = self.step, self.plan, self.state, self.dataset, self.checkpointer.best
         last = state.history[-1]
         step.update_eval_model()
@@ -160,7 +152,7 @@ class Trainer:
             **{name: value for name, value in last.items() if name != "step"},
             **{f"test_{name}": value for name, value in tests.items()},
         }
-        if best and best.is_kept:
+        if best and best.is_kept():
             entry = next(entry for entry in state.history if entry["step"] == best.step)
             results |= {f"best_{name}": value for name, value in entry.items()}
             with best.assigned(step, self.checkpointer.variables):
@@ -170,7 +162,7 @@ class Trainer:
         return results
 
     def _test(self, entry):
-        """Returns the metrics of the test set; `entry` is the evaluation of the same weights in the history."""
+        """Returns the metrics of the test set, given the evaluation of the same weights in the history."""
         if self.dataset.test is self.dataset.validation:
             names = [name for name in entry if name.startswith("validation_")]
             return {name.removeprefix("validation_"): entry[name] for name in names}

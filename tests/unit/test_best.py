@@ -106,7 +106,7 @@ def test_what_is_not_there_is_said(kept, held, tmp_path):
     with pytest.raises(Error, match=f"--checkpoint=7: .* has newest, best, .*{results['steps']}"):
         finished.load(str(workdir), 7)
     train(tmp_path / "plain", held, max_steps=5)
-    with pytest.raises(Error, match=r"--checkpoint=best: .* has none, as it was trained without --keep_best"):
+    with pytest.raises(Error, match=r"--checkpoint=best: .* keeps no best, as it was trained without --keep_best"):
         finished.load(str(tmp_path / "plain"), "best")
     with pytest.raises(
         Error, match=r"--keep_best=validation_recall: no evaluation has it; there are .*validation_loss"
@@ -125,7 +125,7 @@ def test_what_another_key_kept_is_never_taken_for_the_best(held, tmp_path):
     with pytest.raises(Error, match=rf"was at step 0, whose weights are not there, but those of step {first}\."):
         finished.load(workdir, "best")
     train(tmp_path, held, max_steps=12)
-    with pytest.raises(Error, match=rf"without --keep_best; it has had one, which --checkpoint={first} is\.$"):
+    with pytest.raises(Error, match=rf"without --keep_best; --checkpoint={first} is one that it kept before\.$"):
         finished.load(workdir, "best")
     assert finished.load(workdir, first).step == first
     results = train(tmp_path, held, max_steps=30, keep_best="max:validation_accuracy")
