@@ -115,7 +115,7 @@ class Recorder:
         return self._summaries.writing(part, step_number) if self._summaries else contextlib.nullcontext()
 
     def write_evaluation(self, state, train, measured, dataset, model):
-        """Writes and prints the newest evaluation. `train` is a dict of means over the epoch, `measured` a `Measured`."""
+        """Writes and prints the newest evaluation. `train` is a dict of means, `measured` a `Measured`."""
         entry, number = state.history[-1], state.step
         self._summaries.write_evaluation(number, train, measured, dataset.validation, dataset.classes, model)
         self._summaries.flush()

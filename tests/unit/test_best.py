@@ -203,8 +203,12 @@ def test_own_metrics_of_the_best_are_those_of_the_step_as_it_was(held, tmp_path)
 
 
 def test_nan_is_never_the_best(tmp_path):
-    best = Best(str(tmp_path), "validation_recall", True, [])
-    found = [best.is_better({"step": i, "validation_recall": x}) for i, x in enumerate([np.nan, 0.5, np.nan, 0.4, 0.6])]
+    history, found = [], []
+    best = Best(str(tmp_path), "validation_recall", True, history)
+    for step, recall in enumerate([np.nan, 0.5, np.nan, 0.4, 0.6]):
+        entry = {"step": step, "validation_recall": recall}
+        found.append(best.is_better(entry))
+        history.append(entry)
     assert found == [False, True, False, False, True]
     assert best.step == 4
 
