@@ -127,14 +127,11 @@ def test_other_data_precision_and_threads_are_refused(undisturbed, digits, monke
     images[0, 0, 0, 0] ^= 1
     other_images = digits._replace(train=digits.train._replace(images=images))
     other_tests = digits._replace(test=digits.test._replace(labels=digits.test.labels[::-1]))
+    held = data.load("digits", holdout=100)
     for dataset, model, message in (
         (other_images, make_small, r"the data was digits \(1,500 .*is digits \(1,500 .* of other content"),
         (other_tests, make_small, "of other content"),
-        (
-            data.load("digits", holdout=100),
-            make_small,
-            r"is digits \(1,400 training, 100 validation and 297 test images",
-        ),
+        (held, make_small, r"is digits \(1,400 training, 100 validation and 297 test images"),
         (digits, lambda: CNN(dtype="mixed_bfloat16"), "precision was float32, is mixed_bfloat16"),
     ):
         with pytest.raises(Error, match=message):
