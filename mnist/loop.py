@@ -67,7 +67,7 @@ def train_and_evaluate(
             # A reader of stdout that leaves, such as `| head`, ends the run as a signal does.
             asked = cluster.agree([interrupt and interrupt.signum, recorder.closed])
             interrupted = any(signum or closed for signum, closed in asked)
-            # It comes before a stop, too, so that no step is saved twice, without its evaluation and with it.
+            # Evaluates also before it stops, so that the checkpoint of a step holds the evaluation of this step.
             if plan.evaluation_due(state.step, state.evaluated):
                 trainer.evaluate()
             if plan.save_due(state.step) or interrupted:
