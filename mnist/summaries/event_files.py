@@ -26,13 +26,6 @@ _MAX_CURVES = 20  # classes with a precision-recall curve each
 _SCALAR = scalar_metadata.create_summary_metadata(display_name="", description="").SerializeToString()
 
 
-class NoSummaries:
-    """Those of a process that writes nothing: takes all that `Summaries` does."""
-
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: contextlib.nullcontext()
-
-
 class Summaries:
     """The event files of a run, `<workdir>/train`, `<workdir>/validation`, and `<workdir>/test` beside a hold-out.
 

@@ -565,7 +565,7 @@ def test_a_scalar_of_the_step_that_becomes_nan_is_said_once_by_name(digits, tmp_
             return gradients, scalars | {"ratio": tf.where(self.iterations < 1, 1.0, np.nan)}
 
     train(tmp_path, digits, Showing, steps=6)
-    assert capsys.readouterr().out.count("ratio is nan at step 2, so its mean is none.\n") == 1
+    assert capsys.readouterr().out.count("ratio is nan at step 2, so its mean is null.\n") == 1
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["train_ratio"] is None
     assert results["train_loss"] > 0
