@@ -77,7 +77,7 @@ def load_error(path):
 
 @pytest.mark.parametrize("classes", [2, 47, 256])
 def test_the_labels_give_the_number_of_classes(tmp_path, classes):
-    """Whether or not each class has training images."""
+    """Classes without training images count, too."""
     labels = np.append(cycle(classes + 5, classes), classes - 1)
     labels = labels[(labels != 1) | (classes == 2)]
     for place in (write_idx(tmp_path / "own", labels, labels), write_npz(tmp_path / "own.npz", labels, labels)):
