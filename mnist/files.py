@@ -6,13 +6,13 @@ import math
 import os
 import re
 import socket
+import sys
 import tempfile
 import warnings
 
 from mnist import Error
 
 import filelock
-import tensorflow as tf
 
 _NOT_SUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -76,7 +76,10 @@ def write_errors(what):
     """Turns a failure to write (disk full, read-only) into a `mnist.Error`: cannot `what`, and the reason."""
     try:
         yield
-    except (OSError, tf.errors.OpError) as error:
+    except Exception as error:
+        tf = sys.modules.get("tensorflow")  # not imported here, because a sweep starts without it
+        if not isinstance(error, (OSError, tf.errors.OpError) if tf else OSError):
+            raise
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
         reason = re.sub(r"\{\{.*?\}\} | \[Op:.*\]", "", reason)  # TensorFlow's names of nodes
         raise Error(f"cannot {what}: {reason.splitlines()[0]}") from None

@@ -16,7 +16,7 @@ class Context:
 
     Attributes:
       slice_number: an int. The slice that is being traced, 0 outside of the loss.
-      gradients: a list of tensors and Nones. The gradients of the last update that was traced.
+      gradients: a list of tensors and Nones. The last update that was traced.
     """
 
     def __init__(self, replicas=None, view=None, jit_compile=False):

@@ -11,14 +11,9 @@ import tensorflow as tf
 
 
 def compile_step(step, context=None):
-    """Returns a step as a `tf.function` of a batch.
+    """Compiles a `TrainStep`, which uses a `Context` while it is traced. Default: `Context()`.
 
-    Args:
-      step: a `TrainStep`.
-      context: a `Context`, which the step uses while it is traced. Default: `Context()`.
-
-    Returns: a function of uint8 images `[B, 28, 28, 1]` and integer labels `[B]`. It returns the step's scalars, a
-      dict, and the gradients of its update.
+    Returns: a `tf.function` of images and labels, which returns the scalars of the step and its gradients.
     """
     context = context or Context()
     # XLA has no kernel for the collective gather of several slices, so it compiles each slice separately.
@@ -35,16 +30,11 @@ def _make_update(step, context):
 
 
 def make_train_loop(step, context=None):
-    """Compiles `step` and a loop over it, so that Python is entered once for many steps.
+    """Compiles a step, and a loop over it that enters Python once for many steps.
 
-    Args:
-      step, context: as `compile_step` takes them.
-
-    Returns:
-      `train_step(images, labels)`, as `compile_step` returns it.
-      `train_loop(iterator, num_steps)`, which takes an iterator over batches and an int32 scalar tensor. It stops
-      after the first step whose loss is not finite. It returns a dict of float32 tensors `[steps done]`, one for each
-      scalar of the step, and the learning rates, float32 `[steps done]`.
+    Returns: the function of `compile_step`, and `train_loop(iterator, num_steps)`. The loop takes an iterator over
+      batches and an int32 scalar tensor. It stops after the first step whose loss is not finite. It returns a dict of
+      the scalars and the learning rates, all float32 tensors `[steps done]`.
     """
     train_step = compile_step(step, context)
 
@@ -72,12 +62,11 @@ def compile_loop(step, context, spec, variables, open_writer):
     """Compiles a step and checks what it computes, before the run writes anything.
 
     Args:
-      step: a `TrainStep`. It uses `context` from now on.
-      context: a `Context`.
+      step, context: a `TrainStep`, and the `Context` that it uses from now on.
       spec: a tuple of `tf.TensorSpec`s. The images and labels of a batch.
       variables: a dict from names to `tf.Variable`s. Everything that a checkpoint holds.
-      open_writer: a function that returns the `tf.summary` writer for the step's own summaries, called only if the
-        step writes any. None: nothing is written, because only the chief of several processes writes.
+      open_writer: a function that returns the `tf.summary` writer, called only if the step writes summaries of its own.
+        None: this process writes nothing.
 
     Returns: a function that makes a `Loop`, the graph of the step, and a digest of what the step computes. The digest
       depends neither on who shares the run nor on what the step writes.
@@ -107,26 +96,20 @@ def compile_loop(step, context, spec, variables, open_writer):
 
 
 class Loop:
-    """A loop that trains many steps per call into the graph, and steps that the view looks at one by one.
+    """A loop that trains many steps per call into the graph, but one by one those that the view measures.
 
-    To look from within the graph would slow each step down by 2 %.
+    To measure within the graph would slow each step down by 2 %.
 
     Args:
-      step: a `TrainStep`.
-      context: the `Context` that the step was compiled with.
-      train_step, train_loop: the two functions of `make_train_loop`.
+      step, context: a `TrainStep`, and the `Context` that it was compiled with.
+      train_step, train_loop: the two functions that `make_train_loop` returned.
     """
 
     def __init__(self, step, context, train_step, train_loop):
         self._step, self._view, self._train_step, self._train_loop = step, context.view, train_step, train_loop
 
     def __call__(self, batches, first, num_steps):
-        """Trains steps, and stops after a step whose loss is not finite.
-
-        Args:
-          batches: an iterator over batches.
-          first: an int. The number of the first step, counted from 1.
-          num_steps: an int. How many steps to train.
+        """Trains `num_steps` from step `first` on, and stops after a step whose loss is not finite.
 
         Returns: a dict of the step's scalars, and the learning rates, all float32 NumPy arrays `[steps done]`.
         """
