@@ -13,9 +13,14 @@ import types
 
 import absl.flags
 import absl.logging
+import hypothesis
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+
+hypothesis.settings.register_profile("small", max_examples=40, deadline=10_000)
+hypothesis.settings.register_profile("large", max_examples=5_000, deadline=10_000)  # --hypothesis-profile=large
+hypothesis.settings.load_profile("small")
 
 # Of a script: a network that takes little time, for what does not depend on it.
 SMALL = """

@@ -2,9 +2,8 @@
 
 import gzip
 import hashlib
-import importlib.util
+import importlib
 import os
-import pathlib
 import sys
 import tracemalloc
 import types
@@ -24,8 +23,6 @@ from absl import flags
 from absl.testing import flagsaver
 from conftest import idx_bytes, random_examples
 from PIL import Image
-
-SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
 
 def cycle(count, classes, first=0):
@@ -289,14 +286,6 @@ def report(capfd, workdir, **options):
     return capfd.readouterr().out
 
 
-def load_script(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 LONG = tuple(f"{'a name that goes on and on ' * 3}{i}" for i in range(256))
 
 
@@ -309,7 +298,7 @@ LONG = tuple(f"{'a name that goes on and on ' * 3}{i}" for i in range(256))
     ],
     ids=["2", "47", "256"],
 )
-def test_a_run_from_training_to_pictures(tmp_path, launch, capfd, monkeypatch, classes, names, options):
+def test_a_run_from_training_to_pictures(tmp_path, launch, capfd, classes, names, options):
     folder = write_npz(tmp_path / "data" / "own.npz", cycle(1040, classes), cycle(1030, classes)).parent
     (folder / "classes.txt").write_text("\n".join(names))
     workdir = str(tmp_path / "run")
@@ -321,8 +310,7 @@ def test_a_run_from_training_to_pictures(tmp_path, launch, capfd, monkeypatch, c
     assert out.count("\n") < classes + 40
     assert max(map(len, out.splitlines())) < 120
     assert all(f"{name}  " in out or f"{name[:14]}...{name[-7:]}  " in out for name in names)
-    plot = load_script("plot", monkeypatch)
-    plot.main(types.SimpleNamespace(workdir=(workdir,), checkpoint="newest", output=None))
+    report(capfd, workdir, plots=os.path.join(workdir, "plots"))
     for name in ("mistakes", "confusion_matrix", "accuracies"):
         with Image.open(os.path.join(workdir, "plots", f"{name}.png")) as image:
             assert image.width <= 350
@@ -428,19 +416,11 @@ def test_a_run_of_ten_classes_on_data_of_seven_and_of_twelve(tmp_path, launch, c
 
 
 @pytest.mark.parametrize("holdout", [0, 8])
-def test_changed_test_data_give_a_warning_and_unknown_labels_an_error(
-    tmp_path, launch, capfd, caplog, monkeypatch, holdout
-):
+def test_changed_test_data_give_a_warning_and_unknown_labels_an_error(tmp_path, launch, capfd, caplog, holdout):
     folder, workdir = tmp_path / "data", str(tmp_path / "run")
     write_npz(folder / "own.npz", cycle(48, 3), cycle(9, 3))
     assert launch(f"--data_dir={folder}", f"--workdir={workdir}", "--max_steps=1", f"--holdout={holdout}") == 0
-    plot = load_script("plot", monkeypatch)
-    commands = [
-        lambda: report(capfd, workdir),
-        lambda: plot.main(
-            types.SimpleNamespace(workdir=(workdir,), checkpoint="newest", output=str(tmp_path / "plots"))
-        ),
-    ]
+    commands = [lambda: report(capfd, workdir), lambda: report(capfd, workdir, plots=str(tmp_path / "plots"))]
 
     def warned(command):
         caplog.clear()
@@ -465,10 +445,8 @@ def test_changed_test_data_give_a_warning_and_unknown_labels_an_error(
 
 
 @pytest.mark.parametrize("script", ["benchmark", "time_to_accuracy", "compare_with_fit"])
-def test_what_compares_networks_of_ten_outputs_refuses_other_data(tmp_path, monkeypatch, script):
+def test_what_compares_networks_of_ten_outputs_refuses_other_data(tmp_path, script):
     path = write_npz(tmp_path / "seven.npz", cycle(40, 7), cycle(9, 7))
-    module = load_script(script, monkeypatch)
-    options = {"data_dir": str(path), "dataset": "auto", "rows": "loop_float32", "json": str(tmp_path / "results.json")}
+    options = types.SimpleNamespace(data_dir=str(path), dataset="auto", rows="loop_float32")
     with pytest.raises(mnist.Error, match=r"seven.npz has 7 classes, the networks that are compared have ten\.$"):
-        module.main(types.SimpleNamespace(**options))
-    assert not (tmp_path / "results.json").exists()
+        importlib.import_module(script).main(options)

@@ -21,7 +21,7 @@ from conftest import SMALL
 from test_research import NAMES
 
 ROOT = pathlib.Path(__file__).parents[2]
-LAUNCHER = [sys.executable, str(ROOT / "scripts" / "launch_workers.py"), "--workers=2"]
+LAUNCHER = [sys.executable, "-m", "mnist.launch_workers", "--workers=2"]
 # A script whose step has a fault, named by FAULT, on one worker at the beginning of the second epoch.
 SCRIPT = """
 import json, os, signal, time
