@@ -18,7 +18,7 @@ from mnist.run.introduction import introduce
 from mnist.run.profiler import Profiler
 from mnist.run.results import MetricsFile, results_of
 from mnist.step import TrainStep, View, compile_loop, describe_measuring
-from mnist.summaries import NoSummaries, Summaries, hparams
+from mnist.summaries import NoSummaries, Summaries, hparams_of
 
 import keras
 import numpy as np
@@ -106,7 +106,7 @@ class Session:
         loop.trace(self.batches)
         self.state["provenance"] = provenance.describe()
         self.metrics_file = MetricsFile(self.folder, self.state, plan) if is_chief else None
-        shown = {"dataset": (self.dataset.name, "mnist")} | (self.shown or hparams.of(step, plan))
+        shown = {"dataset": (self.dataset.name, "mnist")} | (self.shown or hparams_of(step, plan))
         self.summaries.begin(self.start_step, shown, self.workdir)
         if not self.start_step:
             self.summaries.describe(step, self.dataset, self.flags_text, self.state["provenance"], graph)
