@@ -51,7 +51,7 @@ class Launch:
     data_dir = _data(
         None,
         "Folder with the four IDX files of MNIST or of a split of EMNIST, KMNIST's four npz files, or one npz file: "
-        "28x28 grey images in 2 to 1,000 classes, their names in a classes.txt. Default: Keras' cache or a download.",
+        "28x28 grey images in 2 to 256 classes, their names in a classes.txt. Default: Keras' cache or a download.",
         kind=local_path,
         may_change=True,
     )

@@ -176,7 +176,7 @@ def test_a_run_of_another_command_is_named(command, tmp_path):
 
 
 def test_auto_is_recorded_as_what_it_resolved_to(command, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("mnist.data.sets.STORE", "http://127.0.0.1:9/")
+    monkeypatch.setattr("mnist.data.download.STORE", "http://127.0.0.1:9/")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     code, _, _ = command("--dry_run", f"--workdir={tmp_path / 'run'}")
     assert code == 0

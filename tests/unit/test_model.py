@@ -1,12 +1,12 @@
 """The network: its size, its file, its crop, its dtypes."""
 
 from mnist.model import CNN
-from scripts.compare_with_fit import make_sequential
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from compare_with_fit import make_sequential
 
 
 def random_images(count=6, seed=0):

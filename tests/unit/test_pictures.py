@@ -161,6 +161,24 @@ def test_label_prediction_and_probability_are_above_their_image(names, end):
     assert 20 <= top <= bottom < end
 
 
+@pytest.mark.parametrize("count", [3, 30])
+def test_the_first_five_examples_have_their_answers(count):
+    examples, logits = make_examples(count, mistakes=0)
+    before = pictures.draw_examples(examples, logits)
+    side, cell = 66, 70
+    for i in range(5):
+        pixels = np.asarray(before)[-side - 4 : -4, 2 + cell * i : 2 + cell * i + side, 0]
+        image = np.asarray(Image.fromarray(examples.images[i, :, :, 0]).resize((side, side))) if i < count else 255
+        np.testing.assert_array_equal(pixels, image)
+    logits[1] = np.roll(logits[1], 1)
+    wrong = pictures.draw_examples(examples, logits)
+    left, top, right, bottom = changed(before, wrong)
+    assert cell < left <= right < 2 * cell
+    assert bottom - top < canvas.LINE
+    y, x = ink(wrong, canvas.RED).nonzero()
+    assert set(x[y > canvas.LINE] // cell) == {1}  # only the mistake is red
+
+
 # Accuracies
 
 
@@ -322,16 +340,16 @@ def test_pictures_do_not_replace_a_file_by_a_folder(tmp_path):
 def test_a_notebook_shows_each_picture():
     examples, _ = make_examples(30)
     drawn = pictures.draw_run(CNN(), examples, names_of(10), make_history(3))
-    assert drawn.keys() == {"curves", "confusion_matrix", "mistakes", "accuracies", "filters"}
+    assert drawn.keys() == {"curves", "examples", "confusion_matrix", "mistakes", "accuracies", "filters"}
     for picture in drawn.values():
         assert picture._repr_png_().startswith(b"\x89PNG")  # IPython calls this method
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A short run that another command has loaded."""
+    """A short run in a folder with an odd name, loaded by another command."""
     keras.utils.set_random_seed(0)
-    workdir = str(tmp_path_factory.mktemp("runs"))
+    workdir = str(tmp_path_factory.mktemp("runs") / "a,b [c]*")
     train_and_evaluate(TrainStep(CNN(), keras.optimizers.Adam(), seed=0), data.load("digits"), workdir, max_steps=3)
     return finished.load(workdir)
 
