@@ -14,9 +14,7 @@ class Interrupt:
     """A context manager that catches signals. `signum` is the first one caught, or None.
 
     A signal that the process ignores from its start stays ignored: SIGHUP under nohup, SIGINT in a background job.
-
-    Python runs a signal handler only between two Python instructions, and the inner loop is a single one. So a thread
-    reads the signal numbers from a socket, which works on Windows, too. It sees a second Ctrl-C at once.
+    A thread reads the signals from a socket, because Python would run a handler only after the whole inner loop.
     """
 
     def __init__(self):

@@ -98,7 +98,7 @@ def _make_same(description, objects, values, answers, safe_mode=True):
       objects: dict. The classes and functions that are not Keras' own, by name.
       safe_mode: bool. Whether to refuse code in the description, such as a lambda.
 
-    Raises: ValueError that gives the reason in a sentence.
+    Raises: ValueError with the reason, a sentence.
     """
     if description is None:
         raise ValueError("its class has no get_config().")

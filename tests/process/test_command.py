@@ -98,12 +98,6 @@ for module in pkgutil.walk_packages(mnist.__path__, "mnist."):
     assert done.returncode == 0, done.stderr
 
 
-def test_matplotlib_is_imported_only_to_draw_curves():
-    modules = "mnist.train, mnist.predict, mnist.summaries"
-    done = python(f"import sys, {modules}; sys.exit('matplotlib' in sys.modules)")
-    assert done.returncode == 0, done.stderr
-
-
 FULL = "error: cannot write the output: No space left on device.\n"
 
 

@@ -325,8 +325,8 @@ def test_the_loss_by_step_is_smoothed(axes_of):
 # Files and notebooks
 
 
-def test_a_training_run_does_not_import_matplotlib():
-    code = "import sys; sys.modules['matplotlib'] = None; import mnist.train, mnist.summaries"
+def test_commands_do_not_import_matplotlib_until_they_draw_curves():
+    code = "import sys; sys.modules['matplotlib'] = None; import mnist.train, mnist.predict, mnist.summaries"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
