@@ -217,7 +217,8 @@ def draw_filters(model):
     colours = mix(np.maximum(-shades, 0), np.maximum(shades, 0))
     images = [Image.fromarray(image).resize(size, Image.Resampling.NEAREST) for image in colours]
     name = layer.name.encode("ascii", "replace").decode()
-    title = f"{len(kernels):,} kernels of {cut(name, 120)}, from {-largest:.2g} to {largest:.2g}"
+    shown = f"first {_MAX_FILTERS} of " if len(kernels) > _MAX_FILTERS else ""
+    title = f"{shown}{len(kernels):,} kernels of {cut(name, 120)}, from {-largest:.2g} to {largest:.2g}"
     canvas, corners = grid(images, title, columns)
     for x, y in corners:  # a frame, because a weight of 0 is as white as the canvas
         ImageDraw.Draw(canvas).rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline="grey")
