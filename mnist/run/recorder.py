@@ -21,7 +21,7 @@ class Recorder:
       workdir: the run's folder as it was given.
       plan: the run's `Plan`.
       flags_text: a string. The content of flags.txt. Empty: no such file.
-      shown: a dict. The hyperparameters in TensorBoard, as `hparams_of` returns them. None: the settings of step and plan.
+      shown: a dict. The hyperparameters in TensorBoard, as `hparams_of` returns them. None: of the settings.
     """
 
     def __init__(self, workdir, plan, flags_text="", shown=None):
