@@ -1,6 +1,6 @@
 """One contract for every variant in mnist/research: neutral settings, falling loss, exact resume.
 
-A new file is held to it by being there. Its neutral setting may be added to `NEUTRAL`.
+It covers each new file. `NEUTRAL` may have its neutral setting.
 """
 
 import ast
@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-# For a file: the setting that changes nothing, None if sums are others with any, and settings out of range.
+# For each file the neutral setting, None if there is none, and settings out of range.
 NEUTRAL = {
     "adversarial": ({"epsilon": 0.0}, [{"epsilon": -0.1}, {"attack_steps": 0}]),
     "augment": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0}, [{"degrees": -1.0}, {"scaling": 1.0}]),
@@ -55,13 +55,13 @@ NEUTRAL = {
     "wide": (None, []),
     "winograd": (None, [{"slices": 0}]),  # a setting of every step
 }
-LEARNING = {"lr_range_test": {"lowest": 0.001}}  # settings with which a few steps learn, where those by default do not
+LEARNING = {"lr_range_test": {"lowest": 0.001}}  # settings that learn in a few steps, where the defaults do not
 NAMES = [file.name for file in pkgutil.iter_modules(research.__path__) if not file.name.startswith("_")]
-KNOWING_CNN = ["winograd", "record", "speedrun"]  # the steps that know its layers
+KNOWING_CNN = ["winograd", "record", "speedrun"]  # steps that need the layers of the CNN
 
 
 def in_trios(names):
-    """Compositions of three, as "adversarial+augment+distillation": each has to be compiled, and so three share it."""
+    """Returns compositions of three, as "adversarial+augment+distillation", because compiling takes most time."""
     return ["+".join(names[i : i + 3]) for i in range(0, len(names), 3)]
 
 
@@ -70,7 +70,7 @@ STEPS = 26  # of 64, in an epoch of 24 whose last batch has 28 images
 
 
 def variant(name):
-    """The `TrainStep` that a file launches, whatever else it defines."""
+    """Returns the `TrainStep` that a file launches."""
     module = importlib.import_module(f"mnist.research.{name}")
     calls = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Call)]
     calls = [call for call in calls if ast.unparse(call.func).rpartition(".")[2] == "launch"]
@@ -81,29 +81,13 @@ def variant(name):
 
 IDEA = """
 from mnist import train
-from mnist.research._draws import draw
-from mnist.settings import Setting
-from mnist.step import TrainStep
+from mnist.research._base import TrainStep
 
 class Idea(TrainStep):
-    noise = Setting(0.1, "Standard deviation of the noise on pixels in [0, 1]; 0: none.", low=0.0)
-
-    def prepare_batch(self, images, labels):
-        images, labels = super().prepare_batch(images, labels)
-        return images + self.noise * draw(images, self.random_seed("noise")), labels
-
-class Opposite(Idea):
-    def apply_gradients(self, gradients):
-        super().apply_gradients([-g for g in gradients])
+    pass
 
 if __name__ == "__main__":
     train.launch(step=Idea)
-"""
-DRAWS = """
-import tensorflow as tf
-
-def draw(images, seed):
-    return tf.random.stateless_normal(tf.shape(images), seed)
 """
 
 
@@ -112,16 +96,12 @@ def test_a_new_file_is_held_to_the_contract_by_being_there(tmp_path):
     for name in ("mnist", "tests"):
         shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(root / "setup.cfg", tmp_path)
-    for name, text in (("an_idea", IDEA), ("_draws", DRAWS)):
-        (tmp_path / "mnist" / "research" / f"{name}.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", "-k", "an_idea or _draws"]
-    done = subprocess.run(
-        [*command, "tests/test_research.py", "tests/test_variants.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )
+    (tmp_path / "mnist" / "research" / "an_idea.py").write_text(IDEA)
+    (tmp_path / "mnist" / "research" / "_base.py").write_text("from mnist.step import TrainStep")
+    command = [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", "-k", "an_idea or _base"]
+    command += [f"tests/contract/test_{name}.py" for name in ("research", "variants")]
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
     assert set(re.findall(r"::(\w+)\[[^\]]*an_idea", done.stdout)) == {
         "test_settings_out_of_range_are_refused",
         "test_the_loss_falls_on_one_batch",
@@ -129,11 +109,11 @@ def test_a_new_file_is_held_to_the_contract_by_being_there(tmp_path):
         "test_every_command_runs_and_its_flags_reach_the_step",
     }, done.stdout
     assert done.returncode == 0
-    assert "_draws]" not in done.stdout
+    assert "_base]" not in done.stdout
 
 
 class Stateful(keras.Model):
-    """Layers that write when they are called, a loss of its own, and a head that nothing uses."""
+    """A model with layers that write when they are called, an own loss, and an unused head."""
 
     def __init__(self, dtype=None):
         super().__init__(dtype=dtype)
@@ -153,7 +133,7 @@ class Stateful(keras.Model):
 
 
 def make_small(dtype):
-    """A network that takes little time, for what does not depend on it; Winograd has a way with the `CNN` alone."""
+    """Makes a network that takes little time. Winograd takes the `CNN` alone."""
     layers = keras.layers
     inner = [layers.Conv2D(4, 5, strides=3, activation="relu", dtype=dtype), layers.Flatten()]
     return keras.Sequential([keras.Input([28, 28, 1]), *inner, layers.Dense(10, dtype=dtype)])
@@ -191,9 +171,9 @@ def test_the_neutral_setting_is_the_baseline_bit_for_bit(names, digits, baseline
     settings = collections.ChainMap(*(NEUTRAL[name][0] for name in names.split("+")))
     step = make_step(composed, model=Stateful, **settings)
     run(step, digits, [STEPS])
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(weights_of(step), baseline, strict=True))
-    evaluated = [v.numpy() for v in step.eval_model.variables if "seed" not in v.path]
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(evaluated, baseline, strict=True))
+    for model in (step.model, step.eval_model):
+        weights = [v.numpy() for v in model.variables if "seed" not in v.path]
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(weights, baseline, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
