@@ -115,7 +115,7 @@ def test_a_missing_checkpoint_or_metric_is_refused(kept, held, tmp_path):
     train(tmp_path / "plain", held, max_steps=5)
     with pytest.raises(Error, match=r"--checkpoint=best: .* keeps no best, as it was trained without --keep_best"):
         finished.load(str(tmp_path / "plain"), "best")
-    with pytest.raises(Error, match="--keep_best=validation_recall: no evaluation has it; there are .*validation_loss"):
+    with pytest.raises(Error, match=r"--keep_best=validation_recall: no evaluation has it; .*validation_loss"):
         train(tmp_path / "other", held, keep_best="validation_recall")
     assert not (tmp_path / "other" / "results.json").exists()
 
