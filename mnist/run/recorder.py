@@ -9,7 +9,7 @@ from mnist.cli import Progress
 from mnist.model import describe_model, probe, rebuild, summarize_model
 from mnist.run.profiler import Profiler
 from mnist.settings import settings_of
-from mnist.summaries import Summaries, hparams
+from mnist.summaries import Summaries, hparams_of
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Recorder:
       workdir: the run's folder as it was given.
       plan: the run's `Plan`.
       flags_text: a string. The content of flags.txt. Empty: no such file.
-      shown: a dict. The hyperparameters in TensorBoard, see `hparams.write`. None: the settings of step and plan.
+      shown: a dict. The hyperparameters in TensorBoard, as `hparams_of` returns them. None: of the settings.
     """
 
     def __init__(self, workdir, plan, flags_text="", shown=None):
@@ -80,7 +80,7 @@ class Recorder:
         with contextlib.suppress(FileNotFoundError):  # a longer run has not finished
             os.remove(os.path.join(self._folder, "results.json"))
         self.open_writer()
-        shown = {"dataset": (dataset.name, "mnist")} | (self._shown or hparams.of(step, self._plan))
+        shown = {"dataset": (dataset.name, "mnist")} | (self._shown or hparams_of(step, self._plan))
         self._summaries.begin(state.step, shown, self._workdir)
         if not state.step:
             self._summaries.describe(step, dataset, self._flags_text, state.provenance, graph)
