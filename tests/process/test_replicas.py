@@ -216,9 +216,8 @@ def test_weights_that_differ_are_found_before_they_are_saved(quiet_python, scrip
             ["--learning_rate=0.01", "--holdout=10"],
             {},
             [
-                "worker 1 was started with other settings than the chief: the data is digits (1,500 training, 297 "
-                "validation and 297 test images) on the chief, digits (1,490 training, 10 validation",
-                "learning_rate is 0.001 on the chief, 0.01 on worker 1",
+                "worker 1 was started with other settings than the chief: --holdout is 0 on the chief, 10 on worker 1",
+                "--learning_rate is 0.001 on the chief, 0.01 on worker 1",
             ],
         ),
         ([], {"FAULT": "code:1"}, ["worker 1 computes another step than the chief"]),

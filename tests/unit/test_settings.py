@@ -3,7 +3,7 @@
 import os
 
 from mnist import Error
-from mnist.checkpoint.fingerprint import _hyperparameters
+from mnist.checkpoint import attributes
 from mnist.model import CNN
 from mnist.settings import Setting, defined_flags, local_path, read_flags, settings_of, take
 from mnist.step import TrainStep
@@ -197,7 +197,7 @@ def test_paths_are_given_one_by_one_and_may_contain_commas():
 
 
 def test_settings_are_hyperparameters_whatever_their_kind():
-    found = _hyperparameters(make(limit=None, loud=True))
+    found = attributes(make(limit=None, loud=True))
     assert {name: found[name] for name in settings_of(Radius)} == {
         "slices": 1,
         "rho": 0.05,
