@@ -79,7 +79,7 @@ def _describe_object(value):
 
 
 def _describe_layer(layer):
-    return {"class": type(layer).__name__, "trainable": layer.trainable} | _anonymous(describe(layer) or {})
+    return _anonymous(describe(layer)) or {"class": type(layer).__name__, "trainable": layer.trainable}
 
 
 def _anonymous(part):

@@ -115,9 +115,9 @@ def test_a_model_or_optimizer_that_fit_would_train_otherwise_is_refused_at_the_s
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("config", [{"loss": cross_entropy(name="own")}, {"metrics": ["accuracy"]}])
-def test_a_model_compiled_for_the_same_loss_trains(config, digits, tmp_path):
-    assert train(tmp_path, digits, model=compiled(**config)).iterations == 3
+def test_a_model_compiled_for_the_same_loss_trains(digits, tmp_path):
+    model = compiled(loss=cross_entropy(name="own"), metrics=["accuracy"])
+    assert train(tmp_path, digits, model=model).iterations == 3
 
 
 def test_an_optimizer_that_averages_is_evaluated_with_averages_and_resumes_without(digits, tmp_path):
@@ -151,16 +151,15 @@ def test_float16_trains_with_a_scaled_loss_as_compile_has_it(digits, tmp_path):
     assert int(step.iterations) == 3
 
 
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
-def test_variables_of_any_type_are_averaged(dtype, digits, tmp_path):
+def test_variables_of_any_type_are_averaged(digits, tmp_path):
     def model():
-        return make_model(layers.Dense(10, dtype=dtype), dtype="float32")
+        return make_model(*(layers.Dense(10, dtype=dtype) for dtype in ("float64", "bfloat16")), dtype="float32")
 
     step = train(tmp_path, digits, step=EMA, model=model, optimizer=lambda: optimizers.SGD(0.5), steps=24)
-    average, weights = (np.asarray(m.get_weights()[0], np.float64) for m in (step.eval_model, step.model))
     keras.utils.set_random_seed(0)
-    first = np.asarray(model().get_weights()[0], np.float64)
-    assert 0 < np.abs(average - weights).mean() < np.abs(first - weights).mean()
+    for weights in zip(*(m.get_weights() for m in (step.eval_model, step.model, model())), strict=True):
+        average, last, first = (np.asarray(values, np.float64) for values in weights)
+        assert 0 < np.abs(average - last).mean() < np.abs(first - last).mean()
 
 
 def test_an_average_follows_the_whole_update_in_any_order(digits, tmp_path):
@@ -386,7 +385,7 @@ def test_a_run_that_goes_on_has_no_results_until_it_ends(digits, tmp_path):
 def test_a_frozen_layer_is_averaged_with_the_others(digits, tmp_path):
     def make():
         model = CNN()
-        model.conv1.trainable = False  # of which get_config() does not tell
+        model.conv1.trainable = False  # get_config() leaves it out
         return model
 
     step = train(tmp_path, digits, model=make, optimizer=lambda: optimizers.SGD(use_ema=True, ema_momentum=0.0))
@@ -475,7 +474,7 @@ def test_metrics_and_scalars_that_are_nan_are_null_in_results_and_named_once(dig
     assert capsys.readouterr().out.count("ratio is nan at step 2, so its mean is none.\n") == 1
 
     def refuse(word):
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     results = json.loads((tmp_path / "run" / "results.json").read_text(), parse_constant=refuse)
     found = [results[f"{part}_{name}"] for part in ("validation", "test") for name in ("recall", "shift", "right")]
