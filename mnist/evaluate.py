@@ -1,6 +1,7 @@
-"""Evaluates a run, exactly, over every example: python -m mnist.evaluate --workdir=runs/NAME
+"""Evaluates a run, exactly, on every test image: python -m mnist.evaluate --workdir=runs/NAME
 
-With several --workdir: runs side by side.
+With several --workdir it prints the runs side by side. --plots=FOLDER draws a run: the curves, five test images, the
+worst mistakes, the confusion matrix, the accuracy by class and the filters. Of several runs it draws the curves alone.
 """
 
 import contextlib
@@ -26,40 +27,41 @@ from mnist.metrics import (
 )
 from mnist.model import make_predict_logits
 from mnist.settings import Setting, local_path
-from mnist.summaries import draw_reliability
+from mnist.summaries import draw_curves, draw_reliability, draw_run, save_pictures
 
 import numpy as np
 from absl import logging
 
 
 class Evaluate:
-    """What is evaluated."""
+    """The flags of this command."""
 
-    workdir = Setting(None, "Folder of a run; given several times: runs side by side.", kind=[local_path])
+    workdir = Setting(None, "Folder of a run. Given several times: runs side by side.", kind=[local_path])
     checkpoint = finished.which_checkpoint()
     data_dir = Setting(None, "Folder of other data to evaluate on. Default: the run's own.", kind=local_path)
     dataset = Setting(None, "Other data set to evaluate on. Default: the run's own.", kind=data.NAMES[1:])
-    eval_batch_size = Setting(500, "Images at a time; has no part in the result.", low=2)
-    robustness = Setting(
-        False, "Also evaluate shifted, rotated, noisy and blurred images: 25 times the time, 10 s of MNIST."
-    )
+    eval_batch_size = Setting(500, "Images at a time. The result does not depend on it.", low=2)
+    robustness = Setting(False, "Also evaluate shifted, rotated, noisy and blurred images, for 25 times the time.")
     reliability = Setting(None, "PNG file for the reliability diagram of a run.", kind=local_path)
-    json = Setting(False, "Print a JSON object instead, of several runs a list; null for what is not a number.")
+    plots = Setting(None, "Folder for PNG files of a run, or of the curves of several runs.", kind=local_path)
+    json = Setting(False, "Print a JSON object, or a list of them for several runs. NaN becomes null.")
 
 
 @dataclasses.dataclass
 class Evaluation:
-    """What was found of a run on the test images of a data set.
+    """The evaluation of a run on the test images of a data set.
 
     Attributes:
-      workdir, step: the run's folder as it was given, and the step of its checkpoint.
-      dataset: the name of the data set. test_sha256: the digest of its test images and labels.
-      classes: the names of the classes.
+      workdir: folder of the run, as given. step: step of its checkpoint.
+      dataset: name of the data set. test_sha256: digest of its test images and labels.
+      classes: names of the classes.
       labels, predictions: integers `[N]`.
-      loss: mean cross-entropy. accuracy: in [0, 1]. accuracy_interval: its two ends, `wilson_interval`.
+      loss: mean cross-entropy.
+      accuracy: share in [0, 1].
+      accuracy_interval: both ends of its 95 % interval, by `wilson_interval`.
       calibration: a `metrics.Calibration`.
-      own_metrics: a dict of numbers, the step's `extra_metrics`.
-      robustness: as of `measure_robustness`; None if it was not asked for.
+      own_metrics: a dict of numbers, from `extra_metrics` of the step.
+      robustness: the rows of `measure_robustness`, or None.
     """
 
     workdir: str
@@ -78,14 +80,14 @@ class Evaluation:
 
     @property
     def confusion_matrix(self):
-        """Counts, int64 `[classes, classes]`, row: label, column: prediction."""
+        """The counts, int64 `[classes, classes]`, with a row for each label and a column for each prediction."""
         return count_confusions(self.labels, self.predictions, len(self.classes))
 
 
 def evaluate(trained, dataset, batch_size=500, robustness=False):
     """Evaluates a `finished.Run` on the test images of a `data.Dataset`. Returns: an `Evaluation`.
 
-    Raises: `mnist.Error` for labels that the model does not know.
+    Raises: `mnist.Error` for a label without a logit of the model.
     """
     trained.check_labels(dataset)
     images, labels = dataset.test
@@ -109,10 +111,10 @@ def evaluate(trained, dataset, batch_size=500, robustness=False):
 
 
 def as_json(found):
-    """An `Evaluation` as a dict that `json.dumps` takes; None for what is not a number.
+    """Returns an `Evaluation` as a dict for `json.dumps`, with None in place of NaN and infinity.
 
-    Of a class without test images precision, recall and F1 are None; of one that is never predicted the precision is 0,
-    as in the text.
+    Precision, recall and F1 of a class without test images are None. The precision of a class that is never predicted
+    is 0, as in the printed report.
     """
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -134,7 +136,7 @@ def as_json(found):
 
 
 def _plain(value):
-    """A value in Python's own types, with None for what is not finite."""
+    """Returns a value in types of Python, with None in place of NaN and infinity."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (np.ndarray, np.generic)):
@@ -145,32 +147,42 @@ def _plain(value):
 
 
 def _evaluate_all(options):
-    # All are loaded first, so that a mistake in the last name is said at once.
+    """Evaluates all runs. Returns: a list of `Evaluation`s, and pictures by name, {} without --plots."""
+    # Loads all runs before the first evaluation, so that a wrong name is reported at once.
     runs = [finished.load(workdir, options.checkpoint) for workdir in options.workdir or [None]]
     named = options.dataset or options.data_dir
     other = data.load(options.dataset or "auto", options.data_dir) if named else None
-    evaluations = []
-    while runs:  # each leaves the list, and the memory with its data
+    evaluations, curves, drawn = [], {}, {}
+    while runs:  # pops each run, because it holds its data in memory
         trained = runs.pop(0)
-        evaluations.append(evaluate(trained, other or trained.data, options.eval_batch_size, options.robustness))
+        dataset = other or trained.data
+        evaluations.append(evaluate(trained, dataset, options.eval_batch_size, options.robustness))
+        if options.plots:
+            curves[trained.workdir] = (trained.history, trained.batch_losses())
     if len({found.test_sha256 for found in evaluations}) > 1:
         names = ", ".join(dict.fromkeys(found.dataset for found in evaluations))
         logging.warning("These runs have different test images (%s): name one --data_dir or --dataset for all.", names)
-    return evaluations
+    if len(curves) > 1:
+        drawn = {"curves_of_all": draw_curves(curves)}
+    elif curves:
+        drawn = draw_run(trained.model, dataset.test, trained.classes, curves)
+    return evaluations, drawn
 
 
 def main(options):
     if options.reliability and len(options.workdir or []) > 1:
         raise Error(f"--reliability={options.reliability} is a picture of one run: give one --workdir, not several.")
     if options.reliability and not options.reliability.lower().endswith(".png"):
-        raise Error(f"--reliability={options.reliability} is no name of a PNG file: let it end in .png.")
-    # Code of a user, the module of a model, may print when it is imported.
+        raise Error(f"--reliability={options.reliability} does not end in .png, as the name of a PNG file does.")
+    # The user's module of a model may print when it is imported, and stdout is for JSON.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        evaluations = _evaluate_all(options)
+        evaluations, drawn = _evaluate_all(options)
+    written = save_pictures(drawn, options.plots) if drawn else []
     if options.reliability:
         with write_errors(f"write {options.reliability}"):
             os.makedirs(os.path.dirname(options.reliability) or ".", exist_ok=True)
             draw_reliability(evaluations[0].calibration).save(options.reliability)
+        written.append(options.reliability)
     if options.json:
         values = [as_json(found) for found in evaluations]
         print(json.dumps(values if len(values) > 1 else values[0], allow_nan=False))
@@ -178,8 +190,8 @@ def main(options):
     print(format_evaluation(evaluations[0]) if len(evaluations) == 1 else format_table(evaluations))
     if len(evaluations) > 1 and options.robustness:
         print(f"\n{format_robustness(evaluations)}")
-    if options.reliability:
-        print(f"\nwrote {options.reliability}")
+    if written:
+        print("\n" + "\n".join(f"wrote {path}" for path in written))
 
 
 if __name__ == "__main__":

@@ -19,23 +19,22 @@ import tensorflow as tf
 from keras import layers, ops
 
 _OUTPUTS = {"saved_model": "saved_model", "keras": "model.keras", "tflite": "model.tflite"}  # in the run's folder
-# A call with one of these is refused in the graph. A dtype of which the graph knows nothing is a ValueError.
+# A SavedModel has traces for these too, so that it raises InvalidArgumentError. For other types it raises ValueError.
 _OTHER_DTYPES = [tf.bool, tf.int8, tf.uint16, tf.int16, tf.uint32, tf.int32, tf.uint64, tf.int64, tf.string]
 _OTHER_DTYPES += [tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128]
 
 
 class Served(tf.Module):
-    """What is exported: uint8 images -> logits, probabilities `[N, classes]`, digit `[N]`, any N, also 0.
+    """The exported function: uint8 images `[N, 28, 28, 1]`, N >= 0, to `logits`, `probabilities` and `digit`.
 
-    Called, it takes images `[N, 28, 28, 1]` or `[N, 28, 28]`; as a signature the first. Anything else raises
-    `tf.errors.InvalidArgumentError`.
+    A call also takes `[N, 28, 28]`. Other shapes and types raise `tf.errors.InvalidArgumentError`.
     """
 
     def __init__(self, model):
         super().__init__()
         self.model = model
-        self.weights = [v.value for v in model.variables]  # tracked by name; Keras lists are not
-        # TFLite has no float64 to divide in, and a table gives what the model was trained on to the bit.
+        self.weights = [v.value for v in model.variables]  # tf.Module does not track the lists of Keras
+        # A table of the scaled grey levels, because TFLite has no float64 to divide in. It keeps every bit.
         self.scaled = scale_images(np.arange(256, dtype=np.uint8)).numpy()
 
     @tf.function
@@ -49,35 +48,31 @@ class Served(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None, *IMAGE_SHAPE], tf.uint8, "images")])
     def serve(self, images):
-        # The signature's shape binds nobody who calls a loaded one; a convolution of another rank ends the process.
+        # A loaded signature does not check shapes, and a convolution of another rank ends the process.
         images = tf.ensure_shape(images, [None, *IMAGE_SHAPE])
         count = tf.shape(images)[0]
-        # Convolutions of no images fail in TensorFlow: a blank one goes along.
+        # TensorFlow's convolutions fail for no images, so that these need a blank one.
         blank = tf.zeros([tf.cast(count == 0, tf.int32), *IMAGE_SHAPE], tf.uint8)
         return {name: answer[:count] for name, answer in self.answer(tf.concat([images, blank], axis=0)).items()}
 
     def answer(self, images):
-        """The answers to uint8 images `[N, 28, 28, 1]`, N >= 1, without checks."""
+        """Returns a dict: `logits` and `probabilities`, float32 `[N, classes]`, and `digit`, int64 `[N]`, unchecked."""
         scaled = tf.gather(self.scaled, tf.cast(images, tf.int32))
         logits = tf.cast(self.model(scaled, training=False), tf.float32)
-        return {
-            "logits": logits,
-            "probabilities": tf.nn.softmax(logits),
-            "digit": tf.argmax(logits, axis=1),
-        }
+        return {"logits": logits, "probabilities": tf.nn.softmax(logits), "digit": tf.argmax(logits, axis=1)}
 
 
 def export(model, output, format="saved_model"):
-    """Writes a model that takes uint8 images and gives what `Served` does; the output is whole or not there.
+    """Writes a model with the inputs and outputs of `Served`. The output is complete or absent.
 
     Args:
       model: a `keras.Model` from images in [0, 1] to logits.
-      output: the path of the folder or file.
-      format: `saved_model`, a folder with the signature `serving_default`; `keras`, a file for
-        `keras.models.load_model`; `tflite`, a file with the signature `serving_default`.
+      output: a str. The path of the folder or file.
+      format: `saved_model`, `keras` or `tflite`. The first is a folder, the others are files. The signature of a
+        SavedModel and of a TFLite file is `serving_default`.
 
-    Returns: the classes that are not Keras' own, by name, which `keras.models.load_model` needs as `custom_objects`;
-      none but for `keras`. Raises: `mnist.Error` if the output exists, cannot be written, or cannot hold the model.
+    Returns: a dict, the argument `custom_objects` that `keras.models.load_model` needs. It is empty for other formats.
+    Raises: `mnist.Error` if the output exists, cannot be written, or cannot hold the model.
     """
     if os.path.lexists(output):
         raise Error(f"--output={output} exists already: remove it, or name another.")
@@ -88,32 +83,32 @@ def export(model, output, format="saved_model"):
     with files.write_errors(f"write {output}"):
         os.makedirs(parent, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export", dir=parent) as temporary:
-            whole = os.path.join(temporary, _OUTPUTS[format])
-            classes = write(model, whole)
-            os.rename(whole, os.path.abspath(output))
+            complete = os.path.join(temporary, _OUTPUTS[format])
+            classes = write(model, complete)
+            os.rename(complete, os.path.abspath(output))
     return classes or {}
 
 
 def _write_saved_model(model, path):
     served = Served(model)
-    for dtype in [tf.uint8, *_OTHER_DTYPES]:  # a loaded object is called with what it was traced with
+    for dtype in [tf.uint8, *_OTHER_DTYPES]:  # a loaded function has only these traces
         served.__call__.get_concrete_function(tf.TensorSpec(None, dtype, "images"))
     tf.saved_model.save(served, path, signatures={"serving_default": served.serve})
 
 
 def _write_keras(model, path):
-    """Writes a functional model of Keras' own layers where the model can be taken apart, else one around it."""
+    """Writes a functional model of Keras' own layers if Keras can trace the model, and else a layer around it."""
     served = Served(model)
     try:
         return _write_keras_around(model.call, served, path)
     except OSError:
         raise
-    except Exception:  # whatever a call raises that is not of Keras' operations alone
+    except Exception:  # a call raises any exception if it uses operations of other packages
         return _write_keras_around(model, served, path)
 
 
 def _write_keras_around(call, served, path):
-    """Writes a model that calls `call` on scaled images, and loads it again. Returns: what loading it needs."""
+    """Writes a model that calls `call` on scaled images, and checks that it can be loaded. Returns: its own classes."""
     probe = np.random.default_rng(0).integers(0, 256, [8, *IMAGE_SHAPE], np.uint8)
     try:
         _functional(call, served.scaled).save(path)
@@ -121,7 +116,7 @@ def _write_keras_around(call, served, path):
         logits = keras.models.load_model(path, custom_objects=classes)(probe)["logits"]
     except OSError:
         raise
-    except Exception as error:  # Keras': of a lambda, of a class without get_config()
+    except Exception as error:  # Keras raises many, for a lambda or a class without get_config()
         reason = " ".join(str(error).split())[:200]
         raise Error(f"--format=keras cannot hold this model: {reason}. Take --format=saved_model.") from None
     if not np.allclose(logits, served.answer(probe)["logits"], atol=1e-4):
@@ -131,7 +126,7 @@ def _write_keras_around(call, served, path):
 
 def _functional(call, scaled_levels):
     images = keras.Input(IMAGE_SHAPE, dtype="uint8", name="images")
-    # The table as Keras has it: the file is loaded where this package is not.
+    # The table is a layer of Keras, because the file must load without this package.
     table = layers.Embedding(256, 1, trainable=False, dtype="float32", name="export_table")
     scaled = layers.Reshape(IMAGE_SHAPE, dtype="float32", name="export_scaled")(table(images))
     table.set_weights([scaled_levels[:, np.newaxis]])
@@ -141,7 +136,7 @@ def _functional(call, scaled_levels):
 
 
 def _own_classes(path):
-    """Classes and functions that a .keras file names but for Keras' own, by name, as `custom_objects` takes them."""
+    """Returns the classes and functions of a .keras file that Keras does not define, as a dict from names."""
     parts = []
     with zipfile.ZipFile(path) as file:
         json.loads(file.read("config.json"), object_hook=parts.append)
@@ -160,7 +155,7 @@ def _write_tflite(model, path):
     served = Served(model)
 
     @tf.function(input_signature=served.serve.input_signature)
-    def serve(images):  # its kernels check no shapes, and end the process over some: this refuses what is no image
+    def serve(images):  # the reshape refuses other shapes, for which the kernels of TFLite would end the process
         return served.answer(tf.reshape(images, [-1, *IMAGE_SHAPE]))
 
     try:
@@ -168,7 +163,7 @@ def _write_tflite(model, path):
     except (ImportError, AttributeError):
         raise Error("this TensorFlow has no TFLite converter: take --format=saved_model or keras.") from None
     try:
-        with _quiet():
+        with _without_stderr():
             content = converter.convert()
     except Exception as error:
         missing = re.search(r"(?:Select|Custom) ops: (.*)", str(error))
@@ -179,8 +174,8 @@ def _write_tflite(model, path):
 
 
 @contextlib.contextmanager
-def _quiet():
-    """While entered, stderr is passed over: of the converter, screens of what it does and where it failed."""
+def _without_stderr():
+    """Discards stderr, where the converter logs pages about its work."""
     sys.stderr.flush()
     stderr = os.dup(2)
     try:
@@ -194,7 +189,7 @@ def _quiet():
 
 
 class Export:
-    """What is exported, and where to."""
+    """The settings of an export."""
 
     workdir = Setting(None, "Folder of a run.", kind=local_path)
     checkpoint = finished.which_checkpoint()
@@ -210,16 +205,17 @@ class Export:
 
 
 def main(options):
+    """Exports the model of a run, and prints how to use the output."""
     trained = finished.load(options.workdir, options.checkpoint)
     output = options.output or os.path.join(options.workdir, _OUTPUTS[options.format])
     classes = export(trained.model, output, options.format)
     print(f"wrote {output} (step {trained.step})")
     if options.format == "keras":
-        print("Give it grey levels from 0 to 255, not scaled: Keras casts whatever it is given to uint8.")
+        print("Give it grey levels from 0 to 255, not scaled, because Keras casts all inputs to uint8.")
     if options.format == "tflite":
-        print("Give it uint8 images [N, 28, 28, 1], N >= 1: it checks no more than the number of pixels.")
+        print("Give it uint8 images [N, 28, 28, 1], N >= 1. It checks only the number of pixels.")
     if options.format == "saved_model" and files.is_pattern(output):
-        print("TensorFlow's loader takes []*?\\ in a path for a pattern: to load it, move it or link to it elsewhere.")
+        print("TensorFlow's loader takes []*?\\ in a path for a pattern. To load the model, move it or link to it.")
     if classes:
         names = [f"{value.__module__}.{name}" for name, value in classes.items()]
         print(f"keras.models.load_model needs custom_objects for {', '.join(names)}.")

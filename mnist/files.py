@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, files that are whole or not there, errors in plain words."""
+"""The folder of a run: locked for one process, with files that are complete or absent, and plain errors."""
 
 import contextlib
 import errno
@@ -6,24 +6,29 @@ import math
 import os
 import re
 import socket
+import sys
 import tempfile
 import warnings
 
 from mnist import Error
 
 import filelock
-import tensorflow as tf
+
+_NOT_SUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def lock(workdir):
-    """Holds a folder for this process alone, made if need be. The lock dies with its owner."""
+    """Locks a folder for this process, and makes it if needed. The lock ends with the process.
+
+    Raises: `mnist.Error` if another process has the lock, or if the folder cannot be written to.
+    """
     path, owner = (os.path.join(workdir, name) for name in (".lock", ".owner"))
     with contextlib.ExitStack() as held:
         try:
             os.makedirs(workdir, exist_ok=True)
             _lock_folder(workdir, held)
-            held.enter_context(_acquire(path))
+            held.enter_context(_lock_file(path))
         except (filelock.Timeout, BlockingIOError):
             name = "another process"
             with contextlib.suppress(OSError), open(owner) as file:
@@ -36,13 +41,13 @@ def lock(workdir):
 
 
 def _lock_folder(folder, held):
-    """Locks the folder itself where the system can: `.lock` may be deleted, and another made in its place.
+    """Locks the folder itself where the system can, because a user may delete `.lock`.
 
-    Raises: BlockingIOError if another process has it.
+    Raises: BlockingIOError if another process has the lock.
     """
     try:
         import fcntl
-    except ImportError:  # Windows, where a file that is open cannot be deleted
+    except ImportError:  # on Windows, where nobody can delete an open file
         return
     descriptor = os.open(folder, os.O_RDONLY)
     held.callback(os.close, descriptor)
@@ -50,35 +55,38 @@ def _lock_folder(folder, held):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
-    except OSError:  # a network file system: `.lock` has to do
+    except OSError:  # on a network file system, where `.lock` must suffice
         pass
 
 
-def _acquire(path):
-    """Locks a file at once or not at all. Some network file systems have no locks: there, the file itself is one."""
+def _lock_file(path):
+    """Locks a file without waiting. On a network file system without locks, the existence of a file is the lock."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # filelock's own fallback for ENOSYS
+        warnings.simplefilter("ignore")  # filelock warns of its own fallback for ENOSYS
         try:
             return filelock.FileLock(path).acquire(blocking=False)
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+            if error.errno not in _NOT_SUPPORTED:
                 raise
             return filelock.SoftFileLock(f"{path}.soft").acquire(blocking=False)
 
 
 @contextlib.contextmanager
 def write_errors(what):
-    """Turns failures to write (disk full, read-only) into an `Error` that says what was tried."""
+    """Turns a failure to write (disk full, read-only) into a `mnist.Error`: cannot `what`, and the reason."""
     try:
         yield
-    except (OSError, tf.errors.OpError) as error:
+    except Exception as error:
+        tf = sys.modules.get("tensorflow")  # not imported here, because a sweep starts without it
+        if not isinstance(error, (OSError, tf.errors.OpError) if tf else OSError):
+            raise
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
-        reason = re.sub(r"\{\{.*?\}\} | \[Op:.*\]", "", reason)  # TensorFlow's names of its nodes
+        reason = re.sub(r"\{\{.*?\}\} | \[Op:.*\]", "", reason)  # TensorFlow's names of nodes
         raise Error(f"cannot {what}: {reason.splitlines()[0]}") from None
 
 
 def write_atomically(path, text):
-    """Writes a small text file that is there whole or not at all, whenever the power goes."""
+    """Writes a small text file that is complete or absent after a power failure."""
     with write_errors(f"write {path}"):
         temporary = f"{path}.tmp"
         try:
@@ -94,35 +102,32 @@ def write_atomically(path, text):
 
 
 def sync(path):
-    """Waits until a file, or a folder's list of files, is on disk, as far as the system can for a folder."""
-    folder = os.path.isdir(path)
-    if os.name == "nt" and folder:
+    """Waits until a file, or the list of files of a folder, is on disk. Not every system can do this for a folder."""
+    is_folder = os.path.isdir(path)
+    if os.name == "nt" and is_folder:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:  # CIFS and some of FUSE
-        if not folder or error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+    except OSError as error:  # CIFS and some of FUSE cannot sync folders
+        if not is_folder or error.errno not in (errno.EINVAL, *_NOT_SUPPORTED):
             raise
     finally:
         os.close(descriptor)
 
 
 def is_pattern(path):
-    """Whether TensorFlow's checkpoint reader takes files at a path, made absolute, for a pattern."""
+    """Returns whether TensorFlow's checkpoint reader would use the absolute path of a file as a glob pattern."""
     return os.name != "nt" and bool(re.search(r"[\[\]*?\\]", os.path.abspath(path)))
 
 
 @contextlib.contextmanager
 def without_pattern(folder):
-    """Gives a folder a path that TensorFlow's checkpoint reader does not take for a pattern, by a link.
-
-    It matches the path of a checkpoint: one with `[1]` or a backslash in it names no file.
-    """
+    """Yields a path of a folder for TensorFlow's checkpoint reader, by a link if the path itself is a pattern."""
     if not is_pattern(folder):
         yield folder
         return
-    if os.path.isdir("/proc/self/fd"):  # of Linux; the temporary folder may be such a pattern itself
+    if os.path.isdir("/proc/self/fd"):  # on Linux, because the path of a temporary folder may be a pattern, too
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             yield f"/proc/self/fd/{descriptor}"
@@ -136,5 +141,5 @@ def without_pattern(folder):
 
 
 def without_nan(numbers):
-    """A dict with None for what is not finite: JSON has no word for NaN."""
+    """Returns a dict with None in place of every float that is not finite, because JSON cannot represent these."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}

@@ -1,4 +1,4 @@
-"""A run that has saved, loaded by another command: its model, its data, its history."""
+"""A saved run, loaded by another command: its model, its data, its history."""
 
 import dataclasses
 import functools
@@ -18,19 +18,20 @@ from absl import logging
 
 @dataclasses.dataclass
 class Run:
-    """What is left of a run.
+    """A run as a checkpoint holds it.
 
     Attributes:
-      model: the evaluated `keras.Model`, with the weights of the newest checkpoint.
-      step: that checkpoint's step.
+      model: the evaluated `keras.Model`, with the weights of the checkpoint.
+      step: an int. The step of the checkpoint.
       history: a list of dicts, one for each evaluation: `step`, `train_<metric>`, `validation_<metric>`.
-      dataset, data_dir: what `data.load` needs to bring the run's data again.
-      classes: a tuple of the names of its classes; its length is the number of the model's logits.
-      framed: whether its training images are framed as MNIST's, `data.Dataset.is_framed`.
-      test_sha256: the digest of its test set; None if an older version did not save it.
-      workdir: its folder as it was given, for messages.
-      tensors: all that the checkpoint holds, a dict from names to arrays.
-      measures: what `describe_measuring` told of its step.
+      dataset: the name of the data, an argument of `data.load`.
+      data_dir: the folder of the data, the other argument.
+      classes: a tuple with the name of each class, which is each logit of the model.
+      framed: a bool. Whether the training images are framed as in MNIST, see `data.Dataset.is_framed`.
+      test_sha256: the digest of the test set, or None if an older version did not save it.
+      workdir: the folder of the run as it was given, for messages.
+      tensors: a dict from names to all arrays of the checkpoint.
+      measures: the result of `step.describe_measuring`, or None.
     """
 
     model: keras.Model
@@ -47,9 +48,9 @@ class Run:
 
     @functools.cached_property
     def data(self):
-        """The run's `data.Dataset`, read when it is first asked for; without a hold-out.
+        """The run's `data.Dataset` without a hold-out, read at the first use.
 
-        Warns if its test set is no longer that of the run.
+        Warns if the test set has changed since the run.
         """
         dataset = data.load(self.dataset, self.data_dir)
         if self.test_sha256 not in (None, dataset.test.digest()):
@@ -58,23 +59,29 @@ class Run:
         return dataset
 
     def own_metrics(self, images, labels, logits):
-        """What `extra_metrics` of the run's step says of images, labels and the model's logits; {} if it has none.
+        """Computes `extra_metrics` of the run's step.
 
-        Where the step cannot be made again, a warning says why.
+        Args:
+          images: uint8 `[N, 28, 28, 1]`.
+          labels: integers `[N]`.
+          logits: floats `[N, classes]`. The answers of the model.
+
+        Returns: a dict from names to floats. It is empty if the step computes nothing of its own. It is also empty,
+          with a warning, if the step cannot be made again.
         """
         if not self.measures:
             return {}
         try:
             return own_metrics(self.measures, self.model, self.tensors, images, labels, logits)
-        except Exception as error:  # of a class that is anybody's
+        except Exception as error:  # a user's class may raise any
             reason = " ".join(str(error).split())[:300]
-            logging.warning("What %s measures itself is left out: %s", self.measures["name"], reason)
+            logging.warning("The metrics of %s itself are left out: %s", self.measures["name"], reason)
             return {}
 
     def batch_losses(self):
-        """The loss of each step, as the run's event files have it, without what a resumed run took back.
+        """Returns the loss of each step from the run's event files, without steps that a resumed run repeated.
 
-        Returns: steps, int64 `[N]`, and losses, float32 `[N]`; None if there are none.
+        Returns: steps, int64 `[N]`, and losses, float32 `[N]`. None if there are no losses.
         """
         from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
         from tensorboard.util import tensor_util
@@ -82,7 +89,7 @@ class Run:
         folder, tag = os.path.join(self.workdir, "train"), "batch/loss"
         if not os.path.isdir(folder):
             return None
-        events = EventAccumulator(folder, tensor_size_guidance={"scalars": 0})  # 0: all of them
+        events = EventAccumulator(folder, tensor_size_guidance={"scalars": 0})  # 0 keeps all of them
         events.Reload()
         if tag not in events.Tags()["tensors"]:
             return None
@@ -91,17 +98,16 @@ class Run:
         return steps, np.array([tensor_util.make_ndarray(event.tensor_proto) for event in found], np.float32)
 
     def check_labels(self, dataset):
-        """Raises `mnist.Error` if the test set of a `data.Dataset` has labels that the model does not know."""
-        last = dataset.test.labels.max()
-        if last >= len(self.classes):
+        """Raises `mnist.Error` if a test label of a `data.Dataset` is not a class of the model."""
+        last, count = dataset.test.labels.max(), len(self.classes)
+        if last >= count:
             raise Error(
-                f"the model of {self.workdir} knows {len(self.classes)} classes, {dataset.name} has test labels up to "
-                f"{last}."
+                f"the model of {self.workdir} has {count} classes, but {dataset.name} has test labels up to {last}."
             )
 
 
 def which_checkpoint():
-    """The setting of a command that loads a run: which of its checkpoints, as `load` takes it."""
+    """Returns the `Setting` for the argument `which` of `load`."""
     return Setting("newest", "Which checkpoint: newest, best (of --keep_best), or the number of a step.")
 
 
@@ -109,10 +115,10 @@ def load(workdir, which="newest"):
     """Loads a run, finished or not.
 
     Args:
-      workdir: its folder.
-      which: "newest", "best", which --keep_best keeps, or the step of one that is there.
+      workdir: the folder of the run.
+      which: "newest", "best" for the checkpoint of --keep_best, or the step of a checkpoint.
 
-    Returns: a `Run`. Raises: `mnist.Error`.
+    Returns: a `Run`. Raises: `mnist.Error` if there is no such checkpoint, or if it cannot be read.
     """
     if not workdir:
         raise Error("--workdir is missing: name the folder of a run, as in --workdir=runs/first.")
@@ -126,7 +132,7 @@ def load(workdir, which="newest"):
     return Run(
         model=model,
         **{name: metadata[name] for name in ("step", "history", "dataset", "data_dir")},
-        classes=tuple(metadata.get("classes", DIGITS)),  # an older version knew of ten alone
+        classes=tuple(metadata.get("classes", DIGITS)),  # an older version had ten classes only
         framed=metadata.get("framed", True),
         test_sha256=metadata.get("test_sha256"),
         workdir=workdir,
@@ -136,12 +142,12 @@ def load(workdir, which="newest"):
 
 
 def take_weights(model, workdir):
-    """Gives a model the weights of a run's, to go on training them. Raises: `mnist.Error` if they do not fit."""
+    """Assigns the weights of a run to a model, for more training. Raises: `mnist.Error` if they do not fit."""
     try:
         theirs = load(workdir).model
     except Error as error:
         raise Error(f"--init_from={workdir}: {error}") from None
-    values = [variable.numpy() for variable in theirs.weights]  # not the seeds of its layers
+    values = [variable.numpy() for variable in theirs.weights]  # weights exclude the seeds of layers
     shapes, shapes_there = ([tuple(x.shape) for x in arrays] for arrays in (model.weights, values))
     if shapes != shapes_there:
         what = f"it has {len(values)} variables, this one has {len(shapes)}"
@@ -158,7 +164,7 @@ def take_weights(model, workdir):
 
 
 def _read(workdir, which):
-    """The tensors and the metadata of a checkpoint."""
+    """Returns the tensors and the metadata of a checkpoint, both as dicts."""
     directory = os.path.join(workdir, "checkpoints")
     of_best = os.path.join(directory, best.FOLDER)
     if which == "newest":
@@ -170,5 +176,5 @@ def _read(workdir, which):
     there = {str(step): folder for folder in (of_best, directory) for step in checkpoint.steps(folder)}
     if which in there:
         return checkpoint.load(there[which], int(which))
-    known = ["newest", *(["best"] if checkpoint.steps(of_best) else []), *sorted(there, key=int)]
-    raise Error(f"--checkpoint={which}: {workdir} has {', '.join(known)}.")
+    found = ["newest", *(["best"] if checkpoint.steps(of_best) else []), *sorted(there, key=int)]
+    raise Error(f"--checkpoint={which}: {workdir} has {', '.join(found)}.")

@@ -44,11 +44,11 @@ def train_and_evaluate(
     plan = Plan(len(dataset.train.labels), **options)
     checks.check_answers(step.eval_model, dataset)  # before anything is written
     checkpoint.check_attributes(step)
-    step.replicas = replicas or Replicas()
-    step.replicas.check(step.slices)
-    cluster = step.replicas.cluster
+    replicas = replicas or Replicas()
+    replicas.check(step.slices)
+    cluster = replicas.cluster
     lock = files.lock(folder) if cluster.is_chief else contextlib.nullcontext()
-    with cluster.run(), lock, Session(step, dataset, workdir, plan, settings, flags_text, hparams) as run:
+    with cluster.run(), lock, Session(step, dataset, workdir, plan, settings, flags_text, hparams, replicas) as run:
         while True:
             signums, closed = zip(*cluster.agree([interrupt and interrupt.signum, run.progress.closed]), strict=True)
             interrupted = any(signums) or any(closed)  # closed: as by `| head`

@@ -12,12 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 
-def start(step, plan, fingerprint, directory, workdir):
+def start(step, cluster, plan, fingerprint, directory, workdir):
     """What `restore` does, of a run that many processes share: the chief reads, and tells the others all it has.
 
     Raises: `mnist.Error` as `restore`, or if a process was started otherwise than the chief.
     """
-    cluster = step.replicas.cluster
     if cluster.workers == 1:
         return restore(step, plan, fingerprint, directory, workdir)
     state, order = restore(step, plan, fingerprint, directory, workdir) if cluster.is_chief else ({}, None)

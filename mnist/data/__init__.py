@@ -1,12 +1,14 @@
 """Images, labels, their files and their order. Importing this room does not import TensorFlow."""
 
-from mnist.data.batches import as_tensors, check_order, epoch_batches, epoch_order, steps_per_epoch, train_batches
-from mnist.data.ink import find_ink
-from mnist.data.readers import DIGITS, NUM_CLASSES, SIDE
-from mnist.data.sets import BOX, NAMES, Dataset, Examples, is_framed, load
+from mnist.data.batches import as_tensors, epoch_batches, train_batches
+from mnist.data.classes import DIGITS, NUM_CLASSES
+from mnist.data.dataset import Dataset, Examples
+from mnist.data.order import check_order, epoch_order, steps_per_epoch
+from mnist.data.pictures import read_digit, read_image
+from mnist.data.readers import SIDE
+from mnist.data.sources import NAMES, load
 
 __all__ = [
-    "BOX",
     "DIGITS",
     "NAMES",
     "NUM_CLASSES",
@@ -17,9 +19,9 @@ __all__ = [
     "check_order",
     "epoch_batches",
     "epoch_order",
-    "find_ink",
-    "is_framed",
     "load",
+    "read_digit",
+    "read_image",
     "steps_per_epoch",
     "train_batches",
 ]

@@ -1,37 +1,14 @@
-"""In which order the examples flow: tf.data over indices, each epoch's order given.
-
-TensorFlow is imported in the functions, so that who reads files does without.
-"""
+"""Batches of examples: tf.data over the indices of a given order."""
 
 from mnist import Error
-from mnist.data import readers
-
-import numpy as np
-
-
-def epoch_order(num_examples, seed, epoch):
-    """The order of one epoch: int32 `[num_examples]`, a pure function of `(seed, epoch)`."""
-    import tensorflow as tf
-
-    return tf.random.experimental.stateless_shuffle(tf.range(num_examples), seed=[seed, epoch])
-
-
-def check_order(order, num_examples, source):
-    """Returns an order as int32 `[num_examples]`. Raises: `mnist.Error` if it is none; `source` is who made it."""
-    import tensorflow as tf
-
-    order = np.asarray(order)
-    if order.shape != (num_examples,) or order.dtype.kind not in "ui":
-        raise Error(f"{source} gave {order.dtype} {list(order.shape)}, expected integers [{num_examples}].")
-    if order.min() < 0 or order.max() >= num_examples:
-        raise Error(f"{source} gave indices {order.min()} to {order.max()}, expected 0 to {num_examples - 1}.")
-    return tf.constant(order, tf.int32)
+from mnist.data.order import epoch_order, steps_per_epoch
+from mnist.data.readers import ALIGNMENT
 
 
 def as_tensors(examples):
-    """Images and labels as tensors, on the memory of the NumPy arrays if it can be: a large data set is held once.
+    """Returns images and labels as two tensors, which share the memory of aligned NumPy arrays.
 
-    To change the arrays is then to change the batches.
+    A large data set is then in memory once. A change to such an array changes the batches.
     """
     return tuple(_as_tensor(array) for array in examples)
 
@@ -39,20 +16,23 @@ def as_tensors(examples):
 def _as_tensor(array):
     import tensorflow as tf
 
-    if array.ctypes.data % readers.ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable:
+    if array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable:
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     return tf.constant(array)
 
 
 def epoch_batches(images, labels, order, batch_size, first_batch=0):
-    """The batches of one epoch, from the one after the first `first_batch` on.
+    """Returns the batches of one epoch, beginning at any batch.
 
-    Each is one slice of the order and one gather, so that beginning at any batch costs nothing and no state of
-    the pipeline needs to be saved. The last batch is short if `batch_size` does not divide the number of examples.
+    Each batch is one slice of the order and one gather, so that no state of the pipeline needs to be saved. The last
+    batch is short if `batch_size` does not divide the number of examples.
 
     Args:
-      images: uint8 `[N, 28, 28, 1]`, labels: uint8 `[N]`, tensors.
-      order: int32 `[N]`, indices of examples.
+      images: a uint8 tensor `[N, 28, 28, 1]`.
+      labels: a uint8 tensor `[N]`.
+      order: an int32 tensor `[N]`. The indices of examples.
+      batch_size: an int >= 1.
+      first_batch: an int. The number of batches to skip.
 
     Returns: a `tf.data.Dataset` of `(uint8 images [B, 28, 28, 1], uint8 labels [B])`.
     """
@@ -63,19 +43,18 @@ def epoch_batches(images, labels, order, batch_size, first_batch=0):
         indices = order[step * batch_size : (step + 1) * batch_size]
         return tf.gather(images, indices), tf.gather(labels, indices)
 
-    num_batches = steps_per_epoch(len(labels), batch_size)
-    options = tf.data.Options()
-    # The default rewrites find nothing to improve here, and copy all images into the graph that they look at.
-    options.experimental_optimization.apply_default_optimizations = False
-    options.autotune.enabled = False  # its thread sleeps up to seconds, and the end of an iterator waits for it
-    return tf.data.Dataset.range(first_batch, num_batches).map(gather_batch).prefetch(8).with_options(options)
+    numbers = tf.data.Dataset.range(first_batch, steps_per_epoch(len(labels), batch_size))
+    return numbers.map(gather_batch).prefetch(8).with_options(_options())
 
 
 def train_batches(examples, batch_size, *, seed, start_step=0):
-    """The batches of all epochs in their default order, from `start_step` on, without end.
+    """Returns the batches of all epochs in their default order, without end.
 
     Args:
       examples: a `data.Examples`.
+      batch_size: an int from 1 to the number of examples.
+      seed: an int. The seed of the orders.
+      start_step: an int. The number of batches to skip, counted from the first epoch.
 
     Returns: a `tf.data.Dataset` as `epoch_batches`.
     """
@@ -91,12 +70,16 @@ def train_batches(examples, batch_size, *, seed, start_step=0):
         first_batch = tf.maximum(start_step - epoch * num_steps, 0)
         return epoch_batches(images, labels, epoch_order(num_examples, seed, epoch), batch_size, first_batch)
 
+    epochs = tf.data.Dataset.range(start_step // num_steps, tf.int64.max)
+    return epochs.flat_map(batches).with_options(_options())
+
+
+def _options():
+    import tensorflow as tf
+
     options = tf.data.Options()
+    # tf.data's default rewrites find nothing to improve here. They copy all images into the graph that they search.
     options.experimental_optimization.apply_default_optimizations = False
+    # The thread of tf.data's autotune sleeps for seconds, and the end of an iterator waits for it.
     options.autotune.enabled = False
-    return tf.data.Dataset.range(start_step // num_steps, tf.int64.max).flat_map(batches).with_options(options)
-
-
-def steps_per_epoch(num_examples, batch_size):
-    """Number of batches in an epoch, the short last one included."""
-    return -(-num_examples // batch_size)
+    return options

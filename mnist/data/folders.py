@@ -1,12 +1,14 @@
-"""Which files of a folder hold which part of a data set, and the names of its classes."""
+"""Data sets in files: which files of a folder hold which part, and how the parts are read."""
 
+import hashlib
 import os
 import re
-import string
 from typing import NamedTuple
 
 from mnist import Error
-from mnist.data.readers import DIGITS, MAX_CLASSES, NPZ_NAMES
+from mnist.data import readers
+from mnist.data.classes import EMNIST_CLASSES, FASHION_CLASSES, name_classes
+from mnist.data.dataset import Examples
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -14,64 +16,50 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-FASHION_CLASSES = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-)
-# Cohen et al., "EMNIST: an extension of MNIST to handwritten letters" (arXiv:1702.05373): what is written alike in
-# upper and lower case is one class, in `letters` all are.
-_BOTH_CASES = (*DIGITS, *string.ascii_uppercase, *"abdefghnqrt")
-EMNIST_CLASSES = {
-    "balanced": _BOTH_CASES,
-    "bymerge": _BOTH_CASES,
-    "byclass": (*DIGITS, *string.ascii_uppercase, *string.ascii_lowercase),
-    "letters": tuple(string.ascii_uppercase),
-    "digits": DIGITS,
-    "mnist": DIGITS,
-}
+# SHA-256 of Fashion-MNIST's training labels, which identifies it in a folder of any name.
+FASHION_LABELS_SHA256 = "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7"
 _EMNIST = re.compile(r"emnist-([a-z]+)-(?:train|test)-(?:images|labels)[-.]idx\d-ubyte(?:\.gz)?")
 _KMNIST = re.compile(r"(.+)-(?:train|test)-(?:imgs|labels)\.npz")  # kmnist or k49
-_MAX_BYTES = 2**20  # of a classes.txt
 
 
 class Array(NamedTuple):
-    """Where images or labels are: in an IDX file, or in an npz file by a name."""
+    """The place of images or labels: an IDX file, or a name in an npz file."""
 
     path: str
     name: str | None = None
 
 
 class Files(NamedTuple):
-    """What a data set is read from."""
+    """The places of the four arrays of a data set."""
 
     train_images: Array
     train_labels: Array
     test_images: Array
     test_labels: Array
-    emnist: str | None = None  # its split; the images are then transposed
+    emnist: str | None = None  # the split of EMNIST, whose images are transposed
 
 
 def find(data_dir):
     """Finds the files of a data set.
 
     Args:
-      data_dir: a folder with an `mnist.npz`, with MNIST's four IDX files, with those of one split of EMNIST, with the
-        four npz files of KMNIST, or with one npz file of any name; or the path of an npz file.
+      data_dir: an npz file, or a folder. The folder holds an npz file of any name, the four IDX files of MNIST
+        or EMNIST, or the four npz files of KMNIST.
 
     Returns: `Files`. Raises: `mnist.Error` if there is no data set, or more than one to choose from.
     """
     if not os.path.exists(data_dir):
         raise Error(f"--data_dir={data_dir} does not exist.")
     if not os.path.isdir(data_dir):
-        return _npz(data_dir)
+        return npz_files(data_dir)
     try:
         names = sorted(name for name in os.listdir(data_dir) if os.path.isfile(os.path.join(data_dir, name)))
     except OSError as error:
         raise Error(f"cannot read {data_dir}: {error.strerror or error}.") from None
     if "mnist.npz" in names:
-        return _npz(os.path.join(data_dir, "mnist.npz"))
+        return npz_files(os.path.join(data_dir, "mnist.npz"))
     if all(_choose(file, names) for file in IDX_FILES):
-        return _idx(data_dir, names, IDX_FILES)
+        return _idx_files(data_dir, names, IDX_FILES)
     splits = sorted({match[1] for match in map(_EMNIST.fullmatch, names) if match})
     series = sorted({match[1] for match in map(_KMNIST.fullmatch, names) if match})
     single = [name for name in names if name.endswith(".npz") and not _KMNIST.fullmatch(name)]
@@ -81,60 +69,79 @@ def find(data_dir):
         path = f", or as --data_dir={os.path.join(data_dir, single[0])}" if single else ""
         raise Error(f"--data_dir={data_dir} holds more than one data set, {shown}: name a folder with one{path}.")
     if splits:
-        parts = [file.replace("t10k", "test") for file in IDX_FILES]
-        return _idx(data_dir, names, [f"emnist-{splits[0]}-{part}" for part in parts])._replace(emnist=splits[0])
+        parts = [f"emnist-{splits[0]}-{file.replace('t10k', 'test')}" for file in IDX_FILES]
+        return _idx_files(data_dir, names, parts)._replace(emnist=splits[0])
     if series:
         files = [f"{series[0]}-{part}-{kind}.npz" for part in ("train", "test") for kind in ("imgs", "labels")]
         if missing := [file for file in files if file not in names]:
             raise Error(f"--data_dir={data_dir} has no {missing[0]}.")
         return Files(*(Array(os.path.join(data_dir, file), "arr_0") for file in files))
     if single:
-        return _npz(os.path.join(data_dir, single[0]))
-    return _idx(data_dir, names, IDX_FILES)
+        return npz_files(os.path.join(data_dir, single[0]))
+    return _idx_files(data_dir, names, IDX_FILES)
 
 
-def _npz(path):
-    return Files(*(Array(path, name) for name in NPZ_NAMES))
+def npz_files(path):
+    """Returns the `Files` of one npz file with the names that Keras gives to MNIST's arrays."""
+    return Files(*(Array(path, name) for name in readers.NPZ_NAMES))
 
 
-def _idx(data_dir, names, files):
+def _idx_files(data_dir, names, files):
     found = [_choose(file, names) for file in files]
     if None in found:
         missing = files[found.index(None)]
-        other = ", nor an mnist.npz or another .npz" if not any(found) else ""
+        other = ", no mnist.npz and no other .npz" if not any(found) else ""
         raise Error(f"--data_dir={data_dir} has no {missing}[.gz]{other}.")
     return Files(*(Array(os.path.join(data_dir, name)) for name in found))
 
 
 def _choose(file, names):
-    """The name under which an IDX file is there, None if it is not."""
+    """Returns the first of an IDX file's possible names that is in the folder, or None."""
     wanted = [name + end for name in (file, file.replace("-idx", ".idx")) for end in ("", ".gz")]
     return next((name for name in wanted if name in names), None)
 
 
-def read_classes(path):
-    """Reads names of classes, one a line in UTF-8, in the order of the labels.
+def read(files, place, known=()):
+    """Reads a data set. Labels and headers are checked before the images are read.
 
-    Returns: a tuple of str, None if there is no such file. Raises: `mnist.Error` if it is not sound.
+    Args:
+      files: a `Files`.
+      place: a str. The folder or file, for messages and `classes.txt`.
+      known: a tuple of str. The names of the classes, if there is no `classes.txt` and the content has no other names.
+
+    Returns: training and test `Examples`, and a tuple with the name of each class. Raises: `mnist.Error`.
     """
-    if not os.path.isfile(path):
-        return None
-    try:
-        with open(path, "rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        names = [line.strip() for line in content.decode("utf-8-sig").rstrip().splitlines()]
-    except UnicodeDecodeError as error:
-        raise Error(f"{path} is not UTF-8 (byte {error.start}): expected the name of a class on each line.") from None
-    except OSError as error:
-        raise Error(f"cannot read {path}: {error.strerror or error}.") from None
-    if len(content) > _MAX_BYTES:
-        raise Error(f"{path} has more than {_MAX_BYTES:,} bytes: expected the name of a class on each line.")
-    if len(names) > MAX_CLASSES:
-        raise Error(f"{path} names {len(names):,} classes, at most {MAX_CLASSES:,} are taken.")
-    for number, name in enumerate(names, 1):
-        if not name or not name.isprintable():
-            found = "holds what cannot be printed" if name else "is empty"
-            raise Error(f"{path}: line {number} {found}, expected the name of class {number - 1}.")
-        if name in names[: number - 1]:
-            raise Error(f"{path}: lines {names.index(name) + 1} and {number} are both {name!r:.50}.")
-    return tuple(names)
+    counts = [readers.count_images(*array) for array in (files.train_images, files.test_images)]
+    labels = [readers.read_labels(*array) for array in (files.train_labels, files.test_labels)]
+    for part, count, array in zip(("training", "test"), counts, labels, strict=True):
+        if count != len(array):
+            raise Error(f"{place}: {count:,} {part} images but {len(array):,} labels.")
+        if not count:
+            raise Error(f"{place}: no {part} images at all.")
+    if files.emnist:
+        known = EMNIST_CLASSES.get(files.emnist, ())
+        _count_from_zero(*labels, files.emnist, len(known), place)
+    elif hashlib.sha256(labels[0]).hexdigest() == FASHION_LABELS_SHA256:
+        known = FASHION_CLASSES
+    classes = name_classes(*labels, place, known)
+    images = [readers.read_images(*array) for array in (files.train_images, files.test_images)]
+    if files.emnist:
+        for array in images:
+            _transpose(array)
+    return *map(Examples, images, labels), classes
+
+
+def _count_from_zero(train_labels, test_labels, split, num_classes, place):
+    """Subtracts 1 in place from labels of EMNIST that begin with 1, as in `letters`."""
+    if train_labels.min() and (split == "letters" or train_labels.max() == num_classes):
+        if not test_labels.min():
+            raise Error(f"{place}: a test label is 0, but training labels begin with {train_labels.min()}.")
+        train_labels -= 1
+        test_labels -= 1
+
+
+def _transpose(images):
+    """Swaps rows and columns in place, in small parts, which need little memory."""
+    for start in range(0, len(images), 1000):
+        part = images[start : start + 1000]
+        part[:] = part.swapaxes(1, 2).copy()

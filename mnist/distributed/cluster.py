@@ -1,7 +1,7 @@
-"""The processes that train one run: how they find each other, what they tell each other, and what if one is lost.
+"""The processes that train one run: how they connect, exchange data, and end when one of them is lost.
 
-TensorFlow's `MultiWorkerMirroredStrategy` connects them; between two steps of the loop they have `exchange`, within
-the graph `gather`.
+TensorFlow connects them by its `MultiWorkerMirroredStrategy`. They exchange data with `gather` within a graph, and with
+`exchange` between two steps.
 """
 
 import contextlib
@@ -25,22 +25,37 @@ from tensorflow.python.eager import context  # no public name can set the coordi
 _GROUP = 1000  # a key that the strategy's own collectives do not use
 _HEARTBEAT_SECONDS = 10  # or half of what a collective waits, if that is less
 _POLL_SECONDS = 2
-_GRACE_SECONDS = 4  # in which a process whose peer has gone may end by itself
+_GRACE_SECONDS = 4  # for a process to end by itself after its peer has ended
+_ERRORS_OF_PEERS = (
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+)
+_ERRORS_OF_ANY = (tf.errors.FailedPreconditionError, tf.errors.InternalError)  # a step may raise them, too
 
 
 class WorkerLost(Error):
-    """A process of the run has ended, or answers no more."""
+    """A process of the run that has ended or does not answer."""
 
     status = LOST
 
 
 class Cluster:
-    """One process of `workers` that train together, the `worker`th, or a process alone.
+    """The processes that train a run together, as one of them sees them.
 
     Args:
-      jobs: a dict from the names of jobs to lists of addresses, HOST:PORT.
-      job, index: which of them this process is.
-      timeout: seconds in which all must come up; a third of it for an answer while they train.
+      jobs: a dict from "chief" and "worker" to lists of addresses, HOST:PORT. Default: this process alone.
+      job, index: a string and an int. The job of this process and its place in that list.
+      timeout: seconds in which all must start. A third of it is the limit for an answer while they train.
+
+    Attributes:
+      workers: an int. The number of processes.
+      worker: an int. The number of this process, counted from 0.
+      is_chief: a bool. Whether it is worker 0, which alone writes to the run's folder.
+      timeout: as given.
+
+    Raises: `mnist.Error` if the port of this process is taken, `WorkerLost` if another process does not start in time.
     """
 
     def __init__(self, jobs=None, job="worker", index=0, timeout=60):
@@ -62,20 +77,20 @@ class Cluster:
         check_port(self._addresses[self.worker])
         leader = self._names[0]
         service = {"cluster_register_timeout_in_ms": self.timeout * 1000}
-        # A process that is dead or stopped is to be noticed by this: a collective that gives up by itself may leave a
-        # call under way, which then writes to memory that is free.
+        # The heartbeat has to notice a lost process before a collective gives up by itself. A call that such a
+        # collective leaves behind may write to memory that TensorFlow has freed.
         heartbeat = min(_HEARTBEAT_SECONDS, self.timeout / 6)
         service |= {"heartbeat_timeout_in_ms": int(heartbeat * 1000), "shutdown_barrier_timeout_in_ms": 5000}
         leader = f"/job:{leader[0]}/replica:0/task:{leader[1]}"
         context.context().configure_coordination_service("standalone", leader, **service)
         config = context.context().coordination_service
-        config.cluster_register_with_barrier = True  # else a worker that never comes is waited for without end
+        config.cluster_register_with_barrier = True  # TensorFlow would wait forever for a missing worker
         for name, addresses in jobs.items():
             config.coordinated_job_list.add(name=name, num_tasks=len(addresses))
         resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec(jobs), task_type=job, task_id=index, rpc_layer="grpc"
         )
-        # TensorFlow holds Python's lock while it waits: no handler of Python would hear Ctrl-C.
+        # TensorFlow holds Python's lock while it waits, so that no handler of Python could run at Ctrl-C.
         handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
@@ -87,14 +102,17 @@ class Cluster:
                 signal.signal(signum, handler)
 
     def _name_in(self, error):
-        """The workers that an error of TensorFlow names, with their addresses."""
+        """Returns the other workers that an error of TensorFlow names, as text with their addresses."""
         found = re.findall(r"job:(\w+)/(?:replica:\d+/)?task:(\d+)", str(error))
         named = {(name, int(i)) for name, i in found} & set(self._names) - {self._names[self.worker]}
         numbers = sorted(map(self._names.index, named))
         return ", ".join(f"worker {i} ({self._addresses[i]})" for i in numbers)
 
     def gather(self, vector, timeout=None):
-        """In a graph: `[n]` of this process to `[workers, n]` of all, in the order of the workers."""
+        """Gathers a vector `[n]` of each process in a graph, and returns `[workers, n]` in the order of the workers.
+
+        It waits `timeout` seconds. Default: a third of the timeout of the cluster.
+        """
         if self.workers == 1:
             return vector[tf.newaxis]
         with tf.device(f"/job:{self._names[self.worker][0]}/task:{self._names[self.worker][1]}/device:CPU:0"):
@@ -110,18 +128,11 @@ class Cluster:
             return rows if self._ranks == sorted(self._ranks) else tf.gather(rows, self._ranks)
 
     def exchange(self, data, timeout=None):
-        """Tells all processes something, and waits for what they tell.
-
-        Args:
-          data: bytes.
-          timeout: seconds to wait, if others than while they train.
-
-        Returns: a list of bytes, one for each worker.
-        """
+        """Sends bytes of any length to all processes, and returns a list with the bytes of each worker."""
         if self.workers == 1:
             return [data]
         (sizes,) = self._gather_array(np.array([len(data)], np.int32), timeout).T
-        longest = 1 << max(10, int(sizes.max() - 1).bit_length())  # few sizes: each is a graph of its own
+        longest = 1 << max(10, int(sizes.max() - 1).bit_length())  # a power of two, because each size is another graph
         padded = np.frombuffer(data.ljust(longest, b"\0"), np.int32)
         rows = self._gather_array(padded, timeout)
         return [row.tobytes()[:size] for row, size in zip(rows, sizes, strict=True)]
@@ -135,15 +146,13 @@ class Cluster:
         return self._gathers[key](tf.constant(array)).numpy()
 
     def agree(self, value, timeout=None):
-        """`exchange` of what JSON can tell. Returns: a list of values, one for each worker."""
+        """Sends a value of plain JSON to all processes, and returns a list with the value of each worker."""
         return [json.loads(text) for text in self.exchange(json.dumps(value).encode(), timeout)]
 
     def check_same(self, value, otherwise, timeout=None):
-        """Raises `mnist.Error` if a value is not the chief's on all workers.
+        """Raises `mnist.Error` if a worker has another value of plain JSON than the chief.
 
-        Args:
-          value: what JSON can tell.
-          otherwise: what a worker with another is or does, in words.
+        The message is `otherwise` after the number of that worker.
         """
         chief, *others = self.agree(value, timeout)
         for worker, other in enumerate(others, 1):
@@ -152,25 +161,17 @@ class Cluster:
 
     @contextlib.contextmanager
     def run(self):
-        """While entered, the loss of another process is a `WorkerLost`. Left in good order, all leave together."""
+        """Raises `WorkerLost` while it is entered if another process is lost. Without an error, all leave together."""
         try:
-            told = self.agree(self.worker, self.timeout)
-            if told != list(range(self.workers)):  # the sums would have other bits than on another layout
-                raise RuntimeError(f"the collectives of TensorFlow have the order {told}.")
+            order = self.agree(self.worker, self.timeout)
+            if order != list(range(self.workers)):  # the sums would have other bits than on another layout
+                raise RuntimeError(f"the collectives of TensorFlow have the order {order}.")
             yield
             self.exchange(b"")
-        except (
-            tf.errors.UnavailableError,
-            tf.errors.DeadlineExceededError,
-            tf.errors.AbortedError,
-            tf.errors.CancelledError,
-            tf.errors.FailedPreconditionError,
-            tf.errors.InternalError,
-        ) as error:
-            own = isinstance(error, (tf.errors.FailedPreconditionError, tf.errors.InternalError))
-            if self.workers == 1 or (own and not self._name_in(error)):  # a fault of the step's: not of the others
+        except (*_ERRORS_OF_PEERS, *_ERRORS_OF_ANY) as error:
+            if self.workers == 1 or (isinstance(error, _ERRORS_OF_ANY) and not self._name_in(error)):
                 raise
-            if "CoordinationService/Heartbeat" in str(error):  # which the chief answers
+            if "CoordinationService/Heartbeat" in str(error):  # the chief answers heartbeats
                 what = f"worker 0 ({self._addresses[0]}) was lost"
             elif isinstance(error, tf.errors.DeadlineExceededError):
                 what = f"a worker did not answer for {self.timeout / 3:g} s (a third of --worker_timeout)"
@@ -182,9 +183,9 @@ class Cluster:
                 self._leaving.set()
 
     def _watch(self):
-        """Ends a process that is stuck in Python when those have gone that it would have to answer to.
+        """Ends this process when its peers have ended.
 
-        The others give it up by the limits of TensorFlow's collectives; it would not notice.
+        A process that is stuck in Python enters no collective, so that no limit of TensorFlow would end it.
         """
         watched = range(1, self.workers) if self.is_chief else [0]
         while not self._leaving.wait(_POLL_SECONDS):
@@ -199,7 +200,13 @@ class Cluster:
 
 
 def ranks(names):
-    """Where TensorFlow's collectives put what each of the workers gives, `(job, index)`: task 10 before task 2."""
+    """Returns the row of each worker in what the collectives of TensorFlow gather, a list of ints.
+
+    TensorFlow sorts tasks as strings, which puts task 10 before task 2.
+
+    Args:
+      names: a list of pairs `(job, index)`, one for each worker.
+    """
     order = sorted(names, key=lambda name: f"/job:{name[0]}/replica:0/task:{name[1]}/device:CPU:0")
     return [order.index(name) for name in names]
 
@@ -210,6 +217,6 @@ def _accepts(address):
         socket.create_connection((host.strip("[]"), int(port)), timeout=_POLL_SECONDS).close()
     except ConnectionRefusedError:
         return False
-    except OSError:  # a network that is slow: heartbeats tell whether it is lost
+    except OSError:  # the network may be slow: heartbeats decide whether the process is lost
         return True
     return True

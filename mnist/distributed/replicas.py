@@ -1,8 +1,8 @@
-"""Who computes which slice of a batch, and how the slices are summed: no part in the result.
+"""The slices of a batch: which device computes which slice, and how the results are summed.
 
-A batch is cut into a fixed number of slices. Each is computed alone, with the same bits wherever that is, and all are
-summed in a fixed tree: on one core, on the devices of one process, or on those of many. After EasyScale
-(arXiv:2208.14228) and VirtualFlow (arXiv:2009.09523).
+A batch is cut into a fixed number of slices. Each slice is computed alone, with the same bits on any device. All are
+summed in a fixed tree, so that the sum does not depend on the devices. After EasyScale (arXiv:2208.14228) and
+VirtualFlow (arXiv:2009.09523).
 """
 
 import itertools
@@ -15,14 +15,14 @@ from mnist.distributed.cluster import Cluster
 import numpy as np
 import tensorflow as tf
 
-# Where the state of a random generator, Keras' and TensorFlow's, holds its seed.
+# The position of the seed in the state of a random generator of Keras and of TensorFlow.
 _SEEDS = {"seed_generator_state": 0, "StateVar": -1}
 
 
-def bounds(batch_size, slices):
-    """Parts of a batch, in order: for each where it begins, where it ends and its size, integers or scalar tensors.
+def _bounds(batch_size, slices):
+    """Returns begin, end and size of each slice, scalar int32 tensors.
 
-    With fewer images than slices some have size 0. Such a slice still holds one image, to be left out: pooling in
+    With fewer images than slices some sizes are 0. Such a slice still has one image, with weight 0, because pooling in
     TensorFlow fails on an empty batch.
     """
     ends = [batch_size * i // slices for i in range(slices + 1)]
@@ -30,15 +30,15 @@ def bounds(batch_size, slices):
 
 
 def start(devices=1, slices=1, timeout=60):
-    """The replicas of this process and its environment (TF_CONFIG, Slurm), before TensorFlow computes anything.
+    """Connects the processes that the environment (TF_CONFIG, Slurm) describes, before TensorFlow computes anything.
 
     Args:
-      devices: of this process.
-      slices: how many slices they shall share.
-      timeout: seconds in which all processes must come up.
+      devices: an int. The number of devices of each process.
+      slices: an int. The number of slices that all devices share.
+      timeout: seconds in which all processes must start.
 
-    Raises: `mnist.Error` if a batch in so many slices cannot be shared evenly, a process does not come up, the
-      environment tells nonsense, or it is too late.
+    Returns: a `Replicas`.
+    Raises: `mnist.Error` as `check_slices`, `read_cluster` and `Cluster`, and if TensorFlow has computed already.
     """
     described = read_cluster()
     workers = sum(map(len, described[0].values())) if described else 1
@@ -48,12 +48,12 @@ def start(devices=1, slices=1, timeout=60):
         try:
             tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], cores)
         except RuntimeError:
-            raise Error(f"--devices={devices} comes too late, TensorFlow has computed already.") from None
+            raise Error(f"--devices={devices} must be set before TensorFlow computes anything.") from None
     return Replicas(devices, Cluster(*described, timeout=timeout))
 
 
 def check_slices(slices, workers, devices):
-    """Raises `mnist.Error` if a batch in so many slices cannot be shared evenly."""
+    """Raises `mnist.Error` if the workers, of `devices` each, cannot share the slices of a batch evenly."""
     total = workers * devices
     if slices % total:
         least = 1 << (total - 1).bit_length()
@@ -63,30 +63,29 @@ def check_slices(slices, workers, devices):
 
 
 class Replicas:
-    """The devices that share a run: `devices` of each of the processes of a `Cluster`.
+    """The devices that share a run.
 
     Args:
-      devices: how many of this process; its GPUs if it has any, else logical CPUs.
-      cluster: the processes. Default: this one alone.
+      devices: an int. The number of devices of each process: GPUs if it has any, or else logical CPUs.
+      cluster: a `Cluster`. The processes. Default: this process alone.
 
-    Raises: `mnist.Error` if the process has not so many.
+    Raises: `mnist.Error` if this process has fewer devices.
     """
 
     def __init__(self, devices=1, cluster=None):
         self.cluster = cluster or Cluster()
-        self.jit_compile = False  # whether XLA compiles what is computed of a slice
         kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
         names = [device.name for device in tf.config.list_logical_devices(kind)]
         if len(names) < devices:
             raise Error(f"--devices={devices}: this process has {len(names)} {kind}.")
-        self._devices = names[:devices] if devices > 1 else [None]  # None: where TensorFlow puts it
+        self._devices = names[:devices] if devices > 1 else [None]  # None: TensorFlow chooses
 
     def check(self, slices):
-        """Raises `mnist.Error` if these cannot share a batch in so many slices evenly."""
+        """Raises `mnist.Error` if these devices cannot share the slices of a batch evenly."""
         check_slices(slices, self.cluster.workers, len(self._devices))
 
     def describe(self, slices):
-        """Who computes what, in words: slices 0-1 of 4 on worker 0 of 2."""
+        """Returns which slices this process computes, as "slices 0-1 of 4 on worker 0 of 2"."""
         own, cluster, devices = self._own(slices), self.cluster, len(self._devices)
         names = f"slice {own[0]}" if len(own) == 1 else f"slices {own[0]}-{own[-1]}"
         place = f" on worker {cluster.worker} of {cluster.workers}" if cluster.workers > 1 else ""
@@ -96,26 +95,28 @@ class Replicas:
         count = slices // self.cluster.workers
         return range(self.cluster.worker * count, (self.cluster.worker + 1) * count)
 
-    def mean(self, compute, slices, batch, variables):
-        """The mean over the images of a batch of what is computed slice by slice.
+    def mean(self, compute, slices, batch, variables, jit_compile=False):
+        """Computes the mean over a batch, slice by slice.
 
-        Each slice begins with the variables as they were before the step, its random generators apart from those of
-        the others; then what was written to floats is averaged, and of others, a count for one, slice 0's is kept.
+        Each slice starts with the variables as they were before the step, but with random generators of its own. The
+        floating-point values that the slices write are averaged. Of other values, as a count, slice 0 decides.
 
         Args:
-          compute: a function of a slice's tensors and its number, to a structure of tensors and Nones, each tensor
-            a mean over the slice.
-          slices: how many; 1: the batch as it is, and nothing of all this.
-          batch: a tuple of tensors `[B, ...]`, or of structures of such.
-          variables: those that `compute` may write to.
+          compute: a function of the tensors of a slice and its number. It returns a structure of tensors and Nones,
+            each tensor a mean over the slice.
+          slices: an int. With 1, `compute` gets the whole batch and writes to the variables directly.
+          batch: a tuple of tensors `[B, ...]`, or of structures of tensors.
+          variables: a list of the `tf.Variable`s that `compute` may write to.
+          jit_compile: a bool. Whether XLA compiles each slice.
 
-        Returns: the structure, of means over the batch.
+        Returns: the structure, with means over the batch.
         """
         if slices == 1:
             return compute(*batch, 0)
-        return self._mean_of_slices(compute, slices, batch, variables)  # what autograph takes long to convert
+        # A method of its own, because autograph takes long to convert it.
+        return self._mean_of_slices(compute, slices, batch, variables, jit_compile)
 
-    def _mean_of_slices(self, compute, slices, batch, variables):
+    def _mean_of_slices(self, compute, slices, batch, variables, jit_compile):
         for x in tf.nest.flatten(batch):
             if x.shape[:1] != tf.nest.flatten(batch)[0].shape[:1]:
                 raise Error(f"prepare_batch gave a tensor {x.shape} beside others of a batch, which slices would cut.")
@@ -123,18 +124,18 @@ class Replicas:
         before = [variable.read_value() for variable in written]
         bases = [_base(value) for value in before]
         size, own, parts = tf.shape(tf.nest.flatten(batch)[0])[0], self._own(slices), []
-        cuts = bounds(size, slices)
+        cuts = _bounds(size, slices)
         for i in own:
             begin, end, count = cuts[i]
             for variable, value in zip(written, before, strict=True):
                 variable.assign(_of_slice(variable, value, i))
             with tf.device(self._devices[(i - own[0]) * len(self._devices) // len(own)]):
                 part = tf.nest.map_structure(lambda x, begin=begin, end=end: x[begin:end], batch)
-                structure = self._compute(compute, part, i)
+                structure = _compile(compute, i, jit_compile)(*part)
                 tensors = [tf.convert_to_tensor(x) for x in tf.nest.flatten(structure) if x is not None]
                 for variable, base in zip(written, bases, strict=True):
                     now = variable.read_value()
-                    tensors.append(now - base if now.dtype.is_floating else now)  # 0 if it is not written after all
+                    tensors.append(now - base if now.dtype.is_floating else now)  # 0 if it was not written
                 share = tf.cast(count, tf.float64) / tf.cast(size, tf.float64)
                 parts.append([_weigh(x, share) for x in tensors])
         parts = self._gather(parts)
@@ -145,13 +146,8 @@ class Replicas:
         means = iter(means)
         return tf.nest.map_structure(lambda x: None if x is None else next(means), structure)
 
-    def _compute(self, compute, part, i):
-        if not self.jit_compile:
-            return compute(*part, i)
-        return tf.function(lambda *part: compute(*part, i), jit_compile=True)(*part)
-
     def _gather(self, parts):
-        """The tensors of all slices, in order, from those of the own slices: lists of lists."""
+        """Returns the tensors of all slices, a list for each slice in order, from the tensors of this process."""
         if self.cluster.workers == 1:
             return parts
         dtype = tf.float64 if any(x.dtype in (tf.float64, tf.int64, tf.uint64) for x in parts[0]) else tf.float32
@@ -164,25 +160,32 @@ class Replicas:
         ]
 
 
+def _compile(compute, i, jit_compile):
+    def compute_slice(*part):
+        return compute(*part, i)
+
+    return tf.function(compute_slice, jit_compile=True) if jit_compile else compute_slice
+
+
 def _base(value):
-    """What a variable's changes are counted from: its value, but 0 where that is infinite or NaN."""
+    """Returns the value that changes of a variable are counted from. It is 0 where the variable is not finite."""
     return tf.where(tf.math.is_finite(value), value, tf.zeros_like(value)) if value.dtype.is_floating else value
 
 
 def _of_slice(variable, value, i):
-    """What a variable has when slice `i` begins: its value, of a random generator with another seed for each slice."""
+    """Returns the value of a variable when slice `i` begins. A random generator gets another seed for each slice."""
     position = next((place for name, place in _SEEDS.items() if name in variable.name), None)
     if position is None or not i:
         return value
     offset = np.zeros(variable.shape, np.int64)
-    offset[position] = i * 0x1E3779B9  # far apart, whatever the seeds are
+    offset[position] = i * 0x1E3779B9  # far apart for all seeds
     return value + tf.constant(offset, variable.dtype)
 
 
 def _weigh(x, share):
-    """A slice's mean in its share of the batch's; what is no float as it is.
+    """Multiplies the mean of a slice by its share of the batch. Returns integers unchanged.
 
-    Of no image nothing is left, not even a NaN; and a graph draws no such product out of a sum.
+    The product of NaN and a share of 0 is 0. Grappler does not factor this product out of a sum.
     """
     if not x.dtype.is_floating:
         return x
@@ -191,17 +194,17 @@ def _weigh(x, share):
 
 
 def _mean(values):
-    """The sum of what `_weigh` gave for each slice, added up in pairs, and these in pairs; of no floats the first."""
+    """Returns the sum of the values that `_weigh` returned, added in pairs. Of integers it returns the first."""
     if not values[0].dtype.is_floating:
         return values[0]
     while len(values) > 1:
-        # Without the snapshots a graph would add up (a + b) + (c + d), and what comes after, from left to right.
+        # Without the snapshots Grappler would add (a + b) + (c + d) from left to right.
         values = [tf.raw_ops.Snapshot(input=a + b) for a, b in zip(values[::2], values[1::2], strict=True)]
     return values[0]
 
 
 def _as_bits(x, dtype):
-    """A tensor as a vector of floats: of others the bits, which nothing computes with on their way."""
+    """Returns a tensor as a vector of floats. Integers keep their bits, because a gather does not compute."""
     if x.dtype.is_floating:
         return tf.reshape(tf.cast(x, dtype), [-1])
     return tf.reshape(tf.bitcast(tf.cast(x, tf.int64 if dtype == tf.float64 else tf.int32), dtype), [-1])

@@ -1,5 +1,6 @@
-"""Numbers about predictions. NumPy, SciPy and scikit-learn alone."""
+"""Metrics of predictions, their reports, and robustness. Importing this room does not import TensorFlow."""
 
+from mnist.metrics import seeds
 from mnist.metrics.predictions import (
     Calibration,
     RunningMeans,
@@ -29,6 +30,7 @@ __all__ = [
     "is_lower_better",
     "measure_robustness",
     "precision_recall",
+    "seeds",
     "softmax",
     "wilson_interval",
 ]

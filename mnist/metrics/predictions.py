@@ -1,7 +1,4 @@
-"""Exact metrics over every example, in NumPy.
-
-The evaluation loss lives here, out of reach of what training does to its own loss and labels.
-"""
+"""Exact metrics over every example, in NumPy. No option of the training can change this evaluation loss."""
 
 from typing import NamedTuple
 
@@ -9,17 +6,20 @@ import numpy as np
 
 
 def softmax(logits):
-    """Probabilities `[N, classes]`, float64, of logits of the same shape."""
+    """Returns probabilities, float64 `[N, classes]`, of logits of the same shape."""
     logits = np.asarray(logits, np.float64)
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shares / shares.sum(axis=1, keepdims=True)
 
 
 def compute_metrics(logits, labels):
-    """Mean cross-entropy and accuracy of logits `[N, classes]` on integer labels `[N]`, as floats.
+    """Returns mean cross-entropy and accuracy as a dict of floats, `loss` and `accuracy`.
 
-    Summed over all examples in float64, then divided, so that the batch size of the evaluation has
-    no part in it.
+    Sums over all examples in float64 and divides once, so that the result does not depend on the batch size.
+
+    Args:
+      logits: floats `[N, classes]`.
+      labels: integers `[N]`.
     """
     labels = np.asarray(labels, np.int64)
     losses = example_losses(logits, labels)
@@ -28,34 +28,38 @@ def compute_metrics(logits, labels):
 
 
 def example_losses(logits, labels):
-    """Cross-entropy of each example, float64 `[N]`, of logits `[N, classes]` on integer labels `[N]`."""
+    """Returns the cross-entropy of each example, float64 `[N]`, of logits `[N, classes]` on integer labels `[N]`."""
     logits = np.asarray(logits, np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), np.asarray(labels, np.int64)]
 
 
 def count_confusions(labels, predictions, num_classes):
-    """Counts predictions `[N]` for labels `[N]`: int64 `[classes, classes]`, row: label, column: prediction."""
+    """Counts predictions `[N]` of labels `[N]`. Returns: int64 `[classes, classes]`, label by prediction."""
     cells = np.asarray(labels, np.int64) * num_classes + predictions
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def wilson_interval(correct, count):
-    """The 95 % score interval of an accuracy, `correct` of `count` >= 1 images: its two ends, floats in [0, 1].
+    """Returns the two ends of the 95 % score interval of an accuracy, floats in [0, 1].
 
-    Of Wilson, "Probable inference, the law of succession, and statistical inference" (1927). Sound also near 0 and 1,
-    where mean ± 1.96 standard errors is not. It tells of the choice of test images, not of the seed of the training.
+    It is sound also near 0 and 1, where mean ± 1.96 standard errors is not. It covers the choice of the test images,
+    but not the choice of the seed (Wilson, "Probable inference", 1927).
+
+    Args:
+      correct: an int. The number of correct predictions.
+      count: an int >= 1. The number of predictions.
     """
-    from scipy.stats import binomtest  # takes half a second to import, and training needs none
+    from scipy.stats import binomtest  # here, because the import takes half a second and training does not need it
 
     interval = binomtest(int(correct), int(count)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 class Calibration(NamedTuple):
-    """How far confidence is from accuracy. A bin without images has NaN for both."""
+    """The distance of confidence from accuracy. A bin without images has NaN for both."""
 
-    ece: float  # expected calibration error in [0, 1]: the mean of |accuracy - confidence| of bins, by images
+    ece: float  # expected calibration error in [0, 1]: the mean |accuracy - confidence| of bins, weighted by images
     confidence: np.ndarray  # float64 [bins], means
     accuracy: np.ndarray  # float64 [bins]
     count: np.ndarray  # int64 [bins], images
@@ -65,8 +69,9 @@ def calibration(logits, labels, bins=15):
     """Compares confidence, the probability of the predicted class, with accuracy (Guo et al., arXiv:1706.04599).
 
     Args:
-      logits: floats `[N, classes]`. labels: integers `[N]`.
-      bins: number of bins of confidence, equally wide in [0, 1]; each holds its upper end.
+      logits: floats `[N, classes]`.
+      labels: integers `[N]`.
+      bins: an int. The number of equal bins of confidence in [0, 1]. Each contains its upper end.
 
     Returns: a `Calibration`.
     """
@@ -81,13 +86,15 @@ def calibration(logits, labels, bins=15):
 
 
 def precision_recall(shares, is_class, thresholds=101):
-    """Counts for a precision-recall curve of one class, by threshold from 0 to 1.
+    """Counts for a precision-recall curve of one class, at equal thresholds from 0 to 1.
 
     Args:
-      shares: the probability of the class, `[N]`. is_class: whether it is the label, bool `[N]`.
+      shares: floats `[N]`. The probability of the class.
+      is_class: bool `[N]`. Whether the class is the label.
+      thresholds: an int. The number of thresholds.
 
     Returns: float32 `[6, thresholds]`: true positives, false positives, true negatives, false negatives, precision and
-      recall. Where nothing is as probable as the threshold the precision is 0, as TensorBoard expects.
+      recall. The precision is 0 where no probability reaches the threshold, as TensorBoard expects.
     """
     places = np.floor(shares * (thresholds - 1)).astype(np.int64)
     counts = [np.bincount(places[chosen], minlength=thresholds) for chosen in (is_class, ~is_class)]
@@ -97,10 +104,11 @@ def precision_recall(shares, is_class, thresholds=101):
 
 
 class RunningMeans:
-    """Means over the steps of an epoch by Keras' definition: weighted by batch size, in float32.
+    """The means over the steps of an epoch as Keras defines them: weighted by batch size, in float32.
 
-    Args:
-      totals: a dict from names to sums so far. count: number of images so far.
+    Attributes:
+      totals: a dict from names to weighted sums.
+      count: an int. The number of images.
     """
 
     def __init__(self, totals=None, count=0):
@@ -111,16 +119,16 @@ class RunningMeans:
         """Adds consecutive steps: a dict of float32 arrays `[steps]`, and their batch sizes `[steps]`."""
         weights = np.asarray(batch_sizes, np.float32)
         for name, values in scalars.items():
-            # cumsum adds one after the other, as Keras' metric does; sum() would pair them up.
+            # cumsum adds one value after the other, as Keras' metric does, but NumPy's sum adds in pairs.
             terms = np.concatenate([[self.totals.get(name, 0.0)], values * weights]).astype(np.float32)
             self.totals[name] = float(np.cumsum(terms, dtype=np.float32)[-1])
         self.count += int(np.sum(batch_sizes))
 
     def means(self):
-        """A dict from names to floats."""
+        """Returns a dict from names to floats."""
         return {name: float(np.float32(total) / np.float32(self.count)) for name, total in self.totals.items()}
 
 
 def is_lower_better(name):
-    """Whether of a metric the lowest value is the best: of a loss, an error or seconds, by the end of its name."""
+    """Returns whether the lowest value of a metric is the best: if its name ends in loss, error or seconds."""
     return name.endswith(("loss", "error", "seconds"))

@@ -1,15 +1,15 @@
-"""What was found of runs: of one by class, of several side by side, as text; the reliability diagram."""
+"""Evaluations as text: one run by class, or several runs side by side."""
 
 from mnist.metrics.robustness import CORRUPTIONS
 
 import numpy as np
 
-_MAX_SHOWN = 20  # classes whose confusions fit on a screen
+_MAX_SHOWN = 20  # classes whose confusion matrix fits on a screen
 _MAX_NAME = 24  # characters of a name
 
 
 def format_report(labels, predictions, classes):
-    """Precision, recall and F1 of each class that has test images, and their averages over these, as text."""
+    """Returns precision, recall and F1 of each class with test images, and their averages over these, as text."""
     from sklearn.metrics import classification_report
 
     there = np.unique(labels)
@@ -18,13 +18,12 @@ def format_report(labels, predictions, classes):
 
 
 def format_confusions(matrix, classes):
-    """The confusion matrix of few classes, or the most frequent confusions of many."""
+    """Returns the confusion matrix of up to 20 classes, or the most frequent confusions of more, as text."""
     names = [_shorten(name) for name in classes]
     width = max(map(len, names))
     if len(matrix) <= _MAX_SHOWN:
-        rows = [
-            f"{name:>{width}}: " + " ".join(f"{n:5d}" for n in row) for name, row in zip(names, matrix, strict=True)
-        ]
+        counts = [" ".join(f"{n:5d}" for n in row) for row in matrix]
+        rows = [f"{name:>{width}}: {row}" for name, row in zip(names, counts, strict=True)]
         return "\n".join(["confusion matrix (row: label, column: prediction)", *rows])
     wrong = matrix - np.diag(matrix.diagonal())
     cells = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_SHOWN]
@@ -38,7 +37,7 @@ def _shorten(name):
 
 
 def format_evaluation(found):
-    """All of one `evaluate.Evaluation`."""
+    """Returns all results of one `evaluate.Evaluation` as text."""
     matrix = found.confusion_matrix
     low, high = found.accuracy_interval
     lines = [
@@ -58,7 +57,7 @@ def format_evaluation(found):
 
 
 def format_calibration(result):
-    """The bins of a `metrics.Calibration` that hold images, as a table."""
+    """Returns the bins of a `metrics.Calibration` that contain images, as a table."""
     bins = len(result.count)
     rows = [["probability of the prediction", "mean", "accuracy", "images"]]
     for i in np.flatnonzero(result.count):
@@ -68,7 +67,7 @@ def format_calibration(result):
 
 
 def format_table(evaluations):
-    """Several of `evaluate.Evaluation` side by side, a row for each run."""
+    """Returns a table of several `evaluate.Evaluation`, with a row for each run."""
     own = list(dict.fromkeys(name for found in evaluations for name in found.own_metrics))
     rows = [["run", "step", "images", "loss", "accuracy", "95 % interval", "ECE", *own]]
     for found in evaluations:
@@ -80,8 +79,8 @@ def format_table(evaluations):
 
 
 def format_robustness(evaluations):
-    """Accuracy and loss under each of `CORRUPTIONS`, a column for each run."""
-    names = [found.workdir for found in evaluations]  # their ends tell them apart
+    """Returns a table of accuracy and loss under each of `CORRUPTIONS`, with a column for each run."""
+    names = [found.workdir for found in evaluations]  # shortened to their ends, because these differ
     names = [name if len(name) <= _MAX_NAME else f"...{name[3 - _MAX_NAME :]}" for name in names]
     rows = [["accuracy (loss)", *names]]
     for i, corruption in enumerate(CORRUPTIONS):
@@ -91,7 +90,7 @@ def format_robustness(evaluations):
 
 
 def _align(rows):
-    """A table of texts, the first column to the left and all others to the right."""
+    """Returns a table of texts, with the first column on the left and all others on the right."""
     first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])

@@ -1,7 +1,6 @@
-"""How good a model stays on images that are changed a little, as of MNIST-C (Mu & Gilmer, arXiv:1906.02337).
+"""The accuracy of a model on slightly changed images, as with MNIST-C (Mu & Gilmer, arXiv:1906.02337).
 
-Each row is one kind of change at one strength. What comes into an image from outside repeats its edge, so that
-black paper stays black and white paper white.
+Pixels that move in from outside repeat the edge, so that black paper stays black and white paper stays white.
 """
 
 import functools
@@ -14,30 +13,30 @@ from scipy import ndimage
 
 
 class Corruption(NamedTuple):
-    """A row of the table. Its versions, functions from uint8 `[N, 28, 28, 1]` to the same, count alike."""
+    """One kind of change at one strength."""
 
     name: str
     size: float
     unit: str
-    versions: tuple
+    versions: tuple  # functions from uint8 [N, 28, 28, 1] to the same, with equal weight
 
     def __str__(self):
         return f"{self.name} {self.size:g} {self.unit}" if self.unit else self.name
 
 
 def shift(images, rows, columns):
-    """Moves images `[N, 28, 28, 1]` by whole pixels, down and to the right; uint8."""
+    """Moves images, uint8 `[N, 28, 28, 1]`, by whole pixels down and to the right."""
     return ndimage.shift(images, (0, rows, columns, 0), order=0, mode="nearest")
 
 
 def rotate(images, degrees):
-    """Turns images `[N, 28, 28, 1]` around their centre, counterclockwise, bilinear; uint8."""
+    """Turns images, uint8 `[N, 28, 28, 1]`, counterclockwise around their centre, with bilinear interpolation."""
     turned = ndimage.rotate(images, degrees, axes=(1, 2), reshape=False, output=np.float32, order=1, mode="nearest")
     return _to_uint8(turned)
 
 
 def add_noise(images, deviation):
-    """Adds Gaussian noise, its standard deviation a share of the range 0 to 255, to images `[N, 28, 28, 1]`; uint8.
+    """Adds Gaussian noise to images, uint8 `[N, 28, 28, 1]`. Its deviation is a share of the range 0 to 255.
 
     The draws are the same at each call, so that two models are compared on the same images.
     """
@@ -46,7 +45,7 @@ def add_noise(images, deviation):
 
 
 def blur(images, sigma):
-    """Blurs images `[N, 28, 28, 1]` by a Gaussian of `sigma` pixels; uint8."""
+    """Blurs images, uint8 `[N, 28, 28, 1]`, with a Gaussian of `sigma` pixels."""
     return _to_uint8(ndimage.gaussian_filter(images, (0, sigma, sigma, 0), output=np.float32, mode="nearest"))
 
 
@@ -60,9 +59,9 @@ def _make_corruptions():
         ways = ((n, 0), (-n, 0), (0, n), (0, -n))
         versions = tuple(functools.partial(shift, rows=rows, columns=columns) for rows, columns in ways)
         yield Corruption("shift", n, "px", versions)
-    for n in (10, 20, 30):  # both ways
+    for n in (10, 20, 30):  # in both directions
         yield Corruption("rotation", n, "degrees", tuple(functools.partial(rotate, degrees=way) for way in (n, -n)))
-    for n in (0.1, 0.2, 0.4):  # on top of images in [0, 1]
+    for n in (0.1, 0.2, 0.4):
         yield Corruption("noise", n, "of the range", (functools.partial(add_noise, deviation=n),))
     for n in (0.5, 1, 1.5):
         yield Corruption("blur", n, "px", (functools.partial(blur, sigma=n),))
@@ -75,10 +74,12 @@ def measure_robustness(predict_logits, images, labels):
     """Evaluates a model under each of `CORRUPTIONS`.
 
     Args:
-      predict_logits: as of `model.make_predict_logits`.
-      images, labels: uint8 `[N, 28, 28, 1]` and integers `[N]`.
+      predict_logits: a function from `model.make_predict_logits`.
+      images: uint8 `[N, 28, 28, 1]`.
+      labels: integers `[N]`.
 
-    Returns: a list of dicts: `corruption`, its `size` and `unit`, `loss`, `accuracy`, means over its versions.
+    Returns: a list of dicts: `corruption`, its `size` and `unit`, and the means of `loss` and `accuracy` over its
+      versions.
     """
     rows = []
     for corruption in CORRUPTIONS:

@@ -1,8 +1,8 @@
-"""The CNN, and functions on any Keras model: infer, copy, check, rebuild."""
+"""The CNN, and functions on any Keras model: predict, check, serialize, copy."""
 
 from mnist.model.checks import check_answers, check_model_and_optimizer
-from mnist.model.cnn import (
-    CNN,
+from mnist.model.cnn import CNN
+from mnist.model.inference import (
     IMAGE_SHAPE,
     call_to_train,
     count_outputs,

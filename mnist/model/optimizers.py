@@ -9,29 +9,18 @@ from mnist.settings import Setting
 import keras
 
 OPTIMIZERS = {
-    cls.__name__.lower(): cls
-    for cls in (
-        keras.optimizers.Adam,
-        keras.optimizers.AdamW,
-        keras.optimizers.Adagrad,
-        keras.optimizers.Lamb,
-        keras.optimizers.Lion,
-        keras.optimizers.Nadam,
-        keras.optimizers.RMSprop,
-        keras.optimizers.SGD,
-    )
+    name.lower(): getattr(keras.optimizers, name)
+    for name in ("Adam", "AdamW", "Adagrad", "Lamb", "Lion", "Nadam", "RMSprop", "SGD")
 }
-
-
 _setting = functools.partial(Setting, group="optimizer")
 _unset = functools.partial(_setting, None, kind=float, low=0.0)
 
 
 class Rate:
-    """What the learning rate is made of."""
+    """The settings of the learning rate."""
 
     learning_rate = _setting(
-        1e-3, "Learning rate, or the schedule's peak, per step. 1e-3 is Keras' default for Adam.", low=0.0, high=1e9
+        1e-3, "Learning rate, or the peak of its schedule. 1e-3 is Keras' default for Adam.", low=0.0, high=1e9
     )
     schedule = _setting(
         "constant",
@@ -40,32 +29,34 @@ class Rate:
     )
     warmup = _setting(
         None,
-        "Steps of linear rise from a 25th of the rate. Default: 0; with one_cycle 30 % of all steps.",
+        "Steps of a linear rise from a 25th of the rate. Default: 0; with one_cycle 30 % of all steps.",
         kind=int,
         low=0,
     )
 
 
 class Optimizer:
-    """What the optimizer is made of beside its rate. What is not set is as Keras has it."""
+    """The settings of the optimizer except for its rate. The default of an unset one is Keras'."""
 
     optimizer = _setting("adam", "Keras' optimizer of this name. Adam as in the tutorials.", kind=tuple(OPTIMIZERS))
     beta_1 = _unset("Decay of the mean gradient. Default: Keras', for Adam 0.9.", below=1.0)
     beta_2 = _unset(
-        "Decay of the mean squared gradient. Default: Keras', for Adam 0.999; runs of an epoch gain from 0.95.",
+        "Decay of the mean squared gradient. Default: Keras', for Adam 0.999. Runs of one epoch gain from 0.95.",
         below=1.0,
     )
-    weight_decay = _unset(
-        "Share of each weight that a step takes off, times the rate. Default: Keras', for AdamW 0.004."
+    weight_decay = _unset("Share of each weight that a step removes, times the rate. Default: Keras', for AdamW 0.004.")
+    clipnorm = _unset(
+        "Largest norm of one variable's gradient; larger gradients are scaled down. Default and 0: no limit."
     )
-    clipnorm = _unset("Largest norm of one variable's gradient, larger ones are scaled down; 0: any. Default: any.")
 
 
 def make_learning_rate(schedule, rate, total_steps, warmup=None):
-    """Returns the rate for a Keras optimizer: a float, or a `CosineDecay` with linear warm-up.
+    """Makes the learning rate of a Keras optimizer: a float, or a `CosineDecay` with linear warm-up.
 
-    `one_cycle` is Smith's policy (arXiv:1708.07120) as it became common: a rise from a 25th of the
-    peak during 30 % of the steps, then a cosine to 0.
+    `one_cycle` is the common form of Smith's policy (arXiv:1708.07120). It rises from a 25th of the peak during 30 %
+    of the steps, then falls to 0 as a cosine.
+
+    Raises: `mnist.Error` if the warm-up leaves no step for the decay.
     """
     if warmup is None:
         warmup = int(0.3 * total_steps) if schedule == "one_cycle" else 0
@@ -81,7 +72,7 @@ def make_learning_rate(schedule, rate, total_steps, warmup=None):
 
 
 def make_optimizer(options, learning_rate):
-    """Returns the Keras optimizer that a namespace with the settings of `Optimizer` says.
+    """Makes the Keras optimizer of a namespace with the settings of `Optimizer`.
 
     Raises: `mnist.Error` for a setting that the optimizer does not have.
     """
@@ -90,5 +81,5 @@ def make_optimizer(options, learning_rate):
     values = {name: value for name, value in values.items() if value is not None}
     for name in values:
         if name not in inspect.signature(cls).parameters and name.startswith("beta"):
-            raise Error(f"--{name} has no part in --optimizer={options.optimizer}: leave it out.")
+            raise Error(f"--optimizer={options.optimizer} has no {name}: leave out --{name}.")
     return cls(learning_rate, **values)

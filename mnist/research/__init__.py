@@ -1,1 +1,1 @@
-"""One runnable file per idea about the step: python -m mnist.research.NAME --helpshort"""
+"""Research ideas about the step, one runnable file each: python -m mnist.research.NAME --helpshort"""

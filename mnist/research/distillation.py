@@ -1,10 +1,10 @@
-"""Distillation: the target is what a teacher, or the mean of several, answers to the same image, beside its label.
+"""Distillation: trains on the answers of a teacher, or on the mean of several, beside the labels.
 
-Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv:1503.02531, section 2): in place of
-CE(label, p) the loss is (1 - share) CE(label, p) + share T² CE(q, p at T), where p at T is softmax(logits / T) and q
-the mean of the teachers'; regularizers stay as they are. A teacher of the student's own kind is "born again"
-(Furlanello et al., arXiv:1805.04770). The teachers see the batch as the student sees it, augmented, so that they have
-to answer anew in each step. A resume reads their folders, too.
+Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv:1503.02531, section 2). In place of CE(label, p)
+the loss is (1 - share) CE(label, p) + share T² CE(q, p at T). Here p at T is softmax(logits / T), and q is the mean of
+the teachers. Regularizers stay in the loss. A teacher of the same kind makes a "born again" student (Furlanello et al.,
+arXiv:1805.04770). Teachers see the augmented batch of the student, so each step runs them. A resume also reads their
+folders.
 
     python -m mnist.research.distillation --teacher=runs/teacher_1,runs/teacher_2 \
         --flagfile=scripts/recipes/variants.flags
@@ -22,17 +22,17 @@ import tensorflow as tf
 
 
 class Distillation(TrainStep):
-    """Learns from finished runs; their models are saved with the step, so that a resume has the same."""
+    """A step that learns from finished runs. Checkpoints hold the teachers, so that a resume has the same ones."""
 
     teacher = Setting((), "Folders of runs, separated by commas. Default: none, and the labels alone.", kind=[str])
-    temperature = Setting(4.0, "What logits are divided by for the teachers' share; above 1: softer.", low=0.1)
-    share = Setting(0.9, "Share of the teachers in the loss, of labels the rest; 0: none.", low=0.0, high=1.0)
+    temperature = Setting(4.0, "Divisor of the logits of teachers. Above 1 it makes targets softer.", low=0.1)
+    share = Setting(0.9, "Weight of the teachers in the loss. Labels have the rest. 0: none.", low=0.0, high=1.0)
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
         for cls in losses_behind(self, Distillation):
-            if self.teacher and cls is not Winograd:  # whose loss is the plain one
-                raise Error(f"{cls.__name__} has to stand before Distillation, which takes the loss for the plain one.")
+            if self.teacher and cls is not Winograd:  # its loss is the plain one
+                raise Error(f"{cls.__name__} has to stand before Distillation, which expects the plain loss behind it.")
         self.teachers = [_load(folder, count_outputs(model)) for folder in self.teacher if self.share]
 
     def compute_loss(self, images, labels):
@@ -53,7 +53,7 @@ def _load(folder, classes):
     except Error as error:
         raise Error(f"--teacher={folder}: {error if folder else 'expected folders, separated by commas.'}") from None
     if count_outputs(model) != classes:
-        raise Error(f"--teacher={folder} knows {count_outputs(model)} classes, the data has {classes}.")
+        raise Error(f"--teacher={folder} has {count_outputs(model)} classes, the data has {classes}.")
     return model
 
 

@@ -1,8 +1,8 @@
-"""Augmentation that ends: from some step on ever more images of a batch are left as they are, at last all.
+"""Fading augmentation: from some step on, leaves more and more images as they are, at last all.
 
-He et al., "Data Augmentation Revisited" (arXiv:1909.09148): what is learnt of distorted images is refined at the end
-on those that are like the ones to be tested. It fades whatever stands behind it among the bases of a class, images and
-labels: `class Mine(Fading, Mixup)`; this file's own is the affine augmentation.
+He et al., "Data Augmentation Revisited" (arXiv:1909.09148). The end of training refines the network on images like the
+test images. It fades the changes to images and labels of all classes behind it, as in `class Mine(Fading, Mixup)`. This
+file fades the affine augmentation.
 
     python -m mnist.research.fading --fade_start=1400 --fade_steps=300 --flagfile=scripts/recipes/variants.flags
 
@@ -18,12 +18,12 @@ import tensorflow as tf
 
 
 class Fading(TrainStep):
-    """Takes each image either as the classes behind this make it or as it is, with a chance that changes by step."""
+    """A step that leaves each image unchanged by classes behind this one, with a probability that rises by step."""
 
     fade_start = Setting(
-        None, "Steps of the run after which it begins. Default: none; it never does.", kind=int, low=0, is_step=True
+        None, "Steps of the run before fading begins. Default: it never begins.", kind=int, low=0, is_step=True
     )
-    fade_steps = Setting(1, "Steps from the first image that is left as it is to all. Default: at once.", low=1)
+    fade_steps = Setting(1, "Steps from the first unchanged image to all. Default: at once.", low=1)
 
     def prepare_batch(self, images, labels):
         changed = super().prepare_batch(images, labels)
@@ -39,7 +39,7 @@ class Fading(TrainStep):
 
 
 class FadingAugment(Fading, Augment):
-    """Images that are turned, scaled and shifted, until that fades."""
+    """The affine augmentation, which fades."""
 
 
 if __name__ == "__main__":

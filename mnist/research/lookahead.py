@@ -1,7 +1,7 @@
-"""Lookahead: slow weights follow the fast ones every few steps, and the fast ones begin again from there.
+"""Lookahead: slow weights follow the fast ones every few steps, and the fast ones restart from there.
 
-Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back" (arXiv:1907.08610, algorithm 1). The slow weights
-are evaluated, as in the paper; the optimizer keeps its moments.
+Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back" (arXiv:1907.08610, algorithm 1). As in the paper the
+slow weights are evaluated. The optimizer keeps its moments.
 
     python -m mnist.research.lookahead --sync_period=5 --slow_step=0.5 --flagfile=scripts/recipes/variants.flags
 
@@ -17,10 +17,12 @@ import tensorflow as tf
 
 
 class Lookahead(TrainStep):
-    """Keeps `slow`, a copy of the model that moves a part of the way to it every `sync_period` steps."""
+    """A step with `slow`, a copy of the model that moves part of the way to it every `sync_period` steps."""
 
-    sync_period = Setting(5, "Steps of the fast weights to one of the slow, which are evaluated.", low=1)
-    slow_step = Setting(0.5, "Part of the way that the slow weights go; 1: all, as without.", low=0.01, high=1.0)
+    sync_period = Setting(5, "Steps of the fast weights for each step of the slow weights.", low=1)
+    slow_step = Setting(
+        0.5, "Part of the way that the slow weights move. 1: all, as in plain training.", low=0.01, high=1.0
+    )
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
@@ -28,7 +30,7 @@ class Lookahead(TrainStep):
 
     def __call__(self, images, labels):
         scalars = super().__call__(images, labels)
-        # Updates may be of several batches each: until the next, both weights are equal, and nothing moves.
+        # Counts updates, not batches, because an update may accumulate several. Between two nothing moves.
         updates = getattr(self.optimizer, "inner_optimizer", self.optimizer).iterations
         due = tf.equal(updates % self.sync_period, 0) | (self.slow_step == 1)
         trained = {id(v) for v in self.model.trainable_variables}
@@ -39,7 +41,7 @@ class Lookahead(TrainStep):
                 slow.assign(tf.where(due, moved, slow))
                 fast.assign(tf.where(due, moved, value))
             else:
-                slow.assign(value)  # statistics and generators are not searched for, but kept
+                slow.assign(value)  # copies statistics and generators, which no gradient changes
         return scalars
 
     @property

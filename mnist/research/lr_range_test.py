@@ -1,10 +1,10 @@
-"""Learning rate range test: the rate rises from step to step, and the loss against the rate tells which to take.
+"""Learning rate range test: raises the rate at each step, and draws the loss against the rate.
 
-Smith, "Cyclical Learning Rates for Training Neural Networks" (arXiv:1506.01186, section 3.3), with a rate that grows
-by a factor, so that all orders of magnitude have as much room. The chart is `lr_range_test.png` in the run's folder,
-and under Images in TensorBoard, drawn at each evaluation. Take a rate somewhat below the one with the lowest loss, as
-the highest rate of `--schedule=one_cycle`. Once a loss is four times the first, the rate is 0 and the test over.
-`--learning_rate` has no part in it.
+Smith, "Cyclical Learning Rates for Training Neural Networks" (arXiv:1506.01186, section 3.3). The rate grows by a
+factor, so that all orders of magnitude get the same space. Each evaluation draws the chart to `lr_range_test.png` in
+the run's folder, and to Images in TensorBoard. A good highest rate for `--schedule=one_cycle` is somewhat below the
+rate with the lowest loss. After a loss of four times the first, the rate is 0 and the test is over. `--learning_rate`
+has no effect.
 
     python -m mnist.research.lr_range_test --lowest=1e-5 --highest=0.1 --range_steps=900 --epochs=1 --eval_every=100
 """
@@ -18,17 +18,20 @@ from mnist.step import TrainStep
 import numpy as np
 import tensorflow as tf
 
-_SMOOTHED = 20  # steps whose mean loss is one point of the chart
+_SMOOTHED = 20  # steps, whose mean loss is one point of the chart
 _TOO_MUCH = 4.0  # times the first loss
 
 
 class LRRangeTest(TrainStep):
-    """Sets the rate of each step, and keeps its loss."""
+    """A step that sets its learning rate, and stores its loss."""
 
     lowest = Setting(1e-5, "Learning rate of the first step.", low=1e-12)
-    highest = Setting(0.1, "Learning rate of the last step, and of those after.", low=1e-12)
+    highest = Setting(0.1, "Learning rate of the last step and of all later ones.", low=1e-12)
     range_steps = Setting(
-        900, "Steps from the lowest to the highest. 900: nearly an epoch of MNIST.", low=2 * _SMOOTHED, is_step=True
+        900,
+        "Steps from the lowest to the highest rate. 900: nearly an epoch of MNIST.",
+        low=2 * _SMOOTHED,
+        is_step=True,
     )
 
     def __init__(self, model, optimizer, **kwargs):
@@ -41,7 +44,7 @@ class LRRangeTest(TrainStep):
         self.optimizer.learning_rate.assign(self.lowest)
 
     def rates(self):
-        """The learning rate of each step, float32 `[range_steps]`."""
+        """Returns the learning rate of each step, float32 `[range_steps]`."""
         return np.geomspace(self.lowest, self.highest, self.range_steps).astype(np.float32)
 
     def __call__(self, images, labels):
@@ -63,7 +66,7 @@ class LRRangeTest(TrainStep):
             return metrics
         losses = losses[:done].reshape(-1, _SMOOTHED).mean(1)
         rates = np.exp(np.log(self.rates()[:done]).reshape(-1, _SMOOTHED).mean(1))
-        if self.view.workdir and tf.summary.experimental.get_step() is not None:  # the one that writes
+        if self.view.workdir and tf.summary.experimental.get_step() is not None:  # in the process that writes
             path = os.path.join(self.view.workdir, "lr_range_test.png")
             draw(rates, losses, path)
             tf.summary.image("lr_range_test", tf.io.decode_png(tf.io.read_file(path))[tf.newaxis])

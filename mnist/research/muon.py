@@ -1,10 +1,11 @@
-"""Muon: the update of a kernel is its momentum with all singular values made one.
+"""Muon: updates a kernel by its momentum with all singular values made one.
 
-Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), whose Newton-Schulz iteration makes
-them nearly one; Bernstein and Newhouse, "Old Optimizer, New Norm" (arXiv:2409.20325), for why. Keras' Muon leaves
-kernels of convolutions to Adam; here each variable that is named `kernel` or `recurrent_kernel` is a matrix with a
-column for each filter, if it has several. All others are the optimizer's, and the last kernel, the one that the model
-made last. Its decay of weights and its average (`use_ema`) are of all.
+Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). Their Newton-Schulz iteration makes
+the singular values nearly one. Bernstein and Newhouse, "Old Optimizer, New Norm" (arXiv:2409.20325), explain why.
+
+Each variable named `kernel` or `recurrent_kernel` with several filters is a matrix with a column for each filter, also
+a convolution, which Keras' Muon leaves to Adam. The last kernel that the model made, and all other variables, stay with
+the optimizer. Its weight decay and its average (`use_ema`) apply to all.
 
     python -m mnist.research.muon --flagfile=scripts/recipes/variants.flags --learning_rate=0.002
 
@@ -18,13 +19,13 @@ from mnist.step import TrainStep
 import keras
 import tensorflow as tf
 
-_COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of the authors: steep at 0, and near 1 from 0.7 to 1.2
+_COEFFICIENTS = 3.4445, -4.7750, 2.0315  # by the authors, steep at 0, and near 1 from 0.7 to 1.2
 
 
 class Muon(TrainStep):
-    """Updates all kernels but the last with orthogonal matrices."""
+    """A step that updates all kernels except the last with orthogonal matrices."""
 
-    orthogonal = Setting(5.0, "Times the learning rate, the size of an orthogonal update; 0: none.", low=0.0)
+    orthogonal = Setting(5.0, "Size of an orthogonal update, as a multiple of the learning rate. 0: none.", low=0.0)
     muon_momentum = Setting(0.9, "Share of the past in the momentum of kernels.", low=0.0, below=1.0)
 
     def __init__(self, model, optimizer, **kwargs):
@@ -39,7 +40,7 @@ class Muon(TrainStep):
                     self.momenta[i] = tf.Variable(tf.zeros_like(variable.value))
             if not self.momenta:
                 name = type(model).__name__
-                raise Error(f"muon finds no kernel in the {name} to train but the last, which is the optimizer's.")
+                raise Error(f"muon finds no kernel to train in the {name} except the last, which the optimizer trains.")
 
     def apply_gradients(self, gradients):
         gradients, updates = list(gradients), {}
@@ -47,37 +48,37 @@ class Muon(TrainStep):
             if gradients[i] is not None:
                 gradient = tf.convert_to_tensor(gradients[i])
                 momentum.assign(self.muon_momentum * momentum + gradient)
-                updates[i] = orthogonalize(gradient + self.muon_momentum * momentum)  # Nesterov's
+                updates[i] = orthogonalize(gradient + self.muon_momentum * momentum)  # Nesterov momentum
                 gradients[i] = tf.zeros_like(gradient)
         rate = tf.cast(self.optimizer.learning_rate, tf.float32) * self.orthogonal
-        for i, update in updates.items():  # first: the optimizer may average the weights
+        for i, update in updates.items():  # before the optimizer, because it may average the weights
             weights = self.model.trainable_variables[i].value
             weights.assign_sub(tf.cast(rate, weights.dtype) * update)
         super().apply_gradients(gradients)
 
 
 def _check(optimizer):
-    """Raises `mnist.Error` for an optimizer that changes gradients, or waits for more, before it uses them."""
+    """Raises `mnist.Error` for an optimizer that changes or accumulates gradients before it uses them."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise Error("muon takes gradients as they are, not of a scaled loss: take no float16 and no loss scale.")
+        raise Error("muon takes gradients of the plain loss: use no float16 and no loss scale.")
     for name in ("clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps"):
         if getattr(optimizer, name) is not None:
-            raise Error(f"muon takes the gradients of each step as they are: leave out the optimizer's {name}.")
+            raise Error(f"muon takes the plain gradients of each step: leave out the optimizer's {name}.")
 
 
 def orthogonalize(kernel):
-    """Of the matrices `[inputs, filters]` with orthogonal columns the one that is nearest to a kernel.
+    """Finds the matrix `[inputs, filters]` with orthogonal columns that is nearest to a kernel.
 
-    Returns: a tensor like `kernel`, by the square root of inputs / filters larger if that is above 1. The authors have
-      the square root of filters / inputs there, which is at most 1 for this network; its rates were tuned with this.
+    Returns: a tensor like `kernel`, times the square root of inputs / filters if that is above 1. The authors multiply
+      by the square root of filters / inputs instead. The recipes here were tuned with this factor.
     """
     matrix = tf.reshape(tf.cast(kernel, tf.float32), [-1, kernel.shape[-1]])
     rows, columns = matrix.shape
     x = matrix if rows < columns else tf.transpose(matrix)  # the smaller side first
     x /= tf.norm(x) + 1e-7
     a, b, c = _COEFFICIENTS
-    # x becomes p x with p = a + b g + c g g and g = x xᵀ, five times. Each p commutes with g, so that the products of
-    # small matrices are enough, and x has to be multiplied once: in float32, for g has the squares of what x has.
+    # Five times, x becomes p x with p = a + b g + c g g and g = x xᵀ. Each p commutes with g, so products of small
+    # matrices are enough, and x is multiplied once. All is in float32, because g squares the singular values of x.
     product = identity = tf.eye(min(rows, columns))
     gram = tf.matmul(x, x, transpose_b=True)
     for _ in range(5):

@@ -1,8 +1,8 @@
-"""Random erasing: in some images a rectangle of random size, shape and place is replaced by noise.
+"""Random erasing: replaces a rectangle of random size, shape and place by noise, in some images.
 
-Zhong et al., "Random Erasing Data Augmentation" (arXiv:1708.04896, algorithm 1), with areas of 2 to 20 % in place of
-40, which hides a digit, and ratios of the sides that are as often above one as below. A rectangle that would reach over
-an edge is cut there, where the paper draws again.
+Zhong et al., "Random Erasing Data Augmentation" (arXiv:1708.04896, algorithm 1). Areas are 2 to 20 %, because 40 % as
+in the paper hide a digit. The ratio of the sides is above one as often as below. A rectangle that crosses an edge is
+cut, where the paper draws another one.
 
     python -m mnist.research.random_erasing --erase=0.25 --largest_area=0.2 --flagfile=scripts/recipes/variants.flags
 
@@ -17,14 +17,14 @@ from mnist.step import TrainStep
 
 import tensorflow as tf
 
-_SMALLEST_AREA, _LONGEST = 0.02, 1 / 0.3  # of the image; side by side (section 4.2 of the paper)
+_SMALLEST_AREA, _LONGEST = 0.02, 1 / 0.3  # share of the image, and ratio of the sides (section 4.2 of the paper)
 
 
 class RandomErasing(TrainStep):
-    """Draws a rectangle for each image, a function of `(seed, step)`."""
+    """A step that draws a rectangle for each image, a function of `(seed, step)`."""
 
-    erase = Setting(0.25, "Share of the images of which a part is erased; 0: none.", low=0.0, high=1.0)
-    largest_area = Setting(0.2, "Largest area that is erased, of the image.", low=_SMALLEST_AREA, high=1.0)
+    erase = Setting(0.25, "Share of the images with an erased rectangle. 0: none.", low=0.0, high=1.0)
+    largest_area = Setting(0.2, "Largest area of a rectangle, as a share of the image.", low=_SMALLEST_AREA, high=1.0)
 
     def prepare_batch(self, images, labels):
         images, labels = super().prepare_batch(images, labels)
@@ -42,7 +42,15 @@ class RandomErasing(TrainStep):
 
 
 def _is_inside(size, part, place):
-    """Which of `size` places lie in a stretch: `[B, size]`, of its part of the whole and its place in what is left."""
+    """Finds the pixels within an interval along one side of the image.
+
+    Args:
+      size: pixels of the side, an int32 scalar.
+      part: length of the interval as a share of the side, float32 `[B, 1]`.
+      place: position in the rest of the side, float32 `[B, 1]` in [0, 1].
+
+    Returns: bool `[B, size]`.
+    """
     first = place * tf.maximum(1 - part, 0.0)
     middles = (tf.range(tf.cast(size, tf.float32)) + 0.5) / tf.cast(size, tf.float32)
     return (middles >= first) & (middles < first + part)

@@ -1,8 +1,8 @@
-"""R-Drop: two passes with other units dropped shall give the same answer.
+"""R-Drop: makes two passes with different dropped units agree.
 
-Liang et al., "R-Drop: Regularized Dropout for Neural Networks" (arXiv:2106.14448, equation 4), halved: the mean of
-both cross entropies, and `consistency` times half the mean of both Kullback-Leibler divergences. The model has dropout
-before its last layer.
+Liang et al., "R-Drop: Regularized Dropout for Neural Networks" (arXiv:2106.14448, equation 4), halved. The loss is the
+mean of both cross-entropies plus `consistency` times half the mean of both Kullback-Leibler divergences. The model has
+dropout before its last layer.
 
     python -m mnist.research.rdrop --consistency=1 --flagfile=scripts/recipes/variants.flags
 
@@ -20,7 +20,7 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="mnist")
 class DropoutCNN(CNN):
-    """The CNN with a fifth of what its last layer decides by dropped in training."""
+    """The CNN with dropout of 0.2 before its last layer."""
 
     def __init__(self, **kwargs):
         self.dropout = keras.layers.Dropout(0.2, name="dropout")
@@ -31,22 +31,22 @@ class DropoutCNN(CNN):
 
 
 class RDrop(TrainStep):
-    """Runs a batch twice in training mode."""
+    """A step that runs a batch twice in training mode."""
 
-    consistency = Setting(1.0, "Weight of the divergence between two passes; 0: none.", low=0.0)
+    consistency = Setting(1.0, "Weight of the divergence between two passes. 0: none.", low=0.0)
 
     def compute_loss(self, images, labels):
         loss, logits = super().compute_loss(images, labels)
         if not self.consistency:
             return loss, logits
-        kept = [v.value for v in self.model.non_trainable_variables if v.value.dtype.is_floating]  # not seeds
+        kept = [v.value for v in self.model.non_trainable_variables if v.value.dtype.is_floating]  # without seeds
         kept += self.own_variables()
         statistics = [v.read_value() for v in kept]
         other_loss, other_logits = super().compute_loss(images, labels)
         for variable, value in zip(kept, statistics, strict=True):
-            variable.assign(value)  # that moving means count a batch once
+            variable.assign(value)  # so that moving means count a batch once
         first, second = tf.nn.log_softmax(logits), tf.nn.log_softmax(other_logits)
-        # Both divergences together are the sum of (p - q)(log p - log q).
+        # The sum of both divergences is the sum of (p - q)(log p - log q).
         apart = tf.reduce_sum((tf.exp(first) - tf.exp(second)) * (first - second), axis=1)
         return (loss + other_loss) / 2 + self.consistency / 4 * tf.reduce_mean(apart), logits
 

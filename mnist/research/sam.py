@@ -1,13 +1,12 @@
-"""Sharpness-aware minimisation: the gradient is taken where the loss is worst within a small radius.
+"""Sharpness-aware minimisation: takes the gradient where the loss is highest within a small radius.
 
-Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization" (arXiv:2010.01412,
-algorithm 1). Both passes see the same batch, in training mode, as the class behind this makes it: `Adversarial` there
-would attack each anew, and stands before SAM. Twice the cost of a plain step.
+Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization" (arXiv:2010.01412, algorithm 1).
+Both passes see the same batch in training mode. In a composition `Adversarial` goes before SAM, because behind it each
+pass would attack other images. A step costs twice as much as a plain one.
 
     python -m mnist.research.sam --rho=0.05 --flagfile=scripts/recipes/variants.flags
 
-Two epochs, seeds 0 to 2, test accuracy: 99.27 ± 0.04 %.
-The plain step gives 99.26 ± 0.08 %.
+Two epochs, seeds 0 to 2, test accuracy: 99.27 ± 0.04 %. The plain step gives 99.26 ± 0.08 %.
 """
 
 from mnist import train
@@ -19,14 +18,14 @@ import tensorflow as tf
 
 
 class SAM(TrainStep):
-    """Climbs by `rho` along the gradient, takes the gradient there, and climbs back."""
+    """A step that moves by `rho` along the gradient, takes the gradient there, and moves back."""
 
-    rho = Setting(0.05, "Radius of the perturbation, in the norm of all weights together; 0: none.", low=0.0)
+    rho = Setting(0.05, "Radius of the perturbation, in the norm of all weights together. 0: none.", low=0.0)
 
     def compute_gradients(self, images, labels):
         weights = [v.value for v in self.model.trainable_variables]
         before = [tf.identity(w) for w in weights]
-        with keep_state(self.model):  # both passes begin with the same state; that of the second is kept
+        with keep_state(self.model):  # both passes start from the same state, and the second one updates it
             gradients, scalars = super().compute_gradients(images, labels)
         own = self.own_variables()
         before += [tf.identity(v) for v in own]
@@ -37,7 +36,7 @@ class SAM(TrainStep):
                 w.assign_add(tf.cast(scale, w.dtype) * g)
         gradients, _ = super().compute_gradients(images, labels)
         for variable, value in zip([*weights, *own], before, strict=True):
-            variable.assign(value)  # not a subtraction, which would not bring back the last bit
+            variable.assign(value)  # a subtraction would change last bits
         return gradients, scalars
 
 

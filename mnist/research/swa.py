@@ -1,8 +1,8 @@
-"""Stochastic weight averaging: the plain mean of the weights from some step on is evaluated and exported.
+"""Stochastic weight averaging: evaluates and exports the plain mean of the weights from some step on.
 
 Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (arXiv:1803.05407, algorithm 1).
-Each step counts, where the paper has one a cycle. Statistics of normalization are averaged as the weights are; the
-paper measures them again.
+Each step counts, where the paper counts one step a cycle. Statistics of normalization are averaged like the weights,
+where the paper measures them again.
 
     python -m mnist.research.swa --average_from=1400 --flagfile=scripts/recipes/variants.flags
 
@@ -17,15 +17,15 @@ import tensorflow as tf
 
 
 class SWA(EMA):
-    """Keeps in `average` the mean of the model's variables after all steps from `average_from` on."""
+    """A step with `average`, the mean of the variables after all steps from `average_from` on."""
 
     average_from = Setting(
-        None, "First step that counts. Default: none, and the weights are as they are.", kind=int, low=1, is_step=True
+        None, "First step that counts. Default: none, without an average.", kind=int, low=1, is_step=True
     )
 
     @property
     def decay(self):
-        """The past is never forgotten."""
+        """The weight of the past at most, 1, because a plain mean forgets nothing."""
         return 1.0
 
     def share_of_past(self):

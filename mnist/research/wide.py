@@ -1,6 +1,7 @@
-"""The network with more channels, trained by the record's recipe: a teacher for `distillation`.
+"""The network with more channels, trained by the recipe of `record`, as a teacher for `distillation`.
 
-Zagoruyko and Komodakis, "Wide Residual Networks" (arXiv:1605.07146), for the width; the layers are the network's own.
+Zagoruyko and Komodakis, "Wide Residual Networks" (arXiv:1605.07146), for the width. The layers are the same as in the
+CNN.
 
     python -m mnist.research.wide --width=2 --workdir=runs/teacher_1 --flagfile=scripts/recipes/teacher.flags
 """
@@ -14,7 +15,7 @@ from absl import flags
 
 @keras.saving.register_keras_serializable(package="mnist")
 class WideCNN(CentredCNN):
-    """The record's network with `width` times as many channels in each of its layers."""
+    """The network of `record` with `width` times as many channels in each layer."""
 
     def __init__(self, *, width=2, **kwargs):
         self.width = width
@@ -25,5 +26,5 @@ class WideCNN(CentredCNN):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("width", 2, "Times as many channels in each layer as the network has.", 1, 8)
+    flags.DEFINE_integer("width", 2, "Factor for the channels of each layer.", 1, 8)
     train.launch(Recipe, model=lambda: WideCNN(width=flags.FLAGS.width))

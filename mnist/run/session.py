@@ -10,6 +10,7 @@ from mnist import Error, checkpoint
 from mnist.checkpoint import Best, attributes, fingerprint_of, resume
 from mnist.cli import Progress, say
 from mnist.data import as_tensors, check_order, epoch_batches
+from mnist.distributed import Replicas
 from mnist.metrics import RunningMeans
 from mnist.model import describe_model, probe
 from mnist.run import provenance
@@ -17,7 +18,7 @@ from mnist.run.evaluator import Evaluator
 from mnist.run.introduction import introduce
 from mnist.run.profiler import Profiler
 from mnist.run.results import MetricsFile, results_of
-from mnist.step import TrainStep, View, compile_loop, describe_measuring
+from mnist.step import Context, TrainStep, View, compile_loop, describe_measuring
 from mnist.summaries import NoSummaries, Summaries, hparams
 
 import keras
@@ -37,7 +38,7 @@ class Session:
     Raises: `mnist.Error` if the checkpoint is of a run with other numbers, or none can be read.
     """
 
-    def __init__(self, step, dataset, workdir, plan, settings=None, flags_text="", shown=None):
+    def __init__(self, step, dataset, workdir, plan, settings=None, flags_text="", shown=None, replicas=None):
         self.step, self.dataset, self.workdir, self.plan = step, dataset, workdir, plan
         self.folder = os.path.abspath(workdir)  # of all files; messages have it as it was given
         self.directory = os.path.join(self.folder, "checkpoints")
@@ -46,9 +47,10 @@ class Session:
         # What a fresh step has and can take back: not what it holds when it has been traced.
         self.variables = checkpoint.variables_of(step)
         self.attributes = attributes(step)
-        self.cluster = step.replicas.cluster
+        self.replicas = replicas or Replicas()
+        self.cluster = self.replicas.cluster
         self.evaluator = Evaluator(step, plan.eval_batch_size)
-        self.state, self.order = resume.start(step, plan, fingerprint, self.directory, workdir)
+        self.state, self.order = resume.start(step, self.cluster, plan, fingerprint, self.directory, workdir)
         keeps_best = plan.best and self.cluster.is_chief
         self.best = Best(self.directory, *plan.best, self.state["history"]) if keeps_best else None
         self.batches, self.epoch = None, None  # of that epoch
@@ -63,7 +65,7 @@ class Session:
         if self.is_over:
             self._compile(None)  # its results are told once more: not those of other code
         if step.slices > 1:
-            say(step.replicas.describe(step.slices))
+            say(self.replicas.describe(step.slices))
         if self.cluster.is_chief and self.is_over:
             finished = f"{workdir} is finished, at step {self.step_number:,}"
             self.progress.say(f"{finished}: --epochs or --max_steps may be raised.")
@@ -115,10 +117,11 @@ class Session:
     def _compile(self, open_writer):
         """Compiles the step. Raises: `mnist.Error` if the run's computed something else."""
         step, plan, is_silent = self.step, self.plan, not self.cluster.is_chief
-        step.view = View(self.workdir, self.dataset, plan.norms_every, plan.histograms_every, is_silent=is_silent)
+        view = View(self.workdir, self.dataset, plan.norms_every, plan.histograms_every, is_silent=is_silent)
+        context = Context(self.replicas, view, jit_compile=plan.jit_compile)
         order = tf.range(plan.num_examples)  # any: of the batches only the shapes count
         spec = epoch_batches(*self.tensors, order, plan.batch_size).element_spec
-        make_loop, graph, digest = compile_loop(step, spec, self.variables, plan.jit_compile, open_writer)
+        make_loop, graph, digest = compile_loop(step, context, spec, self.variables, open_writer)
         resume.check_traced(self.state, digest, self.workdir, self.cluster)
         return make_loop, graph
 

@@ -1,11 +1,14 @@
-"""One update of the weights in pieces that research overrides, and the loop over it in graph."""
+"""One update of the weights in pieces that research overrides, and the compiled loop over it."""
 
-from mnist.step.compiled import compile_loop
+from mnist.step.context import Context
+from mnist.step.loop import compile_loop, compile_step, make_train_loop
 from mnist.step.measures import check_extra_metrics, describe_measuring, own_metrics
-from mnist.step.train_step import TrainStep, compile_step, make_train_loop
-from mnist.step.view import View, counts, names_of, square
+from mnist.step.norms import counts, names_of, square
+from mnist.step.train_step import TrainStep
+from mnist.step.view import View
 
 __all__ = [
+    "Context",
     "TrainStep",
     "View",
     "check_extra_metrics",

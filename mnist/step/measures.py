@@ -1,4 +1,4 @@
-"""Metrics of a step beside loss and accuracy, also where another command makes the step again."""
+"""Metrics of a step beside loss and accuracy, measured in the run or by another command."""
 
 from mnist import Error, checkpoint
 from mnist.model import copy_model, import_objects, module_of
@@ -10,11 +10,13 @@ import numpy as np
 
 
 def check_extra_metrics(metrics, others):
-    """Returns a dict of numbers as floats, NaN among them. Raises: `mnist.Error` that names what is none.
+    """Returns a dict of numbers as floats, which may be NaN.
 
     Args:
-      metrics: what `extra_metrics` returned.
-      others: names that are taken.
+      metrics: a dict. The metrics that `extra_metrics` returned.
+      others: a collection of the names that every evaluation has already.
+
+    Raises: `mnist.Error` that names a metric whose name is taken or whose value is not a number.
     """
     checked = {}
     for name, value in metrics.items():
@@ -28,7 +30,10 @@ def check_extra_metrics(metrics, others):
 
 
 def describe_measuring(step):
-    """What another process needs to measure what `step.extra_metrics` does, as JSON; None if that is nothing."""
+    """Describes a step so that another process can call its `extra_metrics`.
+
+    Returns: a dict of plain JSON, or None if the step has no metrics of its own.
+    """
     cls = type(step)
     if cls.extra_metrics is TrainStep.extra_metrics:
         return None
@@ -37,15 +42,15 @@ def describe_measuring(step):
 
 
 def own_metrics(description, model, tensors, images, labels, logits):
-    """What `extra_metrics` of a step says that is made again, with all but its optimizer.
+    """Makes a step again, without its optimizer, and returns its `extra_metrics`, a dict of floats.
 
     Args:
-      description: of `describe_measuring`.
-      model: the evaluated model.
-      tensors: of the checkpoint.
+      description: a dict, as `describe_measuring` returns it.
+      model: the evaluated `keras.Model`.
+      tensors: a dict from names to arrays. The content of the checkpoint.
       images, labels, logits: as `extra_metrics` takes them.
 
-    Raises: whatever the class does, in a process that has not what it needs.
+    Raises: any exception of the class, for example if this process lacks a file that it reads.
     """
     module, name = description["module"], description["name"]
     cls = import_objects({"module": module, "class_name": name, "config": {}})[name]

@@ -1,34 +1,36 @@
-"""One update of the weights, in small pieces that research overrides, and the loop over it in graph."""
+"""One update of the weights, in small pieces that research overrides."""
 
-import contextlib
 import zlib
 
 from mnist import Error, checkpoint
 from mnist.data import epoch_order
-from mnist.distributed import Replicas
-from mnist.model import call_to_train, checks, copy_model, count_outputs, scale_images
+from mnist.model import call_to_train, checks, count_outputs, scale_images
 from mnist.settings import Setting, take
-from mnist.step.view import View
+from mnist.step.averaging import AveragedModel
+from mnist.step.context import Context
 
 import keras
 import tensorflow as tf
 
+# Attributes of TrainStep that no subclass may replace.
+_PRIVATE = ("_averaging", "_context", "_slice_gradients")
+_RESERVED = ("averaged", "iterations", "model", "optimizer", "seed", "view", *_PRIVATE)
+
 
 class TrainStep(tf.Module):
-    """One step of training. Override the smallest piece and call `super()`.
+    """One step of training. Override the smallest method that suffices, and call `super()`.
 
-    Whatever a subclass holds in its attributes (`tf.Variable`s, Keras models, layers and
-    optimizers) is saved in checkpoints and restored. Its hyperparameters are `Setting`s. A run is not
-    resumed with other settings, nor with other numbers or strings in public attributes; a name that begins
-    with `_` is exempt.
+    Checkpoints save every `tf.Variable`, Keras model, layer and optimizer in the attributes of a subclass. Its
+    hyperparameters are `Setting`s. A resume with other settings is refused, also with other numbers or strings in
+    public attributes. Attributes whose name begins with `_` are not compared.
 
     Args:
       model: a built `keras.Model` from float32 images `[B, 28, 28, 1]` to logits `[B, classes]`.
-      optimizer: a Keras optimizer. As `compile` does, one of a `mixed_float16` model is wrapped to scale its loss.
-      seed: seed of every random draw within the step.
-      settings: the class's `Setting`s, as keywords; defaults for the others.
+      optimizer: a Keras optimizer. For a `mixed_float16` model it is wrapped to scale the loss, as `compile` does.
+      seed: an int. The seed of every random draw within the step. Default: 0.
+      settings: the values of the class's `Setting`s. Default: their defaults.
 
-    Raises: TypeError for a keyword that is no setting, ValueError for one out of range; `mnist.Error` for a
+    Raises: TypeError for a keyword that is not a setting. ValueError for a value out of range. `mnist.Error` for a
       model or an optimizer that this loop would not train as `fit` does.
     """
 
@@ -44,7 +46,7 @@ class TrainStep(tf.Module):
         super().__init__(name="train_step")
         take(self, settings)
         if self.slices & (self.slices - 1):
-            raise Error(f"--slices={self.slices} is no power of two: 1, 2, 4, 8 and so on are.")
+            raise Error(f"--slices={self.slices} is not a power of two: expected 1, 2, 4, 8 and so on.")
         checks.check_model_and_optimizer(model, optimizer)
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         if model.dtype_policy.name == "mixed_float16" and not scaled:
@@ -52,112 +54,106 @@ class TrainStep(tf.Module):
         self.model = model
         self.optimizer = optimizer
         self.seed = seed
-        self.replicas = Replicas()  # the loop gives another where the run is shared
-        self.view = View()  # a run gives another
-        self._slice = 0  # the one that is traced
+        self._context = Context()  # the code that compiles the step replaces it
         optimizer.build(model.trainable_variables)
-        if _inner(optimizer).use_ema:
-            self.averaged = copy_model(model)
+        self._averaging = AveragedModel(model, _inner(optimizer)) if _inner(optimizer).use_ema else None
+        self.averaged = self._averaging and self._averaging.model  # checkpoints name its variables after the attribute
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name in _RESERVED:
+            if getattr(cls, name, None) is not getattr(TrainStep, name, None):
+                raise _reserved(cls, name)
+
+    def __setattr__(self, name, value):
+        if name in _RESERVED and name in vars(self) and not isinstance(value, Context):
+            raise _reserved(type(self), name)
+        super().__setattr__(name, value)
+
+    @property
+    def view(self):
+        """The `View` of the run: its folder, its data, and when the step's own summaries are written."""
+        return self._context.view
 
     @property
     def iterations(self):
-        """The global step, a `tf.Variable`: batches so far. An optimizer's own `iterations` may count updates."""
+        """The global step, an integer `tf.Variable`. It counts batches, while optimizers may count updates."""
         return _inner(self.optimizer).variables[0].value
 
     @property
     def eval_model(self):
-        """The model that is evaluated and exported: a `keras.Model`, the same one at each call.
-
-        With an optimizer that averages (`use_ema`), a copy that has the averages, with which `fit` ends.
-        """
-        return getattr(self, "averaged", self.model)
+        """The `keras.Model` that is evaluated and exported, always the same object. With `use_ema` it is a copy."""
+        return self.model if self.averaged is None else self.averaged
 
     def update_eval_model(self):
-        """Brings `eval_model` up to date; called outside of any graph before it is evaluated or saved."""
-        if hasattr(self, "averaged"):
-            copies = {}
-            for copied, variable in zip(self.averaged.variables, self.model.variables, strict=True):
-                copied.assign(variable)
-                copies[id(variable)] = copied
-            inner = _inner(self.optimizer)
-            weights = [v.value.numpy() for v in self.model.trainable_variables]
-            inner.finalize_variable_values(self.model.trainable_variables)  # Keras keeps the averages to itself
-            for variable, value in zip(self.model.trainable_variables, weights, strict=True):
-                copies[id(variable)].assign(variable)  # a copy does not know which layers were frozen
-                variable.assign(value)
+        """Updates `eval_model`, called outside of any graph before the model is evaluated or saved."""
+        if self._averaging:
+            self._averaging.update()
 
     def random_seed(self, purpose):
-        """Seed for a stateless random op: int32 `[2]`, a function of `(seed, step, purpose)`.
+        """Returns a seed for a stateless random op, int32 `[2]`, a function of `(seed, step, purpose)`.
 
-        Args:
-          purpose: a name. Draws of the same purpose in one step are equal, others independent; within
-            `compute_loss` each slice of the batch has its own.
+        Draws of one step with the same purpose, a string, are equal. Within `compute_loss` each slice has its own seed.
         """
-        salt = (zlib.crc32(purpose.encode()) + 0x1E3779B9 * self._slice) & 0x7FFFFFFF
+        salt = (zlib.crc32(purpose.encode()) + 0x1E3779B9 * self._context.slice_number) & 0x7FFFFFFF
         step = tf.cast(self.iterations, tf.int32)
         return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), salt)
 
     def own_variables(self):
-        """The `tf.Variable`s that are attributes of the step: what classes keep of the batches.
-
-        Who passes a batch through them twice takes back what the second pass writes.
-        """
+        """Returns the `tf.Variable`s that are attributes, for code that undoes what a second pass writes."""
         return [value for value in vars(self).values() if isinstance(value, tf.Variable)]
 
     def epoch_order(self, examples, epoch):
-        """In which order an epoch goes through the training set.
+        """Returns the order in which an epoch goes through the training set, integers `[N]`.
 
-        Called outside of any graph when the epoch begins, after all updates of the one before: it may look at the
-        model and at what the step has learnt. The order is saved, so that a resumed run has the same.
+        Called outside of any graph when the epoch begins, so that it may depend on the variables of the step.
+        Checkpoints save the order. An example may come twice or not at all.
 
         Args:
-          examples: a `data.Examples`: uint8 images `[N, 28, 28, 1]` and labels `[N]`, NumPy arrays.
-          epoch: counted from 0.
-
-        Returns: integers `[N]`, indices of examples; some may come twice and others not at all.
+          examples: a `data.Examples`. Uint8 images `[N, 28, 28, 1]` and integer labels `[N]`, NumPy arrays.
+          epoch: an int, counted from 0.
         """
         return epoch_order(len(examples.labels), self.seed, epoch)
 
     def prepare_batch(self, images, labels):
-        """Makes of uint8 images `[B, 28, 28, 1]` and integer labels `[B]` what the loss needs.
+        """Converts uint8 images `[B, 28, 28, 1]` and integer labels `[B]` for the loss.
 
         Returns: float32 images `[B, 28, 28, 1]` in [0, 1] and one-hot float32 labels `[B, classes]`.
         """
         return scale_images(images), tf.one_hot(labels, count_outputs(self.model))
 
     def compute_loss(self, images, labels):
-        """Runs the model in training mode.
+        """Runs the model in training mode on what `prepare_batch` returned.
 
-        Returns: the mean loss (a scalar) with the losses of regularizers and `add_loss`, logits `[B, classes]`.
+        Returns: the mean loss with the losses of regularizers and `add_loss`, a scalar, and logits `[B, classes]`.
         """
         logits = tf.cast(call_to_train(self.model, images), keras.config.floatx())  # as Keras' losses do
         losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)  # [B]
         return _total(tf.reduce_mean(losses), self.model.losses), logits
 
     def compute_gradients(self, images, labels):
-        """Returns: gradients, one per trainable variable, and a dict of scalars to be shown.
+        """Computes means over the batch. With `slices` it calls `compute_loss` with one part of the batch at a time.
 
-        A gradient is None where the loss does not depend on the variable. With an optimizer that scales the
-        loss, they are those of the scaled loss, as the optimizer takes them. With `slices` the batch is cut into as
-        many: `compute_loss` sees one at a time, and all this is the mean.
+        Returns: one gradient per trainable variable, None if the loss does not depend on it, and a dict of scalars to
+          show. If the optimizer scales the loss, the gradients belong to the scaled loss.
         """
         variables = list(checkpoint.variables_of(self).values())
-        return self.replicas.mean(self._slice_gradients, self.slices, (images, labels), variables)
+        mean, jit_compile = self._context.replicas.mean, self._context.jit_compile
+        return mean(self._slice_gradients, self.slices, (images, labels), variables, jit_compile)
 
     def _slice_gradients(self, images, labels, number):
-        kept = {name for name, value in vars(self).items() if tf.is_tensor(value)}
-        self._slice, before = number, self._slice
-        with tf.GradientTape() as tape, tf.name_scope("loss"), self.view.of_slice(number):
-            loss, logits = self.compute_loss(images, labels)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        with tf.name_scope("gradients"):
-            gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
-            for gradient, variable in zip(gradients, self.model.trainable_variables, strict=True):
-                if isinstance(gradient, tf.Tensor):  # which images of a size that the graph does not know leave open
-                    gradient.set_shape(variable.shape)
-        self._slice = before
-        if self.slices > 1:  # a tensor that compute_loss keeps is of one slice: nobody shall take it for the batch's
-            for name in [name for name, value in vars(self).items() if tf.is_tensor(value) and name not in kept]:
+        before = set(vars(self))
+        with self._context.tracing_slice(number):
+            with tf.GradientTape() as tape, tf.name_scope("loss"):
+                loss, logits = self.compute_loss(images, labels)
+                scaled_loss = self.optimizer.scale_loss(loss)
+            with tf.name_scope("gradients"):
+                gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
+                for gradient, variable in zip(gradients, self.model.trainable_variables, strict=True):
+                    if isinstance(gradient, tf.Tensor):  # images of a size unknown to the graph leave the shape open
+                        gradient.set_shape(variable.shape)
+        if self.slices > 1:  # a tensor that compute_loss kept has one slice, not the whole batch
+            for name in [name for name, value in vars(self).items() if tf.is_tensor(value) and name not in before]:
                 delattr(self, name)
         with tf.name_scope("metrics"):
             correct = tf.equal(tf.argmax(logits, 1), tf.argmax(labels, 1))
@@ -166,92 +162,42 @@ class TrainStep(tf.Module):
 
     def apply_gradients(self, gradients):
         """Updates the model's trainable variables and counts the step."""
-        # What `fit` calls, and so what an optimizer of one's own may override.
+        # `fit` calls apply_gradients too, so an optimizer may override it.
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
 
     def extra_metrics(self, images, labels, logits):
-        """Metrics of an evaluation beside loss and accuracy, none unless a subclass has some.
+        """Returns a dict of numbers, the metrics of an evaluation beside loss and accuracy. Default: an empty dict.
 
-        Called outside of any graph with NumPy arrays of all examples: uint8 `[N, 28, 28, 1]`, `[N]`, and what
-        `eval_model` answers, float32 `[N, classes]`. `self.view` tells of which data and run they are.
-
-        Returns: a dict of numbers. Each key becomes `epoch/<key>` in TensorBoard, `validation_<key>` in
-        `metrics.jsonl`, and `test_<key>` in `results.json`; mnist.evaluate shows it.
+        Called outside of any graph with NumPy arrays of all examples: uint8 images `[N, 28, 28, 1]`, integer labels
+        `[N]`, and the float32 logits `[N, classes]` of `eval_model`. `self.view` describes the run and the data. Each
+        key is `epoch/<key>` in TensorBoard, `validation_<key>` in `metrics.jsonl`, `test_<key>` in `results.json`.
         """
         return {}
 
     def __call__(self, images, labels):
-        """One update from a batch of uint8 images `[B, 28, 28, 1]` and integer labels `[B]`.
+        """Makes one update from uint8 images `[B, 28, 28, 1]` and integer labels `[B]`.
 
-        Returns: a flat dict of float32 scalars, `loss` and `accuracy` (before the update) among
-        them. Each key becomes `batch/<key>` and `epoch/<key>` in TensorBoard.
+        Returns: a flat dict of float32 scalars, with the `loss` and the `accuracy` before the update. Each key becomes
+          `batch/<key>` and `epoch/<key>` in TensorBoard.
         """
         with tf.name_scope("prepare_batch"):
             images, labels = self.prepare_batch(images, labels)
         gradients, scalars = self.compute_gradients(images, labels)
-        self.view.gradients = gradients
+        self._context.gradients = gradients
         with tf.name_scope("optimizer"):
             self.apply_gradients(gradients)
         return scalars
 
 
+def _reserved(cls, name):
+    return Error(f"{cls.__name__}.{name} replaces an attribute that TrainStep needs: give it another name.")
+
+
 def _inner(optimizer):
-    """The optimizer within a `LossScaleOptimizer`, or the optimizer itself."""
+    """Returns the optimizer within a `LossScaleOptimizer`, or else the optimizer itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _total(loss, others):
-    """The sum of a loss and of a model's own, added up as `fit` adds them."""
+    """Returns the sum of a loss and the losses of a model, added in the order that `fit` has."""
     return keras.ops.sum([loss, *(keras.ops.sum(other) for other in others)]) if others else loss
-
-
-def compile_step(step, *, jit_compile=False):
-    """The step as a `tf.function` of a batch, which returns its scalars and the gradients of its update."""
-
-    def train_step(images, labels):
-        with step.view.writing(step):
-            scalars = step(images, labels)
-        return scalars, step.view.gradients
-
-    return tf.function(train_step, jit_compile=jit_compile)
-
-
-def make_train_loop(step, *, jit_compile=False):
-    """Compiles `step` and a loop over it, so that Python is entered once for many steps.
-
-    Returns: `train_step(images, labels)`, of `compile_step`, and
-      `train_loop(iterator, num_steps)`, which takes an iterator over batches and an int32 scalar
-      tensor, stops after the first step whose loss is not finite, and returns a dict of float32
-      tensors `[steps done]`, one for each scalar of the step, and the learning rate of each step, float32 too.
-    """
-    step.replicas.jit_compile = jit_compile  # of slices each: XLA has no word for what gathers them
-    train_step = compile_step(step, jit_compile=jit_compile and step.slices == 1)
-
-    @tf.function
-    def train_loop(iterator, num_steps):
-        names = sorted(train_step.get_concrete_function(*iterator.element_spec).structured_outputs[0])
-        rates, *scalars = [tf.TensorArray(tf.float32, num_steps, element_shape=[]) for _ in range(len(names) + 1)]
-        done, finite = 0, True
-        while done < num_steps and finite:
-            images, labels = next(iterator)
-            rates = rates.write(done, tf.cast(step.optimizer.learning_rate, tf.float32))
-            result, _ = train_step(images, labels)
-            scalars = [
-                array.write(done, tf.cast(result[name], tf.float32)) for array, name in zip(scalars, names, strict=True)
-            ]
-            finite = tf.math.is_finite(result["loss"])
-            done += 1
-        scalars = {name: array.stack()[:done] for name, array in zip(names, scalars, strict=True)}
-        return scalars, rates.stack()[:done]
-
-    return train_step, train_loop
-
-
-@contextlib.contextmanager
-def alone(step):
-    """While entered, a step is traced as a process has it that shares its run with no other, and shows nothing."""
-    shared, step.replicas, view, step.view = step.replicas, Replicas(), step.view, View()
-    try:
-        yield
-    finally:
-        step.replicas, step.view = shared, view

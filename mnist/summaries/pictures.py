@@ -40,6 +40,7 @@ def draw_run(model, examples, classes, runs):
     pictures = {
         "curves": draw_curves(runs),
         "confusion_matrix": draw_confusions(count_confusions(examples.labels, predictions, len(classes)), classes),
+        "examples": draw_examples(examples, logits, classes),
         "mistakes": draw_mistakes(examples, logits, classes),
         "accuracies": draw_accuracies(examples.labels, predictions, classes),
         "filters": draw_filters(model),
@@ -120,26 +121,40 @@ def draw_mistakes(examples, logits, classes=DIGITS):
 
     Up to 25 of them. Names that are too long to stand side by side are one above the other, the label first.
     """
-    labels, predictions, names = np.asarray(examples.labels), np.argmax(logits, axis=1), drawable(classes)
+    labels, predictions = np.asarray(examples.labels), np.argmax(logits, axis=1)
     wrong = np.flatnonzero(predictions != labels)
     worst = wrong[np.argsort(-example_losses(logits[wrong], labels[wrong]), kind="stable")[:_MAX_SHOWN]]
     title = f"{_some(len(worst), len(wrong), 'mistakes')} in {len(labels):,} images"
-    if not len(worst):
-        return grid([], title, 1)[0]
+    return _draw_answers(examples, logits, classes, worst, title) if len(worst) else grid([], title, 1)[0]
+
+
+def draw_examples(examples, logits, classes=DIGITS):
+    """Draws the first five examples: label, prediction and its probability above each image, a mistake in red.
+
+    Args: those of `draw_mistakes`.
+    """
+    count = min(5, len(examples.labels))
+    return _draw_answers(examples, logits, classes, np.arange(count), f"first {count} of {len(logits):,} images")
+
+
+def _draw_answers(examples, logits, classes, chosen, title):
+    """Draws the examples with the indices `chosen`, an array, with their answers above them."""
+    labels, predictions, names = np.asarray(examples.labels), np.argmax(logits, axis=1), drawable(classes)
     side = WIDTH // 5 - 4
     beside = 2 * max(map(FONT.getlength, names)) + _ARROW + FONT.getlength(" 100%") <= side
-    images = [Image.fromarray(examples.images[i, :, :, 0]).resize((side, side)) for i in worst]
+    images = [Image.fromarray(examples.images[i, :, :, 0]).resize((side, side)) for i in chosen]
     canvas, corners = grid(images, title, 5, text=LINE if beside else 3 * LINE)
     draw = ImageDraw.Draw(canvas)
-    _write_mistake(draw, WIDTH - 97, 2, "label", "prediction", True)
-    for (x, y), i, share in zip(corners, worst, softmax(logits[worst]).max(axis=1), strict=True):
+    _write_answer(draw, WIDTH - 97, 2, "label", "prediction", True)
+    for (x, y), i, share in zip(corners, chosen, softmax(logits[chosen]).max(axis=1), strict=True):
         label, prediction = cut(names[labels[i]], side), cut(names[predictions[i]], side)
-        end = _write_mistake(draw, x, y, label, prediction, beside)
+        colour = RED if labels[i] != predictions[i] else BLUE
+        end = _write_answer(draw, x, y, label, prediction, beside, colour)
         draw.text((end + 3, y) if beside else (x, y + 2 * LINE), f"{share:.0%}", GREY, FONT)
     return canvas
 
 
-def _write_mistake(draw, x, y, label, prediction, beside):
+def _write_answer(draw, x, y, label, prediction, beside, colour=RED):
     """Writes a label and the prediction, below it or beside it, an arrow between them. Returns: where that ends."""
     draw.text((x, y), label, "black", FONT)
     if beside:
@@ -148,7 +163,7 @@ def _write_mistake(draw, x, y, label, prediction, beside):
         draw.line((x + 3, middle, tip, middle), GREY)
         draw.line((tip - 3, middle - 3, tip, middle, tip - 3, middle + 3), GREY)
         x += _ARROW
-    draw.text((x, y if beside else y + LINE), prediction, RED, FONT)
+    draw.text((x, y if beside else y + LINE), prediction, colour, FONT)
     return x + FONT.getlength(prediction)
 
 

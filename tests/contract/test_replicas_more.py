@@ -1,21 +1,24 @@
-"""Slices of a batch: variables of all types that a layer or a step writes, and workers that disagree."""
+"""Slices of a batch, the environment that names the processes of a run, and workers that disagree."""
 
 import json
+import re
+import socket
 
 from mnist import Error
 from mnist.checkpoint import fingerprint_of, resume
-from mnist.distributed import Cluster, Replicas, ranks, read_cluster
+from mnist.distributed import Cluster, Replicas, check_slices, ranks, read_cluster
 from mnist.model import CNN
 from mnist.run import Plan, Session
-from mnist.step import TrainStep
+from mnist.step import Context, TrainStep, compile_step
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
 
 class TwoWorkers:
-    """A cluster whose other worker tells what this one tells."""
+    """A cluster whose other worker sends the same as this one."""
 
     workers, worker = 2, 0
 
@@ -28,7 +31,7 @@ class TwoWorkers:
     ("dtype", "before", "after"),
     [("bool", False, True), ("uint8", 3, 255), ("int32", 1, -(2**31)), ("int64", -1, 2**62), ("uint64", 1, 2**63 + 1)],
 )
-def test_what_is_no_float_has_what_slice_0_writes(cluster, dtype, before, after):
+def test_slice_0_decides_values_that_are_not_floats(cluster, dtype, before, after):
     replicas, variable = Replicas(cluster=cluster), tf.Variable(before, dtype=dtype)
 
     def compute(x, number):
@@ -41,7 +44,7 @@ def test_what_is_no_float_has_what_slice_0_writes(cluster, dtype, before, after)
 
 
 class Disagreeing(Cluster):
-    """A cluster of two whose other worker tells `others`, a function of what this one tells."""
+    """A cluster of two whose other worker sends `others`, a function of the value of this one."""
 
     def __init__(self, others):
         super().__init__()
@@ -57,43 +60,96 @@ class Disagreeing(Cluster):
 @pytest.mark.parametrize("name", ["epochs", "max_steps", "steps_per_loop", "checkpoint_every", "profile"])
 def test_workers_of_other_lengths_or_intervals_are_refused(name, digits, tmp_path):
     step = TrainStep(CNN(), keras.optimizers.Adam())
-    step.replicas = Replicas(cluster=Disagreeing(lambda told: told | {name: 7}))
+    cluster = Disagreeing(lambda value: value | {name: 7})
     plan = Plan(len(digits.train.labels))
     with pytest.raises(Error, match=rf"other settings than the chief: {name} is .* on the chief, 7 on worker 1\."):
-        resume.start(step, plan, fingerprint_of(step, digits, plan), str(tmp_path), str(tmp_path))
+        resume.start(step, cluster, plan, fingerprint_of(step, digits, plan), str(tmp_path), str(tmp_path))
 
 
 def test_an_epoch_in_another_order_on_one_worker_is_refused(digits, tmp_path):
     step = TrainStep(CNN(), keras.optimizers.Adam())
-    step.replicas = Replicas(cluster=Disagreeing(lambda told: told + 1 if isinstance(told, int) else told))
+    replicas = Replicas(cluster=Disagreeing(lambda value: value + 1 if isinstance(value, int) else value))
     plan = Plan(len(digits.train.labels))
-    with Session(step, digits, str(tmp_path), plan) as run, pytest.raises(Error, match="worker 1 has another order of"):
+    run = Session(step, digits, str(tmp_path), plan, replicas=replicas)
+    with run, pytest.raises(Error, match="worker 1 has another order of"):
         run.train_steps(1)
 
 
-@pytest.mark.parametrize("kind", [["worker"], {}, None, 0])
-def test_a_task_of_no_job_is_refused(kind, monkeypatch):
-    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": kind, "index": 0}}
+CLUSTER = {"worker": ["a:1", "b:2"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not an object"),
+        ({"task": {"type": "worker", "index": 0}}, "has no cluster"),
+        ({"cluster": {"ps": ["a:1"]}}, "has a job 'ps'"),
+        ({"cluster": {"worker": "a:1"}}, "has 'a:1' for the addresses of worker"),
+        ({"cluster": {"worker": ["a", "b:2"]}}, "for the addresses of worker"),
+        ({"cluster": {"worker": ["a:1", "a:1"]}}, "has a:1 twice"),
+        ({"cluster": {"chief": ["c:1", "d:1"], **CLUSTER}}, "has more than one chief"),
+        ({"cluster": CLUSTER}, "has the task None"),
+        ({"cluster": CLUSTER, "task": {"type": "chief", "index": 0}}, "of no job of the cluster"),
+        ({"cluster": CLUSTER, "task": {"type": ["worker"], "index": 0}}, "of no job of the cluster"),
+        ({"cluster": CLUSTER, "task": {"type": {}, "index": 0}}, "of no job of the cluster"),
+        ({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}, "has the index 2 for 2 of worker"),
+        ({"cluster": CLUSTER, "task": {"type": "worker"}}, "has the index None"),
+    ],
+)
+def test_a_wrong_tf_config_is_refused(config, message, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config if isinstance(config, str) else json.dumps(config))
+    with pytest.raises(Error, match=f"^TF_CONFIG .*{re.escape(message)}.*: expected "):
+        read_cluster()
+
+
+def test_a_process_without_others_is_alone(monkeypatch):
+    assert read_cluster() == ()
+    for alone in ("{}", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}'):
+        monkeypatch.setenv("TF_CONFIG", alone)
+        assert read_cluster() == ()
+
+
+def test_kubernetes_and_slurm_name_the_processes(monkeypatch):
+    jobs = {"worker": ["a:1", "b:2"], "chief": ["c:3"]}
+    config = {"cluster": jobs, "task": {"type": "worker", "index": "1"}, "environment": "cloud"}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    with pytest.raises(Error, match="of no job of the cluster"):
-        read_cluster()
-
-
-def test_a_process_that_slurm_does_not_list_is_refused(monkeypatch):
-    variables = {"STEP_NUM_TASKS": "2", "PROCID": "5", "STEP_NODELIST": "localhost", "STEP_TASKS_PER_NODE": "2"}
-    for name, value in variables.items():
+    assert read_cluster() == (jobs, "worker", 1)
+    monkeypatch.delenv("TF_CONFIG")
+    slurm = {"PROCID": "2", "STEP_NUM_TASKS": "3", "STEP_NODELIST": "n[1-2]", "STEP_TASKS_PER_NODE": "2,1"}
+    for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    with pytest.raises(Error, match="the variables of Slurm tell of no cluster: no task 5"):
+    assert read_cluster() == ({"worker": ["n1:8888", "n1:8889", "n2:8888"]}, "worker", 2)
+    monkeypatch.setenv("SLURM_PROCID", "5")
+    with pytest.raises(Error, match="the variables of Slurm describe no cluster: no task 5"):
         read_cluster()
 
 
-def test_workers_are_in_the_order_of_their_numbers():
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Error, match=f"port {port} of localhost:{port} is taken"):
+            Cluster({"worker": [f"localhost:{port}", "localhost:1"]}, "worker", 0)
+
+
+def test_slices_are_shared_evenly_or_refused():
+    for workers, devices, slices in ((1, 1, 1), (2, 1, 2), (2, 2, 8)):
+        check_slices(slices, workers, devices)
+    with pytest.raises(Error, match=r"--slices=2 cannot be shared by 4 replicas, .*: --slices=4 or 8 would do"):
+        check_slices(2, 2, 2)
+    with pytest.raises(Error, match="by 3 replicas, 1 in each of 3 processes: 1, 2, 4, 8 and so on of them could"):
+        check_slices(4, 3, 1)
+    with pytest.raises(Error, match="--slices=3 is not a power of two"):
+        TrainStep(CNN(), keras.optimizers.Adam(), slices=3)
+
+
+def test_gathered_rows_are_in_the_order_of_the_workers():
     assert ranks([("chief", 0), ("worker", 0), ("worker", 1)]) == [0, 1, 2]
     assert ranks([("worker", i) for i in range(12)]) == [0, 1, *range(4, 12), 2, 3]
 
 
 class Keeping(TrainStep):
-    """Keeps a tensor of `compute_loss` for later."""
+    """A step that keeps a tensor of `compute_loss`."""
 
     def compute_loss(self, images, labels):
         loss, self.kept = super().compute_loss(images, labels)
@@ -105,7 +161,7 @@ class Keeping(TrainStep):
 
 
 class Constant(TrainStep):
-    """Has something else than a batch among its labels."""
+    """A step with a tensor among its labels that has no row for each image."""
 
     def prepare_batch(self, images, labels):
         images, labels = super().prepare_batch(images, labels)
@@ -115,11 +171,11 @@ class Constant(TrainStep):
         return super().compute_loss(images, labels[0] * labels[1])
 
 
-def test_what_is_of_one_slice_or_of_no_batch_is_not_taken_for_the_batchs():
+def test_tensors_of_one_slice_or_without_a_batch_are_refused():
     specs = [tf.TensorSpec([None, 28, 28, 1], tf.uint8), tf.TensorSpec([None], tf.uint8)]
 
     def trace(cls, slices):
-        tf.function(cls(CNN(), keras.optimizers.Adam(), slices=slices), input_signature=specs).get_concrete_function()
+        compile_step(cls(CNN(), keras.optimizers.Adam(), slices=slices)).get_concrete_function(*specs)
 
     trace(Keeping, 1)
     with pytest.raises(AttributeError, match="no attribute 'kept'"):
@@ -128,19 +184,24 @@ def test_what_is_of_one_slice_or_of_no_batch_is_not_taken_for_the_batchs():
         trace(Constant, 2)
 
 
+class OpenSize(TrainStep):
+    """A step that leaves the size of its images open, as an augmentation may."""
+
+    def prepare_batch(self, images, labels):
+        images, labels = super().prepare_batch(images, labels)
+        return tf.image.resize(images, tf.shape(images)[1:3]), labels
+
+
 @pytest.mark.parametrize("first", [keras.layers.Conv2D(2, 5, strides=3), keras.layers.Embedding(2, 1)])
-def test_gradients_of_a_shape_that_the_graph_does_not_know_are_shared(first, digits):
-    """As of an augmentation that leaves the size of its images open; and of a table, which has only some rows."""
+def test_gradients_without_a_static_shape_are_shared(first, digits):
+    """The gradient of an embedding table has only some rows."""
     layers = [keras.Input([28, 28, 1]), first, keras.layers.Flatten(), keras.layers.Dense(10)]
     model = keras.Sequential(layers)
-    images, labels = TrainStep(model, keras.optimizers.SGD()).prepare_batch(*(part[:8] for part in digits.train))
-    batch = tf.concat([images, images], 0), tf.concat([labels, labels], 0)
-    specs = [tf.TensorSpec([None, None, None, 1]), tf.TensorSpec([None, 10])]
+    images, labels = (np.concatenate([part[:8], part[:8]]) for part in digits.train)
     found = []
     for cluster in (None, TwoWorkers()):
-        step = TrainStep(model, keras.optimizers.SGD(), slices=2)
-        step.replicas = Replicas(cluster=cluster)
-        gradients, _ = tf.function(step.compute_gradients, input_signature=specs)(*batch)
+        step = OpenSize(model, keras.optimizers.SGD(0.0), slices=2)
+        _, gradients = compile_step(step, Context(Replicas(cluster=cluster)))(images, labels)
         found.append([tf.convert_to_tensor(gradient).numpy().tobytes() for gradient in gradients])
     assert found[0] == found[1]
     assert len(found[0]) == len(model.trainable_variables)

@@ -311,7 +311,7 @@ def test_a_student_resumes_exactly_with_the_teacher_that_it_began_with(teacher, 
 
 
 def test_a_teacher_of_other_classes_or_none_is_refused(teacher, start, tmp_path):
-    with pytest.raises(Error, match=r"--teacher=.* knows 10 classes, the data has 7"):
+    with pytest.raises(Error, match=r"--teacher=.* has 10 classes, the data has 7"):
         variant("distillation")(CNN(num_classes=7), keras.optimizers.Adam(), teacher=[teacher])
     done = start("mnist.research.distillation", "--dataset=digits", f"--teacher={tmp_path}/none")
     assert done.returncode == 1
@@ -486,7 +486,7 @@ def test_muon_takes_kernels_alone_and_leaves_the_last_that_was_made():
     assert chosen(*convolutions, layers.Dense(8), layers.Dense(10), frozen=[4]) == [(3, 3, 1, 4), (2304, 8)]
     embedded = [layers.Flatten(), layers.Embedding(2, 3), layers.Flatten()]
     assert chosen(*embedded, layers.Dense(4), layers.Dense(10)) == [(2352, 4)]
-    with pytest.raises(Error, match="muon finds no kernel in the Sequential to train but the last"):
+    with pytest.raises(Error, match="muon finds no kernel to train in the Sequential except the last"):
         chosen(layers.Flatten(), layers.Dense(10))
 
 

@@ -1,8 +1,8 @@
-"""Trains steps in slices, shared with other processes of TF_CONFIG and not shared: python tests/process/layouts.py OUT
+"""Trains steps in slices, shared with the other processes of TF_CONFIG and alone: python tests/process/layouts.py OUT
 
-Writes a digest of every variable and scalar, by step and layout, to OUT/<worker>.json. Of the trainings that are not
-shared each process has a part. Two slices are shared by processes of one device, and alone two devices have them;
-more are shared by processes of two devices, and one has them alone.
+Writes a digest of every variable and scalar, by step and layout, to OUT/<worker>.json. Each process has a part of the
+trainings that are not shared. Processes of one device share two slices, and alone two devices have them. Processes of
+two devices share more slices, and alone one device has them.
 """
 
 import hashlib
@@ -14,18 +14,18 @@ from mnist import checkpoint, data
 from mnist.data import as_tensors, epoch_batches
 from mnist.distributed import Replicas, start
 from mnist.model import CNN
-from mnist.step import TrainStep, make_train_loop
+from mnist.step import Context, TrainStep, make_train_loop
 
 import keras
 import numpy as np
 import tensorflow as tf
 from test_research import TRIOS, Stateful, variant
 
-SIZES = (30, 30, 1)  # no multiple of four slices; fewer images than slices
+SIZES = (30, 30, 1)  # batches that four slices do not divide, and a batch with fewer images than slices
 
 
 class Counting(TrainStep):
-    """Writes variables of its own, of several types, draws in the loss, and keeps a generator."""
+    """A step that writes variables of several types, draws in the loss, and has a generator."""
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
@@ -41,7 +41,7 @@ class Counting(TrainStep):
 
 
 class Noisy(keras.layers.Layer):
-    """A state that is no float, a generator of TensorFlow, and weights that are written when they are used."""
+    """A layer with a boolean state, and with a weight that it writes when it uses it."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -68,7 +68,7 @@ def noisy():
 
 
 def make_steps():
-    """Functions that make a step, by name, and its slices."""
+    """Returns a dict from names to pairs of a function that makes a step and its number of slices."""
 
     def make(cls, model=Stateful, optimizer=keras.optimizers.Adam, dtype="float32", slices=2):
         def make_step():
@@ -97,10 +97,9 @@ def make_steps():
 
 
 def digests(make_step, replicas, examples):
-    """Trains a step. Returns: a dict from names to digests."""
+    """Trains a step, and returns a dict from the names of scalars and variables to digests."""
     step = make_step()
-    step.replicas = replicas
-    _, train_loop = make_train_loop(step)
+    _, train_loop = make_train_loop(step, Context(replicas))
     order = tf.range(len(examples.labels))
     batches = iter(epoch_batches(*as_tensors(examples), order, SIZES[0]))
     scalars, _ = train_loop(batches, tf.constant(len(SIZES)))
@@ -121,7 +120,7 @@ def main(out):
     steps = make_steps()
     for name, (make_step, slices) in steps.items():
         found[name] = {f"process {cluster.worker}": digests(make_step, twice if slices > 2 else once, examples)}
-    for name in [*steps][cluster.worker :: cluster.workers]:  # when no process waits for another
+    for name in [*steps][cluster.worker :: cluster.workers]:  # no process waits for another here
         make_step, slices = steps[name]
         found[name] |= {"alone": digests(make_step, Replicas(1 if slices > 2 else 2), examples)}
     with open(os.path.join(out, f"{cluster.worker}.json"), "w") as file:

@@ -46,17 +46,17 @@ def test_the_package_lists_its_commands_without_tensorflow():
     code = "import runpy, sys; runpy.run_module('mnist', run_name='__main__'); sys.exit('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in ("train", "evaluate", "predict", "export"):
+    for name in ("train", "evaluate", "predict", "export", "sweep", "compare", "launch_workers"):
         assert f"python -m mnist.{name} " in done.stdout
     assert "  hard_examples    Hard examples first" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict image.png", "export", "plot"])
+@pytest.mark.parametrize("command", ["evaluate", "predict image.png", "export"])
 def test_a_missing_workdir_is_said_in_words(command, start, tmp_path):
     ImageDraw.Draw(image := Image.new("L", (28, 28))).line((14, 4, 14, 24), 255, 3)
     image.save(tmp_path / "image.png")
     name, *arguments = command.split()
-    done = start(str(ROOT / "scripts" / "plot.py") if name == "plot" else f"mnist.{name}", *arguments, cwd=tmp_path)
+    done = start(f"mnist.{name}", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == "error: --workdir is missing: name the folder of a run, as in --workdir=runs/first.\n"
 

@@ -1,4 +1,4 @@
-"""Scripts of users, as they write them: without a guard, with flags and tensors at the top, in threads."""
+"""Scripts as users write them: without a guard, with flags and tensors at module level, in threads."""
 
 import hashlib
 import os
@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, start):
-    """A folder with a script that has no guard, and a run of it that could go on."""
+    """A folder with a script without a guard, and a run of it that could continue."""
     folder = tmp_path_factory.mktemp("scripts")
     (folder / "own_model.py").write_text(f"{MODEL}\ntrain.launch(model=make_model)\n")
     (folder / "student.py").write_text(STUDENT)
@@ -56,7 +56,7 @@ def folder(tmp_path_factory, start):
 
 
 def digest(folder):
-    """What lies in a folder, but for who held it last."""
+    """Returns names, times and digests of all files in a folder. Omits hidden files, such as the lock."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     return [(str(p), p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths]
 
@@ -84,7 +84,7 @@ def test_a_script_without_a_guard_is_evaluated_and_does_not_train(folder, start,
         ("import sys\nsys.exit('usage: own_model.py FILE')", r"ended the program .*\(usage: own_model.py FILE\)"),
     ],
 )
-def test_what_else_a_script_does_when_it_is_imported_is_said(folder, start, end, match, tmp_path):
+def test_the_error_names_what_a_script_does_when_it_is_imported(folder, start, end, match, tmp_path):
     (tmp_path / "own_model.py").write_text(f"{MODEL}\n{end}\n")
     done = start("mnist.evaluate", f"--workdir={folder / 'runs' / 'teacher'}", cwd=tmp_path)
     assert done.returncode == 1
@@ -95,7 +95,7 @@ def test_what_else_a_script_does_when_it_is_imported_is_said(folder, start, end,
     assert "__main__" in done.stderr
 
 
-def test_a_run_with_a_model_of_another_script_writes_down_no_flags_of_it(folder, start):
+def test_flags_txt_holds_no_flag_of_another_script_whose_model_is_loaded(folder, start):
     done = start("student.py", "--dataset=digits", "--max_steps=2", "--workdir=runs/student", cwd=folder)
     assert done.returncode == 0, done.stderr
     flags_text = folder / "runs" / "student" / "flags.txt"
@@ -106,7 +106,7 @@ def test_a_run_with_a_model_of_another_script_writes_down_no_flags_of_it(folder,
         (folder / "runs" / name).rename(folder / name)
 
 
-def test_launch_outside_of_the_main_thread_says_that_it_cannot():
+def test_launch_outside_of_the_main_thread_raises():
     caught = []
 
     def launch():
@@ -121,7 +121,7 @@ def test_launch_outside_of_the_main_thread_says_that_it_cannot():
     assert "in another, call train_and_evaluate()" in caught[0]
 
 
-def test_threads_that_come_too_late_are_said(start, tmp_path):
+def test_a_number_of_threads_after_the_first_tensor_is_rejected(start, tmp_path):
     (tmp_path / "late.py").write_text(
         "from mnist import train\nimport tensorflow as tf\nONE = tf.constant(1.0)\ntrain.launch()"
     )

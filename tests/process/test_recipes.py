@@ -1,4 +1,4 @@
-"""The recipes of scripts/recipes, and the script that times one of them."""
+"""The recipes in scripts/recipes, and the script that times one of them."""
 
 import json
 import pathlib
@@ -23,12 +23,12 @@ def test_a_recipe_runs_by_the_command_in_its_first_line(path, start, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["steps"] in (6, 10)  # 1,500 images, at most 10 steps
     fingerprint = checkpoint.load_newest(str(tmp_path / "checkpoints"))[1]["fingerprint"]
     flags = {name: float(n) for name, n in re.findall(r"^--(\w+)=([\d.]+)$", path.read_text(), re.MULTILINE)}
-    reached = flags.keys() & fingerprint.keys()  # the others are in the optimizer, or may change
+    reached = flags.keys() & fingerprint.keys()  # the others belong to the optimizer, or may change
     assert {name: fingerprint[name] for name in reached} == {name: flags[name] for name in reached}
     assert "smoothing" in reached or path.stem == "variants"
 
 
-def test_the_tutorial_is_given_the_fewest_epochs_that_reach_the_target():
+def test_the_tutorial_gets_the_fewest_epochs_that_reach_the_target():
     runs = [{"accuracies": [0.97, 0.989, 0.992]}, {"accuracies": [0.98, 0.991, 0.988]}]
     assert time_to_accuracy.shortest(runs, 0.975) == 1
     assert time_to_accuracy.shortest(runs, 0.99) == 2

@@ -64,7 +64,7 @@ BAD = [
     (["--data_dir=no/such/folder"], "does not exist"),
     (["--dataset=digits", "--workdir=/dev/null"], "cannot write to --workdir=/dev/null"),
     (["--dataset=digits", "--workdir=/proc/nowhere"], "cannot write to --workdir=/proc/nowhere"),
-    (["--dataset=digits", "--optimizer=sgd", "--beta_1=0.8"], "--beta_1 has no part in --optimizer=sgd"),
+    (["--dataset=digits", "--optimizer=sgd", "--beta_1=0.8"], "--optimizer=sgd has no beta_1: leave out --beta_1."),
     (["--optimizer=adamm"], "expected one of adam, adamw"),
     (["--dataset=digits", "--workdir=gs://bucket/run"], "gs://bucket/run is a URL: "),
     (["--dataset=digits", "--workdir=file:///tmp/run"], "file:///tmp/run is a URL: "),
@@ -193,7 +193,7 @@ def test_a_run_of_another_command_is_named(command, tmp_path):
 
 
 def test_auto_is_recorded_as_what_it_resolved_to(command, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("mnist.data.sets.STORE", "http://127.0.0.1:9/")
+    monkeypatch.setattr("mnist.data.download.STORE", "http://127.0.0.1:9/")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     code, _, _ = command("--dry_run", f"--workdir={tmp_path / 'run'}")
     assert code == 0

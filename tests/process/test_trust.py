@@ -13,12 +13,12 @@ from mnist.cli import Interrupt
 from mnist.loop import train_and_evaluate
 from mnist.model import CNN
 from mnist.step import TrainStep
-from scripts.torture import differences, newest_step, torture
 
 import keras
 import pytest
 import tensorflow as tf
 from conftest import SMALL
+from torture import differences, newest_step, torture
 
 
 def train(workdir, **options):
@@ -95,7 +95,7 @@ train.launch(Breaks)
         ({"arguments": ["--roh=1"]}, "the undisturbed run failed: there is no flag --roh"),
         ({"module": "no_such_module"}, "the undisturbed run failed: .*No module named"),
         ({"module": "no_such_idea.py"}, "--module=no_such_idea.py: there is no file /"),
-        ({"arguments": ["--workdir=elsewhere"]}, "'--workdir=elsewhere' is set by this script"),
+        ({"arguments": ["--workdir=elsewhere"]}, "'--workdir=elsewhere' is set by this command"),
     ],
 )
 def test_torture_says_what_its_run_said_and_leaves_nothing(python, tmp_path, monkeypatch, options, message):

@@ -1,4 +1,4 @@
-"""In which order the examples flow, and what memory they take."""
+"""The order of the examples, and the memory of their batches."""
 
 import gc
 import itertools
@@ -6,7 +6,7 @@ import os
 
 import mnist
 from mnist import data
-from mnist.data import batches, check_order, epoch_batches, epoch_order, readers, train_batches
+from mnist.data import as_tensors, check_order, epoch_batches, epoch_order, readers, train_batches
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ EXAMPLES = data.Examples(random_examples(23)[0][..., np.newaxis], np.arange(23, 
 
 
 def take(count, batch_size=5, seed=1, start_step=0, examples=EXAMPLES):
-    """The first `count` batches, as lists of labels; the labels of `EXAMPLES` are its indices."""
+    """Returns the first `count` batches, as lists of labels. The labels of `EXAMPLES` are its indices."""
     batches = train_batches(examples, batch_size, seed=seed, start_step=start_step)
     return [labels.tolist() for _, labels in batches.take(count).as_numpy_iterator()]
 
@@ -26,22 +26,20 @@ def flat(batches):
     return list(itertools.chain.from_iterable(batches))
 
 
-def test_every_example_once_per_epoch():
-    batches = take(15)
-    assert [len(batch) for batch in batches] == 3 * [5, 5, 5, 5, 3]
-    for epoch in range(3):
-        assert sorted(flat(batches[5 * epoch : 5 * epoch + 5])) == list(range(23))
-
-
-def test_batch_size_that_divides_has_no_short_batch():
-    examples = data.Examples(EXAMPLES.images[:20], EXAMPLES.labels[:20])
-    assert [len(batch) for batch in take(8, examples=examples)] == 8 * [5]
-
-
-def test_images_stay_with_their_labels():
-    for images, labels in train_batches(EXAMPLES, 5, seed=0).take(10).as_numpy_iterator():
-        assert images.dtype == labels.dtype == np.uint8
-        np.testing.assert_array_equal(images, EXAMPLES.images[labels])
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size", "sizes"),
+    [(23, 5, [5, 5, 5, 5, 3]), (20, 5, [5, 5, 5, 5]), (23, 23, [23]), (23, 1, [1] * 23)],
+)
+def test_every_example_once_per_epoch_with_its_label(num_examples, batch_size, sizes):
+    examples = data.Examples(EXAMPLES.images[:num_examples], EXAMPLES.labels[:num_examples])
+    stream = train_batches(examples, batch_size, seed=0).take(3 * len(sizes)).as_numpy_iterator()
+    for _ in range(3):
+        batches = list(itertools.islice(stream, len(sizes)))
+        assert [len(labels) for _, labels in batches] == sizes
+        assert sorted(flat(labels for _, labels in batches)) == list(range(num_examples))
+        for images, labels in batches:
+            assert images.dtype == labels.dtype == np.uint8
+            np.testing.assert_array_equal(images, EXAMPLES.images[labels])
 
 
 def test_order_is_a_function_of_seed_and_epoch():
@@ -55,22 +53,17 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 
 def test_order_is_the_same_everywhere():
-    """So that a run is resumed in its order on another machine and under another version."""
+    """A run can then be resumed on another machine and with another version."""
     assert epoch_order(10, seed=0, epoch=0).numpy().tolist() == [0, 4, 1, 5, 6, 8, 2, 3, 9, 7]
     assert epoch_order(10, seed=1, epoch=2).numpy().tolist() == [0, 3, 8, 1, 5, 4, 9, 7, 6, 2]
 
 
 @pytest.mark.parametrize("start_step", [0, 1, 4, 5, 6, 13, 5_000_000_000])
 def test_start_at_any_step(start_step):
-    epoch = start_step // 5
-    stream = take(15, start_step=5 * epoch)
+    stream = take(15, start_step=start_step - start_step % 5)
     assert take(10, start_step=start_step) == stream[start_step % 5 :][:10]
     if start_step < 15:
         assert take(10, start_step=start_step) == take(25)[start_step : start_step + 10]
-
-
-def test_batch_of_all_examples():
-    assert [sorted(batch) for batch in take(2, batch_size=23)] == 2 * [list(range(23))]
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 24])
@@ -79,21 +72,44 @@ def test_batch_size_that_does_not_fit(batch_size):
         take(1, batch_size=batch_size)
 
 
+def test_batches_follow_a_given_order_from_any_batch():
+    order = np.array([7, 7, 0, 22, 3] * 4 + [1, 2, 3])
+    for first in (0, 1, 4):
+        checked = check_order(order, 23, "test")
+        stream = epoch_batches(*as_tensors(EXAMPLES), checked, 5, first).as_numpy_iterator()
+        assert flat(labels.tolist() for _, labels in stream) == order[5 * first :].tolist()
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (np.arange(22), r"mine gave int64 \[22\], expected integers \[23\]"),
+        (np.ones(23), "mine gave float64"),
+        (np.arange(23)[:, np.newaxis], r"\[23, 1\]"),
+        (np.arange(1, 24), "mine gave indices 1 to 23, expected 0 to 22"),
+        (tf.range(23) - 1, "-1 to 21"),
+    ],
+)
+def test_a_wrong_order_is_refused(order, message):
+    with pytest.raises(mnist.Error, match=message):
+        check_order(order, 23, "mine")
+
+
 # Memory
 
 
-def test_images_of_idx_files_are_held_once_and_as_long_as_needed(idx_folder):
-    images = data.load("mnist", str(idx_folder)).train.images
-    expected = images.copy()
-    tensor = batches._as_tensor(images)
-    assert np.shares_memory(np.frombuffer(memoryview(tensor), np.uint8), images)
-    del images
+def test_images_of_idx_files_are_in_memory_once_and_as_long_as_needed(idx_folder):
+    examples = data.load("mnist", str(idx_folder)).train
+    expected = examples.images.copy()
+    tensor, _ = as_tensors(examples)
+    assert np.shares_memory(np.frombuffer(memoryview(tensor), np.uint8), examples.images)
+    del examples
     gc.collect()
     np.testing.assert_array_equal(tensor, expected)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read as Linux tells it")
-def test_a_pipeline_takes_no_copy_of_the_images():
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read as Linux reports it")
+def test_a_pipeline_makes_no_copy_of_the_images():
     count = 200_000  # 150 MiB
     images = readers.empty_aligned(count * 784).reshape(count, 28, 28, 1)
     images[:] = 1
@@ -108,42 +124,14 @@ def test_a_pipeline_takes_no_copy_of_the_images():
     assert resident() - before < images.nbytes / 2
 
 
-@pytest.mark.parametrize("spoil", ["unaligned", "read-only", "strided"])
-def test_any_array_gives_the_same_batches(spoil):
+@pytest.mark.parametrize("layout", ["unaligned", "read-only", "strided"])
+def test_any_array_gives_the_same_batches(layout):
     images, labels = random_examples(60)
     images = images[..., np.newaxis]
     expected = next(iter(train_batches(data.Examples(images, labels), 20, seed=0)))[0].numpy()
-    if spoil == "unaligned":
-        other = readers.empty_aligned(images.size + 1)[1:].reshape(images.shape)
-        other[:] = images
-    elif spoil == "read-only":
-        other = readers.empty_aligned(images.size).reshape(images.shape)
-        other[:] = images
-        other.flags.writeable = False
-    else:
-        other = np.repeat(images, 2, axis=0)[::2]
+    other = readers.empty_aligned(images.size + 1)[int(layout == "unaligned") :][: images.size].reshape(images.shape)
+    other[:] = images
+    other.flags.writeable = layout != "read-only"
+    other = np.repeat(images, 2, axis=0)[::2] if layout == "strided" else other
     batch = next(iter(train_batches(data.Examples(other, labels), 20, seed=0)))[0]
     np.testing.assert_array_equal(batch, expected)
-
-
-def test_an_epoch_follows_the_order_that_it_is_given_from_any_batch():
-    order = np.array([7, 7, 0, 22, 3] * 4 + [1, 2, 3])
-    tensors = batches.as_tensors(EXAMPLES)
-    for first in (0, 1, 4):
-        stream = epoch_batches(*tensors, check_order(order, 23, "test"), 5, first).as_numpy_iterator()
-        assert flat(labels.tolist() for _, labels in stream) == order[5 * first :].tolist()
-
-
-@pytest.mark.parametrize(
-    ("order", "message"),
-    [
-        (np.arange(22), r"mine gave int64 \[22\], expected integers \[23\]"),
-        (np.ones(23), "mine gave float64"),
-        (np.arange(23)[:, np.newaxis], r"\[23, 1\]"),
-        (np.arange(1, 24), "mine gave indices 1 to 23, expected 0 to 22"),
-        (tf.range(23) - 1, "-1 to 21"),
-    ],
-)
-def test_an_order_that_is_none_is_refused(order, message):
-    with pytest.raises(mnist.Error, match=message):
-        check_order(order, 23, "mine")

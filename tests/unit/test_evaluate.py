@@ -1,4 +1,4 @@
-"""Evaluation by a command: exact numbers, several runs side by side, JSON, changed images, the reliability diagram."""
+"""The command mnist.evaluate: exact numbers, several runs, JSON, corrupted images, the reliability diagram, plots."""
 
 import json
 import re
@@ -45,14 +45,14 @@ def train(dataset, workdir, seed=0, steps=20):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, digits):
-    """Two runs, in folders with commas in their names, of other lengths."""
+    """The folders of two runs of different lengths, with commas in their names."""
     folder = tmp_path_factory.mktemp("runs")
     return [train(digits, folder / f"rate=1,seed={seed}", seed, 20 + seed) for seed in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
-    """A run of five classes with names in UTF-8, of which the third has no test image."""
+    """The folder of a run with five classes. Two names are not ASCII, and the third class has no test image."""
     folder, random = tmp_path_factory.mktemp("uneven"), np.random.default_rng(0)
     arrays = {"y_train": np.arange(80) % 5, "y_test": np.array([0, 1, 3, 4] * 5)}
     arrays |= {f"x_{part}": random.integers(0, 256, (n, 28, 28), np.uint8) for part, n in (("train", 80), ("test", 20))}
@@ -64,7 +64,7 @@ def uneven(tmp_path_factory):
 
 @pytest.fixture
 def run(capfd):
-    """`run(*workdirs, **settings)`: what mnist.evaluate prints."""
+    """A function `run(*workdirs, **settings)` that returns the output of mnist.evaluate."""
 
     def run(*workdirs, **settings):
         defaults = {name: setting.default for name, setting in settings_of(evaluate.Evaluate).items()}
@@ -76,7 +76,7 @@ def run(capfd):
 
 
 def strict(text):
-    """JSON without NaN, Infinity or anything beside one value."""
+    """Parses one JSON value, without NaN and Infinity."""
 
     def refuse(word):
         raise AssertionError(word)
@@ -84,7 +84,7 @@ def strict(text):
     return json.loads(text, parse_constant=refuse)
 
 
-def test_json_holds_what_float64_gives_of_the_same_logits(run, runs, digits):
+def test_json_holds_the_numbers_that_float64_gives_for_the_same_logits(run, runs, digits):
     found = strict(run(runs[0], json=True))
     images, labels = digits.test
     logits = np.float64(finished.load(runs[0]).model(np.float32(images / 255), training=False))
@@ -104,7 +104,7 @@ def test_json_holds_what_float64_gives_of_the_same_logits(run, runs, digits):
     assert "robustness" not in found
 
 
-def test_the_text_and_json_tell_the_same(run, runs):
+def test_the_text_and_json_agree(run, runs):
     found, out = strict(run(runs[0], json=True)), run(runs[0])
     low, high = found["accuracy_interval"]
     assert out.startswith(
@@ -116,7 +116,7 @@ def test_the_text_and_json_tell_the_same(run, runs):
 
 def test_a_class_without_test_images_has_null_in_json(run, uneven):
     out = run(uneven, json=True)
-    assert out.isascii()  # of a terminal that knows no UTF-8
+    assert out.isascii()  # for terminals without UTF-8
     classes = strict(out)["classes"]
     assert [row["name"] for row in classes] == ["あ", "ä", "none", "b", "c"]
     assert classes[2] == {"name": "none", "precision": None, "recall": None, "f1": None, "images": 0}
@@ -139,7 +139,7 @@ def test_runs_stand_side_by_side(run, runs):
     assert re.split("  +", lines[13]) == ["blur 1.5 px", *cells]
 
 
-def test_folders_are_given_one_by_one_and_the_users_words_stay_out_of_json(start, tmp_path):
+def test_each_folder_is_a_flag_and_json_holds_nothing_that_a_users_module_prints(start, tmp_path):
     (tmp_path / "prints.py").write_text(PRINTS)
     for workdir in ("a,b", "c"):
         done = start("prints.py", "--dataset=digits", "--max_steps=1", f"--workdir={workdir}", cwd=tmp_path)
@@ -153,7 +153,7 @@ def test_folders_are_given_one_by_one_and_the_users_words_stay_out_of_json(start
     assert done.stderr.splitlines()[-1] == "error: d is not a folder with a run. Train first: python -m mnist.train."
 
 
-def test_runs_of_different_images_are_said(run, runs, uneven, caplog):
+def test_a_warning_names_runs_on_different_images(run, runs, uneven, caplog):
     run(*runs)
     assert caplog.messages == []
     run(runs[0], uneven)
@@ -162,7 +162,7 @@ def test_runs_of_different_images_are_said(run, runs, uneven, caplog):
     ]
 
 
-def test_a_runs_own_metrics_are_of_the_data_that_are_evaluated(run, runs, uneven, monkeypatch):
+def test_own_metrics_are_computed_on_the_evaluated_data(run, runs, uneven, monkeypatch):
     def own_metrics(trained, images, labels, logits):
         assert (images.dtype, logits.dtype, type(logits)) == (np.uint8, np.float32, np.ndarray)
         assert (images.shape[1:], logits.shape) == ((28, 28, 1), (len(labels), len(trained.classes)))
@@ -180,7 +180,7 @@ def test_a_runs_own_metrics_are_of_the_data_that_are_evaluated(run, runs, uneven
     assert re.search("- +-$", second)
 
 
-def test_a_model_that_answers_nan_is_null_in_json_and_still_drawn(run, runs, monkeypatch, tmp_path):
+def test_nan_logits_are_null_in_json_and_the_diagram_is_drawn(run, runs, monkeypatch, tmp_path):
     load = finished.load
 
     def load_broken(*arguments):
@@ -194,17 +194,17 @@ def test_a_model_that_answers_nan_is_null_in_json_and_still_drawn(run, runs, mon
     assert Image.open(tmp_path / "a.png").format == "PNG"
 
 
-# Changed images
+# Corrupted images
 
 
-def test_each_corruption_gives_images_and_strengths_are_what_they_say():
+def test_each_corruption_gives_images_with_its_strength():
     images = np.zeros([2, 28, 28, 1], np.uint8)
     images[0, 10, 20] = 255
     versions = {str(row): [version(images) for version in row.versions] for row in robustness.CORRUPTIONS}
     for changed in (image for found in versions.values() for image in found):
         assert (changed.dtype, changed.shape) == (np.uint8, images.shape)
     for row in versions.keys() - {f"noise {n} of the range" for n in (0.1, 0.2, 0.4)}:
-        assert not any(image[1].any() for image in versions[row]), row  # no image has a part in its neighbour
+        assert not any(image[1].any() for image in versions[row]), row  # no image changes the next one
     assert [str(np.argwhere(x[0])[0][:2]) for x in versions["shift 3 px"]] == [
         "[13 20]",
         "[ 7 20]",
@@ -212,7 +212,7 @@ def test_each_corruption_gives_images_and_strengths_are_what_they_say():
         "[10 17]",
     ]
     np.testing.assert_array_equal(versions["clean"][0], images)
-    angle = np.arctan2(3.5, 6.5)  # of the dot, seen from the centre, in a picture whose rows go down
+    angle = np.arctan2(3.5, 6.5)  # from the centre to the dot, where rows count downwards
     for turned, degrees in zip(versions["rotation 30 degrees"], (30, -30), strict=True):
         row, column = np.average(np.argwhere(turned[0, ..., 0]), axis=0, weights=turned[0][turned[0] > 0])
         assert np.arctan2(13.5 - row, column - 13.5) == pytest.approx(angle + np.radians(degrees), abs=0.03)
@@ -222,16 +222,16 @@ def test_each_corruption_gives_images_and_strengths_are_what_they_say():
 
 
 @pytest.mark.parametrize("deviation", [0.1, 0.2, 0.4])
-def test_noise_has_its_deviation_and_is_the_same_each_time(deviation):
+def test_noise_has_its_deviation_and_is_reproducible(deviation):
     grey = np.full([200, 28, 28, 1], 128, np.uint8)
     noisy = robustness.add_noise(grey, deviation)
     np.testing.assert_array_equal(noisy, robustness.add_noise(grey, deviation))
     assert not np.array_equal(noisy[0], noisy[1])
     inside = np.mean(np.abs(noisy / 255 - 128 / 255) < deviation)
-    assert inside == pytest.approx(0.683, abs=0.01)  # of a normal distribution; its tails end at black and white
+    assert inside == pytest.approx(0.683, abs=0.01)  # the share of a normal distribution
 
 
-def test_paper_keeps_its_colour():
+def test_a_uniform_image_keeps_its_colour():
     for colour in (0, 255):
         paper = np.full([1, 28, 28, 1], colour, np.uint8)
         for row in robustness.CORRUPTIONS:
@@ -245,7 +245,7 @@ def test_robustness_is_the_mean_of_the_directions(run, runs, digits):
     assert rows[0] == {"corruption": "clean", "size": 0, "unit": ""} | {n: whole[n] for n in ("loss", "accuracy")}
     model, accuracies = finished.load(runs[0]).model, []
     for rows_down, columns_right in ((2, 0), (-2, 0), (0, 2), (0, -2)):
-        moved = np.roll(digits.test.images, (rows_down, columns_right), (1, 2)) / 255  # digits have a black frame
+        moved = np.roll(digits.test.images, (rows_down, columns_right), (1, 2)) / 255  # the frame of digits is black
         accuracies.append(np.mean(np.argmax(model(np.float32(moved), training=False), axis=1) == digits.test.labels))
     assert (rows[2]["corruption"], rows[2]["size"]) == ("shift", 2)
     assert rows[2]["accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-9)
@@ -254,7 +254,7 @@ def test_robustness_is_the_mean_of_the_directions(run, runs, digits):
 # The reliability diagram
 
 
-def test_the_reliability_diagram_is_written_where_it_is_told(run, runs, tmp_path):
+def test_the_reliability_diagram_is_written_to_its_path(run, runs, tmp_path):
     path = tmp_path / "new" / "diagram.PNG"
     assert run(runs[0], reliability=str(path)).endswith(f"\nwrote {path}\n")
     assert Image.open(path).width <= 350
@@ -262,7 +262,7 @@ def test_the_reliability_diagram_is_written_where_it_is_told(run, runs, tmp_path
     for settings, message in (
         (
             {"reliability": "diagram.jpg"},
-            r"^--reliability=diagram.jpg is no name of a PNG file: let it end in \.png\.$",
+            r"^--reliability=diagram.jpg does not end in \.png",
         ),
         ({"reliability": f"{tmp_path}/file/a.png"}, "^cannot write .*/file/a.png: "),
     ):
@@ -282,7 +282,25 @@ def test_the_diagram_shows_accuracy_and_the_gap():
     assert blue.any(axis=1).sum() == pytest.approx(0.5 * height, abs=4)
     assert red.any(axis=1).sum() == pytest.approx(0.4 * height, abs=4)
     assert np.nonzero(red)[0].max() < np.nonzero(blue)[0].min()
-    navy = np.nonzero((drawn == (0, 0, 128)).all(axis=2))[0]  # the accuracy, also where the gap is below it
+    navy = np.nonzero((drawn == (0, 0, 128)).all(axis=2))[0]  # the line of the accuracy
     assert navy.max() == pytest.approx(np.nonzero(blue)[0].min(), abs=3)
     assert np.nonzero(blue)[1].min() > 350 / 2  # the first bin is empty
-    draw_reliability(calibration(np.full([3, 2], nan), np.array([0, 1, 1])))  # a model that is broken
+    draw_reliability(calibration(np.full([3, 2], nan), np.array([0, 1, 1])))  # a model with NaN logits
+
+
+# Plots
+
+
+def test_plots_show_one_run_or_the_curves_of_several(run, runs, tmp_path):
+    out = run(runs[0], plots=str(tmp_path / "one"))
+    names = {"curves", "examples", "mistakes", "confusion_matrix", "accuracies", "filters"}
+    assert {path.stem for path in (tmp_path / "one").iterdir()} == names
+    assert {path.suffix for path in (tmp_path / "one").iterdir()} == {".png"}
+    assert {f"wrote {path}" for path in (tmp_path / "one").iterdir()} == set(out.splitlines()[-6:])
+    found = strict(run(*runs, json=True, plots=str(tmp_path / "several")))  # prints nothing but JSON
+    assert len(found) == 2
+    assert [path.name for path in (tmp_path / "several").iterdir()] == ["curves_of_all.png"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(mnist.Error, match=r"^cannot write to .*file: "):
+        run(runs[0], plots=str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"

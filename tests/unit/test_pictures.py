@@ -1,10 +1,7 @@
 """Pictures of a run: what they show, how wide they are, as PNG files, and as a notebook shows them."""
 
-import importlib.util
-import pathlib
 import subprocess
 import sys
-import types
 
 import mnist
 from mnist import data, finished
@@ -20,7 +17,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
@@ -329,6 +325,30 @@ def test_a_training_run_needs_no_matplotlib():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+# The first test images
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_the_first_examples_have_their_answers_a_mistake_in_red(count):
+    examples, logits = make_examples(count, mistakes=0)
+    right = pictures.draw_examples(examples, logits)
+    assert right.width == canvas.WIDTH
+    shown = np.asarray(right)[:, :, 0]
+    side = canvas.WIDTH // 5 - 4
+    for i in range(5):
+        x = 2 + i * canvas.WIDTH // 5
+        pixels = shown[-side - 4 : -4, x : x + side]
+        small = np.asarray(Image.fromarray(examples.images[i, :, :, 0]).resize((side, side))) if i < count else 255
+        np.testing.assert_array_equal(pixels, small)
+    logits[1] = np.roll(logits[1], 1)
+    x0, y0, x1, y1 = changed(right, pictures.draw_examples(examples, logits))
+    assert canvas.WIDTH // 5 < x0 < x1 < 2 * canvas.WIDTH // 5  # the answer to the second image
+    assert y1 - y0 < canvas.LINE
+    red = np.asarray(canvas.RED)
+    columns = np.nonzero((np.asarray(pictures.draw_examples(examples, logits)) == red).all(axis=2))
+    assert (columns[1][columns[0] > canvas.LINE] // (canvas.WIDTH // 5) == 1).all()
+
+
 # Files, a notebook, a command
 
 
@@ -342,7 +362,7 @@ def test_a_file_in_the_way(tmp_path):
 def test_a_notebook_shows_a_picture_as_one():
     examples, _ = make_examples(30)
     drawn = pictures.draw_run(CNN(), examples, names_of(10), make_history(3))
-    assert drawn.keys() == {"curves", "confusion_matrix", "mistakes", "accuracies", "filters"}
+    assert drawn.keys() == {"curves", "examples", "confusion_matrix", "mistakes", "accuracies", "filters"}
     for picture in drawn.values():
         assert picture._repr_png_().startswith(b"\x89PNG")  # what IPython asks a cell's value for
 
@@ -355,29 +375,6 @@ def run(tmp_path_factory):
     step = TrainStep(CNN(), keras.optimizers.Adam(1e-3), seed=0)
     train_and_evaluate(step, data.load("digits"), str(workdir), epochs=1, max_steps=3)
     return workdir
-
-
-@pytest.fixture
-def plot():
-    spec = importlib.util.spec_from_file_location("plot", SCRIPTS / "plot.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *workdirs, output=None: module.main(
-        types.SimpleNamespace(workdir=tuple(map(str, workdirs)), checkpoint="newest", output=output)
-    )
-
-
-def test_one_run_is_drawn_into_its_folder_and_several_into_one_picture(run, plot, tmp_path, capsys):
-    plot(run)
-    names = {"curves.png", "confusion_matrix.png", "mistakes.png", "accuracies.png", "filters.png"}
-    assert {path.name for path in (run / "plots").iterdir()} == names
-    before = (run / "plots" / "curves.png").read_bytes()
-    plot(run, f"{run}/.")
-    assert {path.name for path in (run / "plots").iterdir()} == names | {"curves_of_all.png"}
-    assert (run / "plots" / "curves.png").read_bytes() == before
-    plot(run, f"{run}/.", output=str(tmp_path / "x"))
-    assert [path.name for path in (tmp_path / "x").iterdir()] == ["curves_of_all.png"]
-    assert capsys.readouterr().out.count("wrote ") == len(names) + 2
 
 
 def write_losses(folder, start, losses):

@@ -1,4 +1,4 @@
-"""Image files of all kinds become digits as MNIST has them; bad ones a one-line error."""
+"""Image files of all kinds become digits as in MNIST, and bad ones an error of one line."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import zlib
 
 import mnist
 from mnist import finished, predict
-from mnist.data import Dataset, Examples
+from mnist.data import Dataset, Examples, read_digit
 from mnist.loop import train_and_evaluate
 from mnist.metrics import softmax
 from mnist.model import CNN, make_predict_logits
@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw
 
 
 def draw_ink(side):
-    """A digit 4 of uneven sides: ink 0 to 255, `[side, side]`, its box as high as the image."""
+    """Draws a digit 4 as high as the image: ink from 0 to 255, `[side, side]`."""
     image = Image.new("L", (400, 400))
     draw = ImageDraw.Draw(image)
     draw.line([(150, 0), (70, 260), (330, 260)], fill=255, width=40)
@@ -36,14 +36,14 @@ def draw_ink(side):
 
 
 def place(ink, shape, top, left):
-    """Ink on an empty image `[H, W]`."""
+    """Places ink on an empty image `[H, W]`."""
     image = np.zeros(shape, np.uint8)
     image[top : top + len(ink), left : left + len(ink)] = ink
     return image
 
 
 def plain():
-    """The digit as MNIST would have it: 20 pixels high, its centre of mass at pixel 14."""
+    """Draws the digit as in MNIST, 20 pixels high, with its centre of mass at pixel 14."""
     ink = draw_ink(20)
     row, column = (np.average(np.arange(20), weights=ink.sum(axis=axis)) for axis in (1, 0))
     return place(ink, (28, 28), round(14 - row), round(14 - column))
@@ -54,12 +54,12 @@ def dark_on_light(ink):
 
 
 def transparent(ink, level):
-    """Ink of one grey level on nothing."""
+    """Draws ink of one grey level on a transparent background."""
     return Image.fromarray(np.stack([np.full_like(ink, level)] * 3 + [ink], axis=-1))
 
 
 def photograph(ink):
-    """Pencil on paper under a lamp at the side: uneven light, grain, ink that is not black."""
+    """Draws pencil on paper under a lamp at the side, with uneven light, grain, and grey ink."""
     height, width = ink.shape
     light = np.linspace(1, 0.5, width) * np.linspace(1, 0.8, height)[:, np.newaxis]
     grain = np.random.default_rng(0).normal(0, 4, ink.shape)
@@ -106,28 +106,28 @@ def test_becomes_the_plain_digit(tmp_path, name, ending):
         assert abs(centre - 14) < 0.75
 
 
-def test_leaves_an_image_of_mnist_as_it_is(tmp_path):
+def test_an_image_of_mnist_stays_as_it_is(tmp_path):
     Image.fromarray(plain()).save(tmp_path / "digit.png")
     digit = read_image(tmp_path / "digit.png")[..., 0]
     np.testing.assert_array_equal(digit, plain())
 
 
 def half_plane(shape, degrees, offset, softness=3):
-    """From 0 to 1 across a line, `softness` pixels wide, at an offset from the middle."""
+    """Draws a ramp from 0 to 1, `softness` pixels wide, across a line at an offset from the middle."""
     y, x = np.indices(shape) - np.reshape(shape, [2, 1, 1]) / 2
     angle = np.radians(degrees)
     return np.clip((x * np.cos(angle) + y * np.sin(angle) - offset) / softness + 0.5, 0, 1)
 
 
 def ruling(shape, degrees, gap=60):
-    """1 on lines three pixels thick, slightly turned."""
+    """Draws 1 on lines that are three pixels thick and slightly turned."""
     y, x = np.indices(shape)
     angle = np.radians(degrees)
     return ((y * np.cos(angle) - x * np.sin(angle)) % gap < 3).astype(float)
 
 
 def snapshot(kind):
-    """A photograph of a digit on paper that is not evenly lit, not blank, or not alone."""
+    """Draws a photograph of a digit on paper with shadows, with lines, or beside a table."""
     ink = place(draw_ink(240), (480, 560), 130, 170) / 255
     paper = 225 * (1 - 0.75 * ink)
     if "ruled" in kind:
@@ -162,14 +162,14 @@ SNAPSHOTS += ["soft shadow, grain", "ruled, table at a corner", "table at the si
 
 @pytest.mark.parametrize("quality", [95, 30])
 @pytest.mark.parametrize("kind", SNAPSHOTS)
-def test_finds_the_strokes_in_a_snapshot(tmp_path, kind, quality):
+def test_strokes_are_found_in_a_snapshot(tmp_path, kind, quality):
     snapshot(kind).save(tmp_path / "digit.jpg", quality=quality)
     digit = read_image(tmp_path / "digit.jpg")
     assert np.corrcoef(digit.ravel(), plain().ravel())[0, 1] > 0.9
 
 
 def written(path, *places):
-    """A picture of several inks on paper."""
+    """Writes a picture of several inks on paper. Returns its path."""
     ink = np.zeros((300, 500), np.uint8)
     for drawn, top, left in places:
         ink[top : top + drawn.shape[0], left : left + drawn.shape[1]] |= drawn
@@ -178,18 +178,22 @@ def written(path, *places):
 
 
 FULL = np.full((300, 500), 255, np.uint8)
-NOT_ONE_DIGIT = {
+# Each row: inks with their places, and why they may not be one digit.
+DRAWINGS = {
     "two digits": ([(draw_ink(150), 60, 60), (draw_ink(150), 60, 280)], "several parts"),
     "two digits, one above the other": ([(draw_ink(120), 10, 60), (draw_ink(110), 170, 70)], "several parts"),
     "a block": ([(FULL[:160, :150], 60, 60)], "more ink than strokes"),
     "a dash": ([(FULL[:14, :300], 140, 60)], "too wide"),
     "a thread": ([(FULL[:260, :6], 20, 60)], "too narrow"),
+    "one digit": ([(draw_ink(150), 60, 60)], None),
+    "a 5 with its flag apart": ([(FULL[:20, :60], 60, 110), (draw_ink(150), 85, 60)], None),
+    "a 1": ([(FULL[:200, :30], 60, 60)], None),
 }
-ONE_DIGIT = {
-    "one digit": [(draw_ink(150), 60, 60)],
-    "a 5 with its flag apart": [(FULL[:20, :60], 60, 110), (draw_ink(150), 85, 60)],
-    "a 1": [(FULL[:200, :30], 60, 60)],
-}
+
+
+@pytest.mark.parametrize(("places", "doubt"), DRAWINGS.values(), ids=DRAWINGS)
+def test_drawings_that_may_not_be_one_digit_are_doubted(tmp_path, places, doubt):
+    assert read_digit(written(tmp_path / "digit.png", *places))[1] == doubt
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +204,13 @@ def workdir(tmp_path_factory, start):
     return folder / "run"
 
 
+def predict_here(workdir, paths, **options):
+    defaults = {"workdir": str(workdir), "checkpoint": "newest", "json": False, "save_input": None}
+    return predict.main(types.SimpleNamespace(**defaults | options), paths)
+
+
 def resized(examples):
-    """Digits that fill their images, as those of Fashion-MNIST and KMNIST do."""
+    """Returns examples that fill their images, as in Fashion-MNIST and KMNIST."""
     images = [Image.fromarray(image[4:24, 4:24, 0]).resize((28, 28)) for image in examples.images]
     return Examples(np.stack(images)[..., np.newaxis], examples.labels)
 
@@ -211,14 +220,14 @@ def inverted(examples):
 
 
 @pytest.mark.parametrize("change", [resized, inverted])
-def test_a_run_on_images_of_another_frame_sees_its_own_images_as_they_are(tmp_path, digits, change, capsys):
+def test_a_run_on_images_of_another_frame_predicts_them_as_they_are(tmp_path, digits, change, capsys):
     train, test = change(digits.train), change(digits.test)
     dataset = Dataset("own", None, train, test, test)
     step = TrainStep(CNN(), keras.optimizers.Adam())
     train_and_evaluate(step, dataset, str(tmp_path / "run"), max_steps=2)
     trained = finished.load(str(tmp_path / "run"))
     assert not trained.framed
-    # One of them lies in a corner, in a box of 10x10; one shows nothing that stands out.
+    # One image has its digit in a corner, in a box of 10x10. One has no digit.
     images = np.concatenate([test.images[:6], np.zeros([2, 28, 28, 1], np.uint8)])
     images[6, :10, :10] = test.images[0, :10, :10]
     images[7] = 7
@@ -226,10 +235,7 @@ def test_a_run_on_images_of_another_frame_sees_its_own_images_as_they_are(tmp_pa
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image[..., 0]).save(path)
     capsys.readouterr()
-    options = types.SimpleNamespace(
-        workdir=str(tmp_path / "run"), checkpoint="newest", json=True, save_input=str(tmp_path / "seen")
-    )
-    assert predict.main(options, paths) == 0
+    assert predict_here(tmp_path / "run", paths, json=True, save_input=str(tmp_path / "seen")) == 0
     rows = json.loads(capsys.readouterr().out)
     probabilities = softmax(make_predict_logits(trained.model)(images).numpy())
     for row, image, expected in zip(rows, images, probabilities, strict=True):
@@ -237,38 +243,25 @@ def test_a_run_on_images_of_another_frame_sees_its_own_images_as_they_are(tmp_pa
             np.testing.assert_array_equal(np.asarray(seen), image[..., 0])
         assert row["probability"] == pytest.approx(expected.max(), abs=1e-5)
         assert row["unsure"] in (None, "low probability")
-    # A photograph of a digit is still brought to MNIST's frame.
+    # A photograph of a digit still gets the frame of MNIST.
     IMAGES["photograph"].save(tmp_path / "photograph.png")
     np.testing.assert_array_equal(*(read_image(tmp_path / "photograph.png", framed) for framed in (True, False)))
 
 
-def test_a_run_on_images_as_mnist_frames_them_is_known_by_them(workdir, digits):
+def test_a_run_on_framed_images_is_recognized(workdir, digits):
     assert finished.load(str(workdir)).framed
     some = Examples(digits.train.images.copy(), digits.train.labels)
-    some.images[:60] = 0  # blank ones are no reason to doubt the others
+    some.images[:60] = 0  # a few blank images do not count
     assert digits._replace(train=some).is_framed()
     some.images[60:200] = 255
     assert not digits._replace(train=some).is_framed()
 
 
-def test_unsure_where_it_is_not_one_digit(tmp_path, workdir, start):
-    paths = [written(tmp_path / f"{i}.png", *places) for i, (places, _) in enumerate(NOT_ONE_DIGIT.values())]
-    ended = start("mnist.predict", f"--workdir={workdir}", *paths)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    for line, (_, doubt) in zip(ended.stdout.splitlines(), NOT_ONE_DIGIT.values(), strict=True):
-        assert line.endswith(f"unsure: {doubt}")
-
-
-@pytest.mark.parametrize("name", ONE_DIGIT)
-def test_one_digit_is_not_doubted(tmp_path, name):
-    path = written(tmp_path / "digit.png", *ONE_DIGIT[name])
-    assert predict._read(path)[1] is None
-
-
 def test_bad_files_among_good_ones(tmp_path, workdir, start):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        written(tmp_path / folder / "x.png", (draw_ink(150), 60, 60 if folder == "a" else 300))
+    written(tmp_path / "a" / "x.png", (draw_ink(150), 60, 60))
+    written(tmp_path / "b" / "x.png", *DRAWINGS["two digits"][0])
     (tmp_path / "text.png").write_text("hello\n")
     (tmp_path / "cut.png").write_bytes(PNG[: len(PNG) // 2])
     (tmp_path / "bomb.png").write_bytes(bomb_bytes(60_000, 60_000))
@@ -284,47 +277,40 @@ def test_bad_files_among_good_ones(tmp_path, workdir, start):
         assert re.fullmatch(r"\S+: error: .{10,}\.", line)
     for line in (lines[0], lines[-1]):
         assert re.match(r"\S+: \d \([\d.]+%\), \d [\d.]+%, \d [\d.]+%", line)
-    # What the network saw of both, though their names are the same.
+    assert lines[-1].endswith("  unsure: several parts")
+    # Both files have one name, and what the network saw of each stays the same when it is read again.
     seen = sorted((tmp_path / "seen" / "deep").iterdir())
     assert [path.name for path in seen] == ["0001_x.png", "0009_x.png"]
     for path, of in zip(seen, ("a/x.png", "b/x.png"), strict=True):
         with Image.open(path) as image:
             np.testing.assert_array_equal(np.asarray(image), read_image(tmp_path / of)[..., 0])
-        np.testing.assert_array_equal(read_image(path), read_image(tmp_path / of))  # read again, it stays
+        np.testing.assert_array_equal(read_image(path), read_image(tmp_path / of))
     ended = start("mnist.predict", f"--workdir={workdir}", "--json", *paths, cwd=tmp_path)
     rows = json.loads(ended.stdout)
     assert (ended.returncode, [row["file"] for row in rows]) == (1, paths)
     assert ["error" in row for row in rows] == [False, *[True] * len(bad), False]
-    for row in (rows[0], rows[-1]):
+    for row, doubt in ((rows[0], None), (rows[-1], "several parts")):
         probabilities = [best["probability"] for best in row["top"]]
         assert probabilities == sorted(probabilities, reverse=True)
         assert len({best["class"] for best in row["top"]}) == 3
-        assert (row["probability"], row["class"], str(row["digit"])) == (
-            probabilities[0],
-            *[row["top"][0]["class"]] * 2,
-        )
-        assert row["unsure"] == ("low probability" if probabilities[0] < 0.7 else None)
+        first = row["top"][0]
+        assert (row["probability"], row["class"], str(row["digit"])) == (probabilities[0], *[first["class"]] * 2)
+        assert row["unsure"] == (doubt or ("low probability" if probabilities[0] < 0.7 else None))
 
 
-def test_bad_files_alone(tmp_path, workdir, start):
-    ended = start("mnist.predict", f"--workdir={workdir}", "none.png", "also none.png", cwd=tmp_path)
-    assert (ended.returncode, ended.stderr, len(ended.stdout.splitlines())) == (1, "", 2)
-
-
-def test_folder_for_inputs_that_cannot_be_made(tmp_path, workdir, start):
+def test_a_folder_for_inputs_that_cannot_be_made(tmp_path, workdir):
     (tmp_path / "file").write_text("mine")
     path = written(tmp_path / "digit.png", (draw_ink(150), 60, 60))
-    for folder in ("file", "file/below"):
-        ended = start("mnist.predict", f"--workdir={workdir}", f"--save_input={folder}", path, cwd=tmp_path)
-        assert (ended.returncode, ended.stdout) == (1, "")
-        assert ended.stderr.startswith(f"error: cannot write to --save_input={folder}: ")
-        assert ended.stderr.count("\n") == 1
+    for folder in (f"{tmp_path}/file", f"{tmp_path}/file/below"):
+        with pytest.raises(mnist.Error, match=f"cannot write to --save_input={folder}: .*") as raised:
+            predict_here(workdir, [path], save_input=folder)
+        assert "\n" not in str(raised.value)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_rotation_of_a_camera_is_undone(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera stood upright: turn by a quarter to view
+    exif[0x0112] = 6  # orientation of an upright camera, which asks the viewer for a quarter turn
     turned = Image.fromarray(dark_on_light(CENTRED)).transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "digit.jpg", exif=exif)
     assert np.corrcoef(read_image(tmp_path / "digit.jpg").ravel(), plain().ravel())[0, 1] > 0.9
@@ -337,7 +323,7 @@ def png_bytes(image):
 
 
 def bomb_bytes(width, height):
-    """A PNG of a few bytes whose header claims `width` x `height` pixels."""
+    """Returns a small PNG whose header claims `width` x `height` pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -361,9 +347,8 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_file(tmp_path, name):
-    content, message = BAD_FILES[name]
+@pytest.mark.parametrize(("content", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_file(tmp_path, content, message):
     path = tmp_path / "digit.png"
     path.write_bytes(content)
     assert message in error_of(path)
@@ -388,7 +373,7 @@ def test_decompression_bomb_takes_no_memory(tmp_path, side):
 
 
 def error_of(path):
-    """The message of the `mnist.Error` that reading raises, checked to be one line with the path."""
+    """Returns the message of the error of `read_image`, checked to be one line with the path."""
     with pytest.raises(mnist.Error) as raised:
         read_image(path)
     message = str(raised.value)

@@ -1,4 +1,4 @@
-"""A model that is made again, by another command or as a copy, answers as the run's does, or is refused."""
+"""A model that another command rebuilds, or that is copied, has the outputs of the run's model, or is refused."""
 
 import math
 import sys
@@ -22,7 +22,7 @@ def tanh(x):
 
 
 class Plainest(keras.Model):
-    """As one writes it first: no argument, no get_config()."""
+    """A model without arguments and without get_config()."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class Plainest(keras.Model):
 
 
 class Powered(Plainest):
-    """Its argument has a default, which is all that Keras notes of it."""
+    """A model whose argument has a default: Keras stores the default alone."""
 
     def __init__(self, power=1.0, **kwargs):
         super().__init__()
@@ -42,7 +42,7 @@ class Powered(Plainest):
 
 
 class Scaled(layers.Layer):
-    """A get_config() that forgets a value."""
+    """A layer whose get_config() lacks a value."""
 
     def __init__(self, scale=1.0, **kwargs):
         super().__init__(**kwargs)
@@ -60,7 +60,7 @@ def make_other_scaled():
         def call(self, x):
             return -x
 
-    return Scaled
+    return Scaled()
 
 
 def changed():
@@ -75,13 +75,13 @@ def sequential(*inner):
     )
 
 
-LIES = {
+WRONG = {
     "a default": lambda: Powered(power=0.2),
     "an attribute": changed,
     "a value": sequential(lambda: Scaled(3.0)),
-    "two classes of one name": sequential(Scaled, lambda: make_other_scaled()()),
+    "two classes of one name": sequential(Scaled, make_other_scaled),
 }
-TRUTHS = {
+RIGHT = {
     "plainest": Plainest,
     "function": sequential(lambda: layers.Dense(8, activation=tanh)),
     "layer": sequential(Scaled),
@@ -95,50 +95,50 @@ def train(digits, workdir, model, cls=TrainStep, optimizer=keras.optimizers.SGD,
     return train_and_evaluate(step, digits, str(workdir), max_steps=max_steps, **options)
 
 
-@pytest.mark.parametrize("name", LIES)
-def test_a_model_that_would_answer_otherwise_is_said_and_refused(name, digits, tmp_path, capsys):
-    train(digits, tmp_path, LIES[name])
-    said = capsys.readouterr().out
-    assert "cannot be rebuilt" in said
-    assert "It trains and resumes; other commands cannot evaluate or export it." in said
+@pytest.mark.parametrize("name", WRONG)
+def test_a_model_with_a_wrong_get_config_trains_but_is_not_evaluated_or_averaged(name, digits, tmp_path, capsys):
+    train(digits, tmp_path, WRONG[name])
+    printed = capsys.readouterr().out
+    assert "cannot be rebuilt" in printed
+    assert "cannot evaluate or export it" in printed
     with pytest.raises(Error, match=r"cannot be rebuilt: .+"):
         finished.load(str(tmp_path))
     averaging = [{"cls": EMA}, {"optimizer": lambda rate: keras.optimizers.SGD(rate, use_ema=True)}]
     for number, options in enumerate(averaging):
         with pytest.raises(Error, match=r"cannot be copied, as averaging needs it: .+") as caught:
-            train(digits, tmp_path / str(number), LIES[name], **options)
-        assert str(caught.value).count("\n") == 0
+            train(digits, tmp_path / str(number), WRONG[name], **options)
+        assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", TRUTHS)
-def test_a_model_is_made_again_with_its_own_answers(name, digits, tmp_path, capsys):
-    results = train(digits, tmp_path, TRUTHS[name])
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_rebuilt_model_has_the_same_test_loss(name, digits, tmp_path, capsys):
+    results = train(digits, tmp_path, RIGHT[name])
     assert "cannot be rebuilt" not in capsys.readouterr().out
     model = finished.load(str(tmp_path)).model
     metrics = compute_metrics(make_predict_logits(model)(digits.test.images).numpy(), digits.test.labels)
     assert metrics["loss"] == results["test_loss"]
-    assert train(digits, tmp_path / "ema", TRUTHS[name], EMA)["steps"] == 3
+    assert train(digits, tmp_path / "ema", RIGHT[name], EMA)["steps"] == 3
 
 
-def test_code_that_has_changed_since_is_refused(digits, tmp_path, monkeypatch):
+def test_a_model_whose_code_changed_after_the_run_is_refused(digits, tmp_path, monkeypatch):
     train(digits, tmp_path, Plainest)
     monkeypatch.setattr(Plainest, "call", lambda self, images: 2.0 * self.logits(self.flatten(images)))
-    with pytest.raises(Error, match="it answers otherwise"):
+    with pytest.raises(Error, match="code that has changed, makes a model with other answers"):
         finished.load(str(tmp_path))
 
 
-def test_a_copy_that_is_thrown_away_moves_no_draws(digits):
-    draws = []
+def test_copies_do_not_change_the_initial_weights_of_the_next_model():
+    weights = []
     for copies in (0, 2):
         keras.utils.set_random_seed(0)
         model = CNN()
         for _ in range(copies):
             copy_model(model)
-        draws.append(CNN().get_weights()[0])
-    np.testing.assert_array_equal(*draws)
+        weights.append(CNN().get_weights()[0])
+    np.testing.assert_array_equal(*weights)
 
 
-def test_a_class_of_the_running_script_is_found_there(digits, tmp_path, monkeypatch):
+def test_a_class_of_the_running_script_is_found(digits, tmp_path, monkeypatch):
     class Mine(Plainest):
         pass
 
@@ -155,7 +155,7 @@ def recurrent():
 
 
 class Counts(layers.Layer):
-    """Counts its calls, those of evaluations too, and answers by them."""
+    """A layer whose output depends on the number of its calls, in evaluations too."""
 
     def build(self, shape):
         self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
@@ -166,7 +166,7 @@ class Counts(layers.Layer):
 
 
 @pytest.mark.parametrize("model", [recurrent, sequential(Counts)])
-def test_evaluations_move_no_state_of_a_layer(model, digits, tmp_path):
+def test_evaluations_do_not_change_the_state_of_a_layer(model, digits, tmp_path):
     class Measures(TrainStep):
         def extra_metrics(self, images, labels, logits):
             return {"mean": float(np.mean(self.model(images[:5] / 255.0, training=False)))}

@@ -1,8 +1,9 @@
 """The step and the loop over it: exact values, exact replays, no retracing."""
 
-from mnist import data
+from mnist import Error, data
 from mnist.data import train_batches
 from mnist.model import CNN, scale_images
+from mnist.settings import Setting
 from mnist.step import TrainStep, make_train_loop
 
 import keras
@@ -32,7 +33,7 @@ def run_loops(step, train, chunks, batch_size=64):
     return {name: np.concatenate([r[name] for r in results]) for name in results[0]}, loop
 
 
-def test_scaling_in_a_graph_gives_numpys_values_for_all_grey_levels():
+def test_a_graph_scales_all_grey_levels_as_numpy_does():
     levels = np.arange(256, dtype=np.uint8)
     expected = (levels / 255.0).astype(np.float32)
     assert tf.function(scale_images)(levels).numpy().tobytes() == expected.tobytes()
@@ -44,26 +45,18 @@ def test_prepared_labels_are_one_hot():
     np.testing.assert_array_equal(labels, np.eye(10, dtype=np.float32)[[0, 9, 4]])
 
 
-def test_steps_per_loop_changes_no_bit(train):
+def test_loops_of_any_length_train_with_the_same_bits_and_one_trace(train):
     one, many = make_step(), make_step()
-    scalars_one, _ = run_loops(one, train, [1] * 26)
-    scalars_many, _ = run_loops(many, train, [20, 6])
+    scalars_one, _ = run_loops(one, train, [1] * 48)
+    scalars_many, loop = run_loops(many, train, [20, 4, 24])  # step 24 has the last 28 of 1,500 images
+    assert loop.experimental_get_tracing_count() == 1
     assert weights_of(one) == weights_of(many)
     for name in ("loss", "accuracy"):
         assert scalars_one[name].tobytes() == scalars_many[name].tobytes()
+    assert scalars_one["loss"][-5:].mean() < scalars_one["loss"][:5].mean() / 3
 
 
-def test_short_batches_and_other_loop_lengths_do_not_retrace(train):
-    _, loop = run_loops(make_step(), train, [20, 4, 24, 1])  # 1,500 images: step 24 has 28 of them
-    assert loop.experimental_get_tracing_count() == 1
-
-
-def test_the_loss_falls(train):
-    scalars, _ = run_loops(make_step(), train, [48])
-    assert scalars["loss"][-5:].mean() < scalars["loss"][:5].mean() / 3
-
-
-def test_a_new_scalar_of_a_step_comes_out_of_the_loop(train):
+def test_the_loop_returns_a_new_scalar_of_a_step(train):
     class WithNorm(TrainStep):
         def compute_gradients(self, images, labels):
             gradients, scalars = super().compute_gradients(images, labels)
@@ -84,6 +77,26 @@ def test_the_loop_stops_after_the_first_loss_that_is_not_finite(train):
     scalars, _ = run_loops(step, train, [20])
     assert np.isfinite(scalars["loss"]).tolist() == [True] * 5 + [False]
     assert int(step.optimizer.iterations) == 6
+
+
+def replace_by_a_setting():
+    class Replacing(TrainStep):
+        view = Setting(3, "A setting.")
+
+
+def replace_by_an_attribute():
+    class Replacing(TrainStep):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self._averaging = 0.9
+
+    make_step(Replacing)
+
+
+@pytest.mark.parametrize(("replace", "name"), [(replace_by_a_setting, "view"), (replace_by_an_attribute, "_averaging")])
+def test_a_subclass_that_replaces_an_attribute_of_the_base_is_refused(replace, name):
+    with pytest.raises(Error, match=rf"^Replacing\.{name} replaces an attribute that TrainStep needs: .*\.$"):
+        replace()
 
 
 def test_random_seeds_depend_on_seed_step_and_purpose():

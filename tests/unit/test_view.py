@@ -1,4 +1,4 @@
-"""What a step shows from within: norms and histograms of the right numbers, and what research writes itself."""
+"""Norms and histograms of a step, and the summaries that research writes from within it."""
 
 import collections
 import pathlib
@@ -32,7 +32,7 @@ def norm(arrays):
 
 
 def read(folder):
-    """What TensorBoard knows of an event folder: a dict from tags to a list of steps and tensors."""
+    """Returns a dict from the tags of an event folder to lists of steps and tensors."""
     events = EventAccumulator(str(folder), tensor_size_guidance=collections.defaultdict(int))
     events.Reload()
     return {
@@ -41,7 +41,7 @@ def read(folder):
     }
 
 
-def test_norms_and_histograms_are_those_of_the_step(digits, tmp_path):
+def test_norms_and_histograms_have_the_values_of_the_step(digits, tmp_path):
     seen = []
 
     class Seeing(TrainStep):
@@ -68,7 +68,7 @@ def test_norms_and_histograms_are_those_of_the_step(digits, tmp_path):
     assert found["gradients/a/kernel"][1][1][:, 2].sum() == 784 * 8
 
 
-def test_nothing_that_is_looked_at_moves_a_bit(digits, tmp_path):
+def test_measuring_changes_no_bit(digits, tmp_path):
     weights = []
     for name, every in (("all", 1), ("none", 0)):
         adam = keras.optimizers.Adam(1e-3)
@@ -78,7 +78,7 @@ def test_nothing_that_is_looked_at_moves_a_bit(digits, tmp_path):
     assert not any(tag.startswith(("weights", "gradients", "updates")) for tag in read(tmp_path / "none" / "train"))
 
 
-def test_gradients_of_a_scaled_loss_are_shown_as_they_are(digits, tmp_path):
+def test_gradients_of_a_scaled_loss_are_shown_without_the_scale(digits, tmp_path):
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=1024.0)
     for name, optimizer in (("plain", keras.optimizers.SGD(0.1)), ("scaled", scaled)):
         train(tmp_path / name, digits, optimizer=optimizer, norms_every=1, max_steps=3)
@@ -88,7 +88,7 @@ def test_gradients_of_a_scaled_loss_are_shown_as_they_are(digits, tmp_path):
 
 
 class Writing(TrainStep):
-    """Writes in its own ways: every so often, as --norms_every says, and at each evaluation."""
+    """A step that writes every few steps, as often as --norms_every, and at each evaluation."""
 
     def prepare_batch(self, images, labels):
         images, labels = super().prepare_batch(images, labels)
@@ -106,8 +106,8 @@ class Writing(TrainStep):
 
     def extra_metrics(self, images, labels, logits):
         view = self.view
-        told = (view.workdir, view.dataset.name, view.part, len(labels), logits.shape)
-        self._told = [*getattr(self, "_told", []), told]
+        seen = (view.workdir, view.dataset.name, view.part, len(labels), logits.shape)
+        self._seen = [*getattr(self, "_seen", []), seen]
         with view.every(1000):
             tf.summary.histogram("logits/all", logits)
         return {"margin": np.sort(logits)[:, -1].mean() - np.sort(logits)[:, -2].mean()}
@@ -119,7 +119,7 @@ def test_research_writes_from_the_step_and_from_evaluations_and_a_resume_repeats
     options = {"settings": {"slices": slices}, "norms_every": 4, "steps_per_loop": 3, "max_steps": 22}
     with pytest.raises(Interrupted):
         train(tmp_path, held, Writing, interrupt=StopAfter(4), **options)
-    shutil.rmtree(tmp_path / "checkpoints")  # as after kill -9: what was written is ahead of what was saved
+    shutil.rmtree(tmp_path / "checkpoints")  # as after kill -9, when event files are ahead of checkpoints
     with pytest.raises(Interrupted):
         train(tmp_path, held, Writing, interrupt=StopAfter(3), **options)
     step, results = train(tmp_path, held, Writing, **options)
@@ -130,8 +130,8 @@ def test_research_writes_from_the_step_and_from_evaluations_and_a_resume_repeats
     assert len(found["images/batch"][0][1]) == 2 + 2  # width, height and two pictures
     assert [n for n, _ in read(tmp_path / "validation")["logits/all"]] == [0, 22]
     assert [n for n, _ in read(tmp_path / "test")["logits/all"]] == [22]
-    assert step._told[-1] == (str(tmp_path), "digits", "test", len(held.test.labels), (len(held.test.labels), 10))
-    assert step._told[-2][2:4] == ("validation", 97)
+    assert step._seen[-1] == (str(tmp_path), "digits", "test", len(held.test.labels), (len(held.test.labels), 10))
+    assert step._seen[-2][2:4] == ("validation", 97)
     assert results["validation_margin"] > 0
     assert read(tmp_path / "validation")["epoch/margin"][-1][1] == pytest.approx(results["validation_margin"])
 
@@ -160,7 +160,7 @@ def test_without_a_run_a_step_that_writes_is_silent():
     assert np.isfinite(step(images, labels)["loss"])
 
 
-def test_a_metric_of_the_old_form_is_refused_in_a_line(digits, tmp_path):
+def test_extra_metrics_without_logits_is_refused(digits, tmp_path):
     class Old(TrainStep):
         def extra_metrics(self, images, labels):
             return {}
@@ -170,7 +170,7 @@ def test_a_metric_of_the_old_form_is_refused_in_a_line(digits, tmp_path):
     assert not pathlib.Path(tmp_path / "run" / "checkpoints").exists()
 
 
-def test_numbers_that_are_not_finite_and_odd_paths():
+def test_histograms_of_odd_values():
     assert counts(np.array([np.nan, np.inf, 1.0], np.float32))[:, 2].sum() == 1
     assert counts(np.array([np.nan], np.float32)).shape == (30, 3)
     for values in ([1, 1.0000001], [1e9], [1e20, 1e20], [-3e38, 3e38], []):
@@ -179,30 +179,22 @@ def test_numbers_that_are_not_finite_and_odd_paths():
         assert (np.diff(found[:, 0]) > 0).all()
 
 
-class Block(keras.layers.Layer):
-    def __init__(self, name):
+class Chain(keras.Model):
+    def __init__(self, name, *names):
         super().__init__(name=name)
-        self.fc = keras.layers.Dense(4, name="fc")
+        self.parts = [keras.layers.Dense(10, name=inner) for inner in names]
 
     def call(self, x):
-        return self.fc(x)
+        for part in self.parts:
+            x = part(x)
+        return x
 
 
 def test_each_layer_has_a_name_of_its_own():
-    images = keras.Input([28, 28, 1])
-    x = keras.layers.Flatten()(images)
-    model = keras.Model(images, keras.layers.Dense(10, name="out")(Block("block2")(Block("block1")(x))))
+    parts = [Chain("block1", "fc"), Chain("block2", "fc"), keras.layers.Dense(10, name="out")]
+    model = keras.Sequential([keras.Input([784]), *parts])
     layers = [layer for layer, name in names_of(model) if name == "kernel"]
     assert layers == ["block1/fc", "block2/fc", "out"]
-
-    class Twins(keras.Model):
-        def __init__(self):
-            super().__init__(name="twins")
-            self.a, self.b = (keras.layers.Dense(10, name="same") for _ in range(2))
-
-        def call(self, x):
-            return self.b(self.a(x))
-
-    twins = Twins()
+    twins = Chain("twins", "same", "same")
     twins(tf.zeros([1, 10]))
     assert [layer for layer, _ in names_of(twins)] == ["same", "same", "same_2", "same_2"]

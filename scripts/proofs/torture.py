@@ -1,16 +1,15 @@
-"""Kills a run again and again and checks that nothing is lost: python scripts/torture.py --workdir=W --kills=20
+"""Kills a run again and again, and checks that nothing is lost: python scripts/proofs/torture.py --workdir=W --kills=20
 
-Trains once undisturbed in W/undisturbed, then once more in W/killed with `kill -9` at random moments:
-anywhere, during start-up, and as soon as a save begins. Then it compares the last checkpoint, every
-variable and the metrics of every epoch, and results.json, times aside. What follows `--` goes to
-python -m mnist.train, or to --module. Exits with 0 only if all is equal to the last bit.
+Trains once undisturbed in W/undisturbed. Trains again in W/killed with `kill -9` at random moments: anywhere, during
+start-up, and as soon as a save begins. Then it compares the last checkpoint, every variable, the metrics of every epoch
+and results.json, except times. Exits with 0 only if all are equal to the last bit. The flags after `--` go to
+python -m mnist.train, or to --module.
 
-    python scripts/torture.py --workers=2 --kills=20 --workdir=W
+    python scripts/proofs/torture.py --workers=2 --kills=20 --workdir=W
 
-has the killed run trained by several processes, at each start by another number of them, 1, 2, 4 ... up
-to --workers, on one or two devices each; the undisturbed run is one process. Any of them is killed, or
-now and then stopped: the others must end by themselves within 30 s, with exit code 75 and one line
-that begins with `error: `.
+trains the killed run with several processes. Each start has 1, 2, 4 ... or --workers processes with one or two devices.
+The undisturbed run is one process. The victim is a random process, which is killed or sometimes stopped. The others
+must end by themselves within 30 s, with exit code 75 and one line that begins with `error: `.
 """
 
 import collections
@@ -27,22 +26,20 @@ import sys
 import time
 
 from mnist import LOST, Error, checkpoint, files
-from mnist.cli import run
+from mnist.cli import check_arguments, find_program, last_words, run
+from mnist.launch_workers import Workers
 from mnist.run import OF_THE_HOUR
 from mnist.settings import Setting, local_path
 
-from launch_workers import Workers
-from sweep import check_arguments, find_program, last_words
-
-# Few images at a time make the evaluation long enough to be hit, and the many saves likewise.
+# Small batches in evaluations, and many saves, make both long enough for a kill to hit them.
 DEFAULT_FLAGS = ["--epochs=2", "--checkpoint_every=100"]
-EVAL_BATCH_SIZES = (1, 8)  # of one process, of several: one that evaluates does not answer
+EVAL_BATCH_SIZES = (2, 8)  # for one process, for several: a worker answers no other worker while it evaluates
 MOMENTS = ("anywhere", "save", "start-up")
-START_UP = 4  # seconds that it takes, for each worker: they share the cores
-LIMIT = 30  # seconds in which the other workers end by themselves, counted from the start-up's end if that comes later
-WORKER_TIMEOUT = 24  # they wait so long for one that does not come up, a third of it for an answer
-STOPPED = 0.2  # of the workers are stopped, not killed
-# How a line of C++ or of Python begins that reports a failure.
+START_UP = 4  # seconds for each worker, because they share the cores
+LIMIT = 30  # seconds for the other workers to end, from the loss or from the end of the start-up
+WORKER_TIMEOUT = 24  # seconds. Workers wait so long for a start-up, and a third of it for an answer
+STOPPED = 0.2  # share of the victims that are stopped
+# The first words of a line in which C++ or Python reports a failure.
 REPORT = r"Traceback |Fatal |terminate called|\*\*\* |\s+@ |[IWEF]\d{4} |\d{4}-\d\d-\d\d \d\d:"
 
 
@@ -51,7 +48,7 @@ def log_of(workdir, worker=0):
 
 
 def start(program, workdir, arguments, count=1):
-    """Starts a training run, its output in W.log, of further workers in W.1.log and so on. Returns: the `Workers`."""
+    """Starts a run, with the output of its workers in W.log, W.1.log and so on. Returns: the `Workers`."""
     logs = [log_of(workdir, worker) for worker in range(count)]
     for log in logs:
         with contextlib.suppress(FileNotFoundError):
@@ -60,7 +57,7 @@ def start(program, workdir, arguments, count=1):
 
 
 def wait(workers, what, workdir):
-    """Waits until a run has ended. Raises: `mnist.Error` if it failed."""
+    """Waits for the end of a run. Raises: `mnist.Error` if it failed."""
     failed = workers.follow([])
     workers.end()
     if failed is not None:
@@ -68,31 +65,31 @@ def wait(workers, what, workdir):
 
 
 def failure(what, workdir, worker=0):
-    """An `Error` in the words of a run that ended when it should not."""
+    """Returns an `Error` with the last words of a run that failed."""
     log = log_of(workdir, worker)
     with open(log, errors="replace") as file:
-        said = last_words(file.read()).removeprefix("error: ")
+        message = last_words(file.read()).removeprefix("error: ")
     if os.path.exists(workdir):
-        return Error(f"{what} failed: {said} See {log}.")
-    os.remove(log)  # it did not begin: the same --workdir is new again
+        return Error(f"{what} failed: {message} See {log}.")
+    os.remove(log)  # the run wrote nothing, so that the same --workdir can be used again
     with contextlib.suppress(OSError):
         os.rmdir(os.path.dirname(workdir))
-    return Error(f"{what} failed: {said}")
+    return Error(f"{what} failed: {message}")
 
 
 def newest_step(workdir):
-    """The step of the newest checkpoint, 0 if there is none."""
+    """Returns the step of the newest checkpoint, 0 if no checkpoint exists."""
     paths = glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "ckpt-*.index"))
     return max((int(path.rpartition("-")[2].removesuffix(".index")) for path in paths), default=0)
 
 
 def signal_at(process, signum, workdir, moment, seconds):
-    """Sends a process a signal `seconds` after the start, or, at a save, as the first one after that begins.
+    """Sends a signal to a process after some seconds. For the moment "save" it then waits for the next save.
 
-    Returns: whether it was still there.
+    Returns: whether the process had not ended.
     """
     pattern = os.path.join(glob.escape(workdir), "checkpoints", "tmp*")
-    left = set(glob.glob(pattern))  # by a save that was killed before
+    left = set(glob.glob(pattern))  # from a killed save
     time.sleep(seconds)
     while moment == "save" and process.poll() is None and left.issuperset(glob.glob(pattern)):
         pass
@@ -102,9 +99,9 @@ def signal_at(process, signum, workdir, moment, seconds):
 
 
 def outlive(workers, victim, workdir, limit):
-    """Waits for the others of a worker that was lost, and ends it. Returns: seconds that they took.
+    """Waits until all workers except the victim have ended, and kills the victim. Returns: the seconds waited.
 
-    Raises: `mnist.Error` if they did not end as they should, `limit` seconds from now.
+    Raises: `mnist.Error` if a worker takes more than `limit` seconds, or ends with another code or more output.
     """
     others = {i: process for i, process in enumerate(workers.processes) if i != victim}
     began = time.monotonic()
@@ -128,7 +125,7 @@ def outlive(workers, victim, workdir, limit):
 
 
 def differences(one, other):
-    """Compares two finished runs but for their times. Returns: names of all that differs."""
+    """Compares two finished runs except for times. Returns: the names of all differences."""
     loaded = [checkpoint.load_newest(os.path.join(workdir, "checkpoints")) for workdir in (one, other)]
     (tensors, state), (other_tensors, other_state) = loaded
     names = [n for n in tensors.keys() | other_tensors.keys() if not _equal(tensors.get(n), other_tensors.get(n))]
@@ -146,7 +143,7 @@ def _equal(a, b):
 
 
 def torture(workdir, arguments, *, kills, seed, workers=1, module="mnist.train"):
-    """Trains undisturbed and killed. Returns: names of what differs between the two, none if all is well."""
+    """Trains undisturbed and killed. Returns: the names of all differences."""
     undisturbed, killed = os.path.join(workdir, "undisturbed"), os.path.join(workdir, "killed")
     program = find_program(module)
     check_arguments(arguments, ["workdir", *(["slices", "devices", "worker_timeout"] if workers > 1 else [])])
@@ -165,7 +162,7 @@ def torture(workdir, arguments, *, kills, seed, workers=1, module="mnist.train")
     draw, rounds, kill, waited = random.Random(seed), 1, 1, []
 
     def resume():
-        """Starts the killed run on some layout. Returns: the `Workers`, the layout in words."""
+        """Starts the killed run on a random layout. Returns: the `Workers`, the layout in words."""
         if workers == 1:
             return start(program, killed, arguments), ""
         count, devices = draw.choice(counts), draw.choice([1, 2])
@@ -179,7 +176,7 @@ def torture(workdir, arguments, *, kills, seed, workers=1, module="mnist.train")
         if count > 1:
             victim = draw.randrange(count)
             signum = signal.SIGSTOP if draw.random() < STOPPED else signum
-        # A life that ends before the first save makes no progress.
+        # Long enough on average to reach a save, without which there is no progress.
         start_up = START_UP * count
         seconds = draw.uniform(0, start_up if moment == "start-up" else max(10, 0.6 * duration))
         if signal_at(life.processes[victim], signum, killed, moment, seconds):
@@ -194,7 +191,7 @@ def torture(workdir, arguments, *, kills, seed, workers=1, module="mnist.train")
         print(f"{'':>5} {'finished':<10}{seconds:8.1f}{newest_step(killed):12d}  {layout}".rstrip(), flush=True)
         if different := differences(undisturbed, killed):
             return different
-        shutil.rmtree(killed)  # finished before all kills were spent: once more from the start
+        shutil.rmtree(killed)  # starts again, because kills are left
         rounds += 1
     wait(resume()[0], "the last run", killed)
     print(f"finished: step {newest_step(killed)}, {rounds} run(s)", flush=True)
@@ -207,13 +204,13 @@ def torture(workdir, arguments, *, kills, seed, workers=1, module="mnist.train")
 
 
 class Torture:
-    """What is killed, and how often."""
+    """The flags of this script."""
 
-    workdir = Setting(None, "Folder for both runs, a new one.", kind=local_path)
-    kills = Setting(20, "How often to kill the run.", low=1)
-    workers = Setting(1, "Processes that train the killed run, at most; it is resumed on other numbers of them.", low=1)
-    seed = Setting(0, "Of the moments.", low=0)
-    module = Setting("mnist.train", "What to run: a module, or a .py file, that calls mnist.train.launch.")
+    workdir = Setting(None, "New folder for both runs.", kind=local_path)
+    kills = Setting(20, "Number of kills.", low=1)
+    workers = Setting(1, "Largest number of processes of the killed run. Every start has another number.", low=1)
+    seed = Setting(0, "Seed of the moments.", low=0)
+    module = Setting("mnist.train", "A module, or a .py file, that calls mnist.train.launch.")
 
 
 def main(options, arguments):

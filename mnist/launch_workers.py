@@ -1,10 +1,10 @@
 """Starts a training command as several processes of this machine that share one run.
 
-    python scripts/launch_workers.py --workers=2 -- python -m mnist.train --slices=2 --workdir=runs/shared
+    python -m mnist.launch_workers --workers=2 -- python -m mnist.train --slices=2 --workdir=runs/shared
 
-Each process gets a TF_CONFIG with free ports. The first one, the chief, writes to this terminal, the others to a log
-each. Ctrl-C and SIGTERM go to all: they save and end. Where one fails, the others end with it, by KILL if need be.
-Exits with 0 if all did, else with the code of the first that failed; 128 + N is signal N.
+Each process gets a TF_CONFIG with free ports. The first, the chief, writes to this terminal, the others to log files.
+Ctrl-C and SIGTERM reach all processes, which save and end. If one process fails, the launcher ends the others.
+Exits with 0 if all processes did, else with the code of the first that failed (128 + N after signal N).
 """
 
 import contextlib
@@ -22,36 +22,35 @@ from mnist import LOST, Error
 from mnist.cli import run
 from mnist.settings import Setting, local_path
 
-_SECONDS = 3  # in which the others end by themselves when one has failed, and again after SIGTERM
-_SAVE_SECONDS = 60  # for all to save when they are asked to end
+_SECONDS = 3  # for the other workers to end by themselves after a failure, and again after SIGTERM
+_SAVE_SECONDS = 60  # for all workers to save after a signal
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Launch:
-    """How many processes, and what if one is lost."""
+    """The flags of this command."""
 
-    workers = Setting(2, "Processes; --slices of the command must be a multiple of them.", low=1)
-    restarts = Setting(0, "How often all are started again after one was lost, to resume the run.", low=0)
+    workers = Setting(2, "Number of processes. It must divide --slices of the command.", low=1)
+    restarts = Setting(0, "How often to start all processes again, to resume the run, after one was lost.", low=0)
     min_workers = Setting(
         None,
-        "With --restarts: resume on half as many workers after each loss, but on no fewer than this. Default: on as "
-        "many as before.",
+        "With --restarts: start half as many workers after each loss, and at least this many. Default: all again.",
         kind=int,
         low=1,
     )
-    logs = Setting(None, "Folder for the logs of all but the chief. Default: a temporary one.", kind=local_path)
+    logs = Setting(None, "Folder for the logs of all workers but the chief. Default: a temporary one.", kind=local_path)
 
 
 class Workers:
-    """The processes of one start, in a group each, so that a signal of the terminal reaches them once, through this.
+    """The processes of one start. Each has its own process group, so that Ctrl-C reaches it once, through `send`.
 
     Args:
-      command: what each of them runs, a list.
-      logs: paths of files that their output is added to, one for each process; None: where this one's goes.
+      command: a list of strings. The command of every process.
+      logs: a list of paths, one for each process. The file that its output is appended to. None: this terminal.
     """
 
     def __init__(self, command, logs):
-        addresses = [f"localhost:{port}" for port in _free_ports(len(logs))]
+        addresses = [f"localhost:{port}" for port in free_ports(len(logs))]
         self.processes = []
         for i, path in enumerate(logs):
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
@@ -72,36 +71,37 @@ class Workers:
             self.processes.append(process)
 
     def send(self, signum):
+        """Sends a signal to all processes that have not ended."""
         for process in self.processes:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signum)
 
     def wait(self, seconds):
-        """Returns: whether all have ended in that time."""
+        """Waits at most `seconds`. Returns: whether all processes have ended."""
         limit = time.monotonic() + seconds
         while any(process.poll() is None for process in self.processes) and time.monotonic() < limit:
             time.sleep(0.05)
         return all(process.poll() is not None for process in self.processes)
 
     def end(self):
-        """Ends all that are left: they are asked, and then made to."""
-        if not self.wait(_SECONDS if self.processes else 0):
-            self.send(signal.SIGTERM)
-            if not self.wait(_SECONDS):
-                self.send(signal.SIGKILL)
-                self.wait(_SECONDS)
-
-    def follow(self, asked):
-        """Waits until all have ended or one has failed, and passes on the signals that come into the list `asked`.
-
-        Returns: the first that failed, None if none did.
-        """
-        passed, limit = 0, None
-        while True:
-            for signum in asked[passed:]:
+        """Waits a few seconds for the processes, then sends SIGTERM, then SIGKILL."""
+        for signum in (None, signal.SIGTERM, signal.SIGKILL):
+            if signum:
                 self.send(signum)
-                passed, limit = passed + 1, limit or time.monotonic() + _SAVE_SECONDS
+            if self.wait(_SECONDS if self.processes else 0):
+                return
+
+    def follow(self, signums):
+        """Waits until all processes have ended or one has failed. Sends on the signals that are added to `signums`.
+
+        Returns: the index of the first process that failed, None if all have ended with 0.
+        """
+        sent, limit = 0, None
+        while True:
+            for signum in signums[sent:]:
+                self.send(signum)
+                sent, limit = sent + 1, limit or time.monotonic() + _SAVE_SECONDS
             codes = [process.poll() for process in self.processes]
             failed = next((i for i, code in enumerate(codes) if code), None)
             if failed is not None or None not in codes:
@@ -111,9 +111,10 @@ class Workers:
             time.sleep(0.05)
 
 
-def _free_ports(count):
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+def free_ports(count):
+    """Returns the numbers of ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
             one.bind(("", 0))
         return [one.getsockname()[1] for one in sockets]
@@ -122,7 +123,7 @@ def _free_ports(count):
 def _die_with_parent():
     import ctypes
 
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: this launcher may be killed itself
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, because the launcher itself may be killed
 
 
 def _last_line(path):
@@ -138,38 +139,34 @@ def main(options, command):
     try:
         os.makedirs(logs, exist_ok=True)
     except OSError as error:
-        raise Error(f"cannot write to --logs={options.logs}: {error.strerror}.") from None
-    count, asked = options.workers, []
+        raise Error(f"cannot write to --logs={logs}: {error.strerror}.") from None
+    count, signums = options.workers, []
     for signum in _SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, lambda signum, _: asked.append(signum))
+            signal.signal(signum, lambda signum, _: signums.append(signum))
     print(f"{shlex.join(command)} on {count} workers; logs: {logs}", flush=True)
     paths = [None, *(os.path.join(logs, f"worker_{i}.log") for i in range(1, count))]
-    for restart in range(options.restarts + 1):
+    for restart in range(1, options.restarts + 2):
         workers = Workers(command, paths[:count])
         try:
-            failed = workers.follow(asked)
+            failed = workers.follow(signums)
         finally:
             workers.end()
         if failed is None:
             return 0
         code = workers.processes[failed].returncode
         code = 128 - code if code < 0 else code
-        if asked:
+        if signums:
             return code or 1
         reason = _last_line(paths[failed]) if failed else ""
         print(f"worker {failed} ended with {code}{f': {reason}' if reason else '.'}", file=sys.stderr, flush=True)
-        lost = code > 128 or code == LOST
         fewer = count // 2 if options.min_workers else count
-        if not lost or restart == options.restarts or fewer < (options.min_workers or 1):
+        is_lost = code > 128 or code == LOST
+        if not is_lost or restart > options.restarts or fewer < (options.min_workers or 1):
             return code
         count = fewer
-        print(
-            f"restart {restart + 1} of {options.restarts}, on {count} worker{'s' * (count > 1)}",
-            file=sys.stderr,
-            flush=True,
-        )
-    return code
+        text = f"restart {restart} of {options.restarts}, on {count} worker{'s' * (count > 1)}"
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

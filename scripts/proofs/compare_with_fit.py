@@ -1,13 +1,15 @@
-"""Checks that this loop gives the same bits as model.fit: python scripts/compare_with_fit.py
+"""Compares this loop with model.fit, bit for bit: python scripts/proofs/compare_with_fit.py
 
-Trains the tutorial's Sequential model (softmax, one-hot labels, categorical_crossentropy) with
-`model.fit`, and the CNN with this project's loop, from the same initial weights on the same batches.
-After each epoch every weight, every optimizer slot and the epoch's loss and accuracy are compared, at the
-end the weights that are evaluated. Exits with 0 only if all are equal to the last bit.
+Trains the Sequential model of the tutorials (softmax, one-hot labels, categorical_crossentropy) with `model.fit`, and
+the CNN with the loop of this project. Both start with the same weights and see the same batches. After each epoch it
+compares every weight, every optimizer slot, the loss and the accuracy, and at the end the evaluated weights. Exits with
+0 only if all are equal to the last bit.
 
-`--feature=all` does the same for what Keras' models, layers and optimizers bring that changes what `fit`
-computes, a row of `make_features` each, on a small network.
+`--feature=all` compares further features of Keras on a small network. They are models, layers and optimizers that
+change what `fit` computes, a row of `make_features` each.
 """
+
+import functools
 
 from mnist import Error, data
 from mnist.cli import run
@@ -25,7 +27,7 @@ STEPS_PER_LOOP = 100
 
 
 def make_optimizers(total_steps):
-    """Constructors of the optimizers to compare, by name."""
+    """Returns a dict from names to constructors of the optimizers to compare."""
     optimizers = keras.optimizers
     return {
         "adam": lambda: optimizers.Adam(),
@@ -36,7 +38,7 @@ def make_optimizers(total_steps):
 
 
 def make_sequential():
-    """The network as the tutorials write it, with a softmax at its end."""
+    """Returns the network of the tutorials, which ends with a softmax."""
     layers = keras.layers
     return keras.Sequential(
         [
@@ -54,7 +56,7 @@ def make_sequential():
 
 
 class OwnLosses(keras.layers.Layer):
-    """Adds losses as a layer may: a scalar, one for each image, and one only in training."""
+    """Identity with three losses: a scalar, one for each image, and a scalar in training only."""
 
     def call(self, x, training=False):
         self.add_loss(0.01 * keras.ops.mean(keras.ops.square(x)))
@@ -65,20 +67,27 @@ class OwnLosses(keras.layers.Layer):
 
 
 def make_small(*inner, dense=None, frozen=False):
-    """A function that makes a small Sequential to logits; `inner` make layers before the last."""
+    """Returns a function that makes a small Sequential to logits.
+
+    Args:
+      inner: constructors of layers before the last.
+      dense: a dict. Arguments of the last layer.
+      frozen: whether the first layer is not trained.
+    """
 
     def make():
         layers = keras.layers
         first = layers.Conv2D(4, 5, strides=3, activation="relu", trainable=not frozen)
         last = layers.Dense(NUM_CLASSES, **(dense or {}))
-        made = [make_layer() for make_layer in inner]
-        return keras.Sequential([keras.Input(IMAGE_SHAPE), first, layers.Flatten(), *made, last])
+        return keras.Sequential(
+            [keras.Input(IMAGE_SHAPE), first, layers.Flatten(), *(layer() for layer in inner), last]
+        )
 
     return make
 
 
 class UnusedHead(keras.Model):
-    """A model with a layer that has no part in its answers: its variables get no gradient."""
+    """Model with an unused layer, whose variables get no gradient."""
 
     def __init__(self):
         super().__init__()
@@ -92,7 +101,7 @@ class UnusedHead(keras.Model):
 
 
 class NoTraining(UnusedHead):
-    """A call() without `training`: fit then leaves Dropout and BatchNormalization as in inference."""
+    """Model whose call() has no argument `training`, so that `fit` runs its layers in inference mode."""
 
     def __init__(self):
         super().__init__()
@@ -104,101 +113,94 @@ class NoTraining(UnusedHead):
 
 
 class Centralized(keras.optimizers.SGD):
-    """An optimizer with a way of its own to apply gradients: less their mean."""
+    """Optimizer that overrides `apply_gradients`, and subtracts the mean from each gradient."""
 
     def apply_gradients(self, grads_and_vars):
         return super().apply_gradients((gradient - keras.ops.mean(gradient), v) for gradient, v in grads_and_vars)
 
 
 def make_recurrent():
-    """A small recurrent network: its dropout draws whenever it is called, in evaluations too."""
+    """Returns a small recurrent network. Its dropout advances its seed in evaluations, too."""
     layers = keras.layers
     rows = [keras.Input(IMAGE_SHAPE), layers.Reshape(IMAGE_SHAPE[:2])]
     return keras.Sequential([*rows, layers.LSTM(4, dropout=0.2, recurrent_dropout=0.2), layers.Dense(NUM_CLASSES)])
 
 
 def make_lora():
-    """A small model, of whose last layer only a low-rank update is trained."""
+    """Returns a small model that trains only a low-rank update of its last layer."""
     model = make_small()()
     model.layers[-1].enable_lora(2)
     return model
 
 
 def make_features():
-    """What is compared with --feature: a dict from names to constructors of a model and of an optimizer."""
+    """Returns a dict from the names of --feature to two constructors, of a model to logits and of an optimizer."""
     layers, optimizers, regularizers = keras.layers, keras.optimizers, keras.regularizers
-    adam = optimizers.Adam
-    schedules = optimizers.schedules
-    plain = make_small()
+    adam, sgd = optimizers.Adam, optimizers.SGD
     l2, l1 = regularizers.L2(0.1), regularizers.L1(0.01)
+    orthogonal = regularizers.OrthogonalRegularizer(0.01, "columns")
+    max_norm = keras.constraints.MaxNorm(0.5)
+    all_regularizers = {"kernel_regularizer": l2, "bias_regularizer": l1, "activity_regularizer": l2}
+    dropout = functools.partial(layers.Dropout, 0.4)
+    noise = functools.partial(layers.GaussianNoise, 0.1)
+    activity = functools.partial(layers.ActivityRegularization, 0.01, 0.02)
+    models = {
+        "kernel_regularizer": make_small(dense={"kernel_regularizer": l2, "bias_regularizer": l1}),
+        "activity_regularizer": make_small(dense={"activity_regularizer": l2}),
+        "orthogonal_regularizer": make_small(dense={"kernel_regularizer": orthogonal}),
+        "add_loss": make_small(OwnLosses),
+        "add_loss_regularizer_dropout": make_small(OwnLosses, dropout, dense={"kernel_regularizer": l2}),
+        "activity_layer": make_small(activity),
+        "constraint": make_small(dense={"kernel_constraint": max_norm}),
+        "frozen": make_small(frozen=True),
+        "batch_norm": make_small(layers.BatchNormalization),
+        "frozen_batch_norm": make_small(lambda: layers.BatchNormalization(trainable=False)),
+        "dropout": make_small(dropout),
+        "noise": make_small(noise),
+        "spectral_norm": make_small(lambda: layers.SpectralNormalization(layers.Dense(16))),
+        "lora": make_lora,
+        "bfloat16_logits": make_small(dense={"dtype": "mixed_bfloat16"}),
+        "float16_logits": make_small(dense={"dtype": "mixed_float16"}),
+        "float64_logits": make_small(dense={"dtype": "float64"}),
+        "no_training_argument": NoTraining,
+        "recurrent_dropout": make_recurrent,
+    }
+    made = {
+        "use_ema": lambda: adam(use_ema=True, ema_momentum=0.9),
+        "ema_overwrite": lambda: adam(use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=3),
+        "loss_scale_factor": lambda: adam(loss_scale_factor=1000.0),
+        "loss_scale_optimizer": lambda: optimizers.LossScaleOptimizer(adam(), dynamic_growth_steps=4),
+        "loss_scale_overflow": lambda: optimizers.LossScaleOptimizer(adam(), initial_scale=2.0**127),
+        "gradient_accumulation": lambda: adam(gradient_accumulation_steps=3),
+        "accumulation_clip_ema": lambda: sgd(0.1, gradient_accumulation_steps=2, global_clipnorm=0.1, use_ema=True),
+        "clipnorm": lambda: adam(clipnorm=0.1),
+        "clipvalue": lambda: adam(clipvalue=0.01),
+        "weight_decay": lambda: adam(weight_decay=0.1),
+        "amsgrad": lambda: adam(amsgrad=True),
+        "schedule": lambda: sgd(optimizers.schedules.PiecewiseConstantDecay([5, 9], [0.1, 0.01, 0.2])),
+        "own_apply_gradients": lambda: Centralized(0.1),
+        "callable_rate": lambda: adam(lambda: 2e-3),
+    }
+    names = "Adadelta Adafactor Adagrad AdamW Adamax Ftrl Lamb Lion Muon Nadam RMSprop SGD"
+    made |= {name: getattr(optimizers, name) for name in names.split()}
+    together = make_small(
+        *(layers.BatchNormalization, OwnLosses, dropout, noise, activity),
+        dense=all_regularizers | {"kernel_constraint": max_norm},
+    )
     return {
-        "kernel_regularizer": (make_small(dense={"kernel_regularizer": l2, "bias_regularizer": l1}), adam),
-        "activity_regularizer": (make_small(dense={"activity_regularizer": l2}), adam),
-        "orthogonal_regularizer": (
-            make_small(dense={"kernel_regularizer": regularizers.OrthogonalRegularizer(0.01, "columns")}),
-            adam,
-        ),
-        "add_loss": (make_small(OwnLosses), adam),
-        "add_loss_regularizer_dropout": (
-            make_small(OwnLosses, lambda: layers.Dropout(0.3), dense={"kernel_regularizer": l2}),
-            adam,
-        ),
-        "activity_layer": (make_small(lambda: layers.ActivityRegularization(0.01, 0.02)), adam),
-        "constraint": (make_small(dense={"kernel_constraint": keras.constraints.MaxNorm(0.5)}), adam),
-        "frozen": (make_small(frozen=True), adam),
-        "batch_norm": (make_small(layers.BatchNormalization), adam),
-        "frozen_batch_norm": (make_small(lambda: layers.BatchNormalization(trainable=False)), adam),
-        "dropout": (make_small(lambda: layers.Dropout(0.4)), adam),
-        "noise": (make_small(lambda: layers.GaussianNoise(0.1)), adam),
-        "spectral_norm": (make_small(lambda: layers.SpectralNormalization(layers.Dense(16))), adam),
-        "lora": (make_lora, adam),
-        "bfloat16_logits": (make_small(dense={"dtype": "mixed_bfloat16"}), adam),
-        "float16_logits": (make_small(dense={"dtype": "mixed_float16"}), adam),
-        "float64_logits": (make_small(dense={"dtype": "float64"}), adam),
+        **{name: (make_model, adam) for name, make_model in models.items()},
+        **{name: (make_small(), make_optimizer) for name, make_optimizer in made.items()},
         "unused_head": (UnusedHead, lambda: optimizers.AdamW(weight_decay=0.1)),
-        "no_training_argument": (NoTraining, adam),
-        "recurrent_dropout": (make_recurrent, adam),
-        "use_ema": (plain, lambda: adam(use_ema=True, ema_momentum=0.9)),
-        "use_ema_batch_norm": (make_small(layers.BatchNormalization), lambda: optimizers.SGD(0.1, use_ema=True)),
-        "ema_overwrite": (plain, lambda: adam(use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=3)),
-        "loss_scale_factor": (plain, lambda: adam(loss_scale_factor=1000.0)),
-        "loss_scale_optimizer": (plain, lambda: optimizers.LossScaleOptimizer(adam(), dynamic_growth_steps=4)),
-        "loss_scale_overflow": (plain, lambda: optimizers.LossScaleOptimizer(adam(), initial_scale=2.0**127)),
-        "gradient_accumulation": (plain, lambda: adam(gradient_accumulation_steps=3)),
-        "accumulation_clip_ema": (
-            plain,
-            lambda: optimizers.SGD(0.1, gradient_accumulation_steps=2, global_clipnorm=0.1, use_ema=True),
-        ),
-        "clipnorm": (plain, lambda: adam(clipnorm=0.1)),
-        "clipvalue": (plain, lambda: adam(clipvalue=0.01)),
-        "weight_decay": (plain, lambda: adam(weight_decay=0.1)),
-        "amsgrad": (plain, lambda: adam(amsgrad=True)),
-        "schedule": (plain, lambda: optimizers.SGD(schedules.PiecewiseConstantDecay([5, 9], [0.1, 0.01, 0.2]))),
-        "own_apply_gradients": (plain, lambda: Centralized(0.1)),
-        "callable_rate": (plain, lambda: adam(lambda: 2e-3)),
+        "use_ema_batch_norm": (make_small(layers.BatchNormalization), lambda: sgd(0.1, use_ema=True)),
         "together": (
-            make_small(
-                *(layers.BatchNormalization, OwnLosses, lambda: layers.Dropout(0.4)),
-                *(lambda: layers.GaussianNoise(0.1), lambda: layers.ActivityRegularization(0.01, 0.02)),
-                dense={
-                    **{"kernel_regularizer": l2, "bias_regularizer": l1, "activity_regularizer": l2},
-                    "kernel_constraint": keras.constraints.MaxNorm(0.5),
-                },
-            ),
+            together,
             lambda: adam(weight_decay=0.1, amsgrad=True, clipvalue=0.01, use_ema=True, ema_overwrite_frequency=3),
         ),
-        **{
-            name: (plain, getattr(optimizers, name))
-            for name in (
-                *("Adadelta", "Adafactor", "Adagrad", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion", "Muon", "Nadam"),
-                *("RMSprop", "SGD"),
-            )
-        },
     }
 
 
 def snapshot(model, optimizer, metrics):
-    """What is compared, copied: float arrays of weights, of slots, and the epoch's metrics."""
+    """Copies all that is compared: lists of arrays of the weights, the slots and the metrics of the epoch."""
     return {
         "weights": [v.numpy() for v in model.variables],
         "slots": [keras.ops.convert_to_numpy(v) for v in optimizer.variables],
@@ -208,7 +210,7 @@ def snapshot(model, optimizer, metrics):
 
 
 def train_with_fit(model, optimizer, examples, *, batch_size, epochs, seed, loss="categorical_crossentropy"):
-    """Trains with compile and fit on NumPy's own x / 255.0. Returns: a snapshot of each epoch."""
+    """Trains with compile and fit. Images are divided by NumPy, as in tutorials. Returns: a snapshot of each epoch."""
     grey_levels = tf.constant((np.arange(256) / 255.0).astype(np.float32))
     batches = train_batches(examples, batch_size, seed=seed)
     batches = batches.map(lambda i, y: (tf.gather(grey_levels, tf.cast(i, tf.int32)), tf.one_hot(y, NUM_CLASSES)))
@@ -224,7 +226,7 @@ def train_with_fit(model, optimizer, examples, *, batch_size, epochs, seed, loss
 
 
 def train_with_loop(model, optimizer, examples, *, batch_size, epochs, seed):
-    """Trains with this project's step and loop. Returns: a snapshot of each epoch."""
+    """Trains with the step and the loop of this project. Returns: a snapshot of each epoch."""
     num_examples = len(examples.labels)
     batches = iter(train_batches(examples, batch_size, seed=seed))
     step = TrainStep(model, optimizer, seed=seed)
@@ -244,10 +246,15 @@ def train_with_loop(model, optimizer, examples, *, batch_size, epochs, seed):
 
 
 def compare(make_optimizer, examples, *, batch_size, epochs, seed=0, make_model=None):
-    """Trains both ways: the tutorial's network, or what `make_model` makes, a model to logits.
+    """Trains both ways.
 
-    Returns: for each epoch a dict from what is compared to its largest difference. A NaN or a difference in
-      shape counts as infinite.
+    Args:
+      make_optimizer: a constructor.
+      examples: the training set, `data.Examples`.
+      make_model: a constructor of a model to logits. Default: the network of the tutorials.
+
+    Returns: a dict for each epoch, from the keys of `snapshot` to the largest difference. A NaN or another shape counts
+      as infinite.
     """
     options = {"batch_size": batch_size, "epochs": epochs, "seed": seed}
     keras.utils.set_random_seed(seed)
@@ -255,7 +262,7 @@ def compare(make_optimizer, examples, *, batch_size, epochs, seed=0, make_model=
     fit_optimizer = make_optimizer()
     if make_model:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-        keras.utils.set_random_seed(seed)  # seeds of dropout are drawn when it is made
+        keras.utils.set_random_seed(seed)  # a new Dropout draws its seed
         model = make_model()
     else:
         model = CNN()
@@ -263,15 +270,16 @@ def compare(make_optimizer, examples, *, batch_size, epochs, seed=0, make_model=
     fitted = train_with_fit(fit_model, fit_optimizer, examples, loss=loss, **options)
     looped = train_with_loop(model, make_optimizer(), examples, **options)
     return [
-        {key: max(_difference(a, b) for a, b in zip(ours[key], theirs[key], strict=True)) for key in ours}
+        {key: max(difference(a, b) for a, b in zip(ours[key], theirs[key], strict=True)) for key in ours}
         for ours, theirs in zip(looped, fitted, strict=True)
     ]
 
 
-def _difference(a, b):
+def difference(a, b):
+    """Returns the largest absolute difference of two arrays, 0.0 only if all bits are equal and none is NaN."""
     alike = a.shape == b.shape and a.dtype == b.dtype
     wide = [x.astype(np.float64) for x in (a, b)]
-    if alike and a.tobytes() == b.tobytes() and not np.isnan(wide[0]).any():  # infinite, too: a loss scale may grow so
+    if alike and a.tobytes() == b.tobytes() and not np.isnan(wide[0]).any():  # may be infinite: loss scales grow
         return 0.0
     if not alike or not np.isfinite(wide).all():
         return np.inf
@@ -279,14 +287,14 @@ def _difference(a, b):
 
 
 class Comparison:
-    """What is trained both ways."""
+    """The flags of this script."""
 
-    data_dir = Setting(None, "Folder with the data, as of mnist.train.", kind=local_path)
-    dataset = Setting("auto", "Data set, as of mnist.train.", kind=data.NAMES)
-    epochs = Setting(5, "Passes over the training set.", low=1)
+    data_dir = Setting(None, "Folder with the data, the same flag as in mnist.train.", kind=local_path)
+    dataset = Setting("auto", "Data set, the same flag as in mnist.train.", kind=data.NAMES)
+    epochs = Setting(5, "Number of epochs.", low=1)
     batch_size = Setting(64, "Images per step.", low=1)
-    optimizer = Setting("adam", "What to train with.", kind=(*make_optimizers(1), "all"))
-    feature = Setting(None, "Compare this feature of Keras instead.", kind=(*make_features(), "all"))
+    optimizer = Setting("adam", "Optimizer to train with.", kind=(*make_optimizers(1), "all"))
+    feature = Setting(None, "Feature of Keras to compare instead.", kind=(*make_features(), "all"))
 
 
 def main(options):

@@ -1,0 +1,87 @@
+"""The sources of a data set: MNIST, Fashion-MNIST, scikit-learn's digits, or files in a folder."""
+
+import hashlib
+import os
+
+from mnist import Error
+from mnist.data import download, folders
+from mnist.data.classes import DIGITS, FASHION_CLASSES
+from mnist.data.dataset import Dataset, Examples
+from mnist.data.readers import SIDE
+from mnist.settings import local_path
+
+import numpy as np
+from absl import logging
+
+NAMES = ("auto", "mnist", "fashion_mnist", "digits")
+# SHA-256 of the bytes of MNIST's 60,000 training images, which identifies MNIST in a folder of any name.
+_MNIST_IMAGES_SHA256 = "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"
+
+
+def load(name="auto", data_dir=None, holdout=0):
+    """Loads a data set.
+
+    Args:
+      name: one of `NAMES`. `auto` is MNIST, from `data_dir` or the network, and `digits` if neither has it.
+      data_dir: a folder or a file for `folders.find`, with 28x28 images in 2 to 256 classes. A `classes.txt` in the
+        folder names the classes. None: Keras' cache, filled by a download.
+      holdout: an int. The number of images at the end of the training set that become the validation set.
+
+    Returns: a `Dataset`. Raises: `mnist.Error` if the data are missing or damaged.
+    """
+    if data_dir:
+        if name == "digits":
+            raise Error("--dataset=digits comes with scikit-learn: leave out --data_dir.")
+        data_dir = os.path.abspath(local_path(data_dir))
+        train, test, classes = _read(name, folders.find(data_dir), data_dir)
+        if name == "auto":
+            is_mnist = hashlib.sha256(train.images).hexdigest() == _MNIST_IMAGES_SHA256
+            folder = os.path.basename(data_dir)
+            name = "mnist" if is_mnist else data_dir if folder in NAMES else folder
+    elif name not in NAMES:
+        raise Error(f"{name!r} is not one of {', '.join(NAMES)}. Give the folder of your own data set as data_dir.")
+    else:
+        name, (train, test, classes) = _load_named(name)
+    if not holdout:
+        return Dataset(name, data_dir, train, test, test, classes)
+    count = len(train.labels) - holdout
+    if count <= 0:
+        raise Error(f"--holdout={holdout} leaves none of {len(train.labels):,} training images: take fewer.")
+    first, last = (Examples(train.images[s], train.labels[s]) for s in (slice(count), slice(count, None)))
+    return Dataset(name, data_dir, first, last, test, classes)
+
+
+def _load_named(name):
+    """Returns the name of the data set that was found, and its training and test `Examples` with class names."""
+    if name == "digits":
+        return name, _load_digits()
+    known = "mnist" if name == "auto" else name
+    try:
+        files = download.fetch(known)
+        return known, _read(known, files, files.train_images.path)
+    except Error as error:
+        if name != "auto":
+            raise
+        logging.warning("%s", error)
+        logging.warning("MNIST IS MISSING: TRAINING ON THE 1,797 DIGITS OF SCIKIT-LEARN INSTEAD.")
+        return "digits", _load_digits()
+
+
+def _read(name, files, place):
+    return folders.read(files, place, FASHION_CLASSES if name == "fashion_mnist" else ())
+
+
+def _load_digits():
+    """Loads the 1,797 digits of scikit-learn, 8x8 with 17 grey levels, and frames them as in MNIST."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.zeros([len(digits.images), SIDE, SIDE, 1], np.uint8)
+    for image, small in zip(images, digits.images, strict=True):
+        scaled = Image.fromarray((small * (255 / 16)).astype(np.uint8)).resize((20, 20), Image.BICUBIC)
+        image[4:24, 4:24, 0] = scaled
+    labels = digits.target.astype(np.uint8)
+    # The split is in order, because the writers of the last images did not write the first ones (scikit-learn,
+    # "Recognizing hand-written digits").
+    return Examples(images[:1500], labels[:1500]), Examples(images[1500:], labels[1500:]), DIGITS

@@ -1,0 +1,137 @@
+"""The compiled step, and the loop over it that runs in a graph."""
+
+import contextlib
+import tempfile
+
+from mnist.checkpoint import traced
+from mnist.step.context import Context
+
+import numpy as np
+import tensorflow as tf
+
+
+def compile_step(step, context=None):
+    """Compiles a `TrainStep`, which uses a `Context` while it is traced. Default: `Context()`.
+
+    Returns: a `tf.function` of images and labels, which returns the scalars of the step and its gradients.
+    """
+    context = context or Context()
+    # XLA has no kernel for the collective gather of several slices, so it compiles each slice separately.
+    return tf.function(_make_update(step, context), jit_compile=context.jit_compile and step.slices == 1)
+
+
+def _make_update(step, context):
+    def train_step(images, labels):
+        with context.tracing(step):
+            scalars = step(images, labels)
+        return scalars, context.gradients
+
+    return train_step
+
+
+def make_train_loop(step, context=None):
+    """Compiles a step, and a loop over it that enters Python once for many steps.
+
+    Returns: the function of `compile_step`, and `train_loop(iterator, num_steps)`. The loop takes an iterator over
+      batches and an int32 scalar tensor. It stops after the first step whose loss is not finite. It returns a dict of
+      the scalars and the learning rates, all float32 tensors `[steps done]`.
+    """
+    train_step = compile_step(step, context)
+
+    @tf.function
+    def train_loop(iterator, num_steps):
+        names = sorted(train_step.get_concrete_function(*iterator.element_spec).structured_outputs[0])
+        rates, *scalars = [tf.TensorArray(tf.float32, num_steps, element_shape=[]) for _ in range(len(names) + 1)]
+        done, finite = 0, True
+        while done < num_steps and finite:
+            images, labels = next(iterator)
+            rates = rates.write(done, tf.cast(step.optimizer.learning_rate, tf.float32))
+            result, _ = train_step(images, labels)
+            scalars = [
+                array.write(done, tf.cast(result[name], tf.float32)) for array, name in zip(scalars, names, strict=True)
+            ]
+            finite = tf.math.is_finite(result["loss"])
+            done += 1
+        scalars = {name: array.stack()[:done] for name, array in zip(names, scalars, strict=True)}
+        return scalars, rates.stack()[:done]
+
+    return train_step, train_loop
+
+
+def compile_loop(step, context, spec, variables, open_writer):
+    """Compiles a step and checks what it computes, before the run writes anything.
+
+    Args:
+      step, context: a `TrainStep`, and the `Context` that it uses from now on.
+      spec: a tuple of `tf.TensorSpec`s. The images and labels of a batch.
+      variables: a dict from names to `tf.Variable`s. Everything that a checkpoint holds.
+      open_writer: a function that returns the `tf.summary` writer, called only if the step writes summaries of its own.
+        None: this process writes nothing.
+
+    Returns: a function that makes a `Loop`, the graph of the step, and a digest of what the step computes. The digest
+      depends neither on who shares the run nor on what the step writes.
+    Raises: `mnist.Error` as `traced.check_step`.
+    """
+    step._context, view, cluster = context, context.view, context.replicas.cluster
+    with contextlib.ExitStack() as stack:
+        if open_writer and not context.jit_compile:  # XLA has no kernel for tf.summary
+            view.writer = tf.summary.create_file_writer(stack.enter_context(tempfile.TemporaryDirectory()))
+        compiled, train_loop = make_train_loop(step, context)
+        traced_step, function = compiled, compiled.get_concrete_function(*spec)
+        # All processes have to trace the same number of times, because TensorFlow numbers the collectives.
+        writes = any(cluster.agree(view.is_written(function), cluster.timeout))
+        view.writer = None
+    if step.slices > 1 or writes:
+        traced_step = tf.function(_make_update(step, Context()), jit_compile=context.jit_compile)
+        function = traced_step.get_concrete_function(*spec)
+    digest = traced.check_step(function, variables, traced_step if context.jit_compile else None)
+
+    def make_loop():
+        if not writes:
+            return Loop(step, context, compiled, train_loop)
+        view.writer = open_writer and open_writer()
+        return Loop(step, context, *make_train_loop(step, context))
+
+    return make_loop, function.graph, digest
+
+
+class Loop:
+    """A loop that trains many steps per call into the graph, but one by one those that the view measures.
+
+    To measure within the graph would slow each step down by 2 %.
+
+    Args:
+      step, context: a `TrainStep`, and the `Context` that it was compiled with.
+      train_step, train_loop: the two functions that `make_train_loop` returned.
+    """
+
+    def __init__(self, step, context, train_step, train_loop):
+        self._step, self._view, self._train_step, self._train_loop = step, context.view, train_step, train_loop
+
+    def __call__(self, batches, first, num_steps):
+        """Trains `num_steps` from step `first` on, and stops after a step whose loss is not finite.
+
+        Returns: a dict of the step's scalars, and the learning rates, all float32 NumPy arrays `[steps done]`.
+        """
+        parts, end = [], first + num_steps
+        while first < end:
+            look = self._view.next_look(first)
+            if look == first:
+                parts.append(self._look(batches, first))
+            else:
+                scalars, rates = self._train_loop(batches, tf.constant(min(look, end) - first))
+                parts.append(({name: values.numpy() for name, values in scalars.items()}, rates.numpy()))
+            first += len(parts[-1][1])
+            if not np.isfinite(parts[-1][0]["loss"]).all():
+                break
+        scalars = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
+        return scalars, np.concatenate([rates for _, rates in parts])
+
+    def trace(self, batches):
+        """Traces the loop, so that no clock counts the time that this takes."""
+        self._train_loop(batches, tf.constant(0))
+
+    def _look(self, batches, number):
+        rate = np.array([self._step.optimizer.learning_rate], np.float32)
+        scalars = self._view.look(self._step, number, lambda: self._train_step(*next(batches)))
+        return {name: np.array([value], np.float32) for name, value in scalars.items()}, rate
