@@ -112,9 +112,6 @@ class Setting:
         low = self.low is None or value >= self.low
         return low and (self.high is None or value <= self.high) and (self.below is None or value < self.below)
 
-    # The parser and the serializer of an absl flag have parse(), serialize(), flag_type() and a syntactic_help.
-    syntactic_help = ""
-
     def parse(self, text):
         """Returns the value of a flag's text, or a checked value. Raises: ValueError with the expected values."""
         if not isinstance(text, str):
@@ -142,8 +139,6 @@ class Setting:
             upper = _text(self.high) if self.below is None else f"below {_text(self.below)}"
             return f"{text} from {_text(self.low)} to {upper}"
         return text if self.low is None else f"{text} of at least {_text(self.low)}"
-
-    flag_type = expected
 
 
 def settings_of(cls):
@@ -186,6 +181,11 @@ def take(instance, values):
         setattr(instance, name, setting.check(values.get(name, setting.default)))
 
 
+class _Parser(flags.ArgumentParser):
+    def __init__(self, setting):
+        self.parse, self.flag_type = setting.parse, setting.expected
+
+
 class _RepeatedFlag(flags.Flag):
     """A flag whose value is a tuple of all values given, in place of the default."""
 
@@ -215,7 +215,7 @@ def defined_flags(*classes):
                 flag = flags.BooleanFlag(setting.name, setting.default, setting.help)
             else:
                 make_flag = _RepeatedFlag if setting.repeated else flags.Flag
-                flag = make_flag(setting, setting, setting.name, setting.default, setting.help)
+                flag = make_flag(_Parser(setting), setting, setting.name, setting.default, setting.help)
             flag.setting = setting
             flags.DEFINE_flag(flag)
             defined.append(setting.name)

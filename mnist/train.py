@@ -62,15 +62,10 @@ class Launch:
         low=0,
     )
     seed = _data(
-        0,
-        "Seed of the initial weights, the order of the data and the random numbers in the step.",
-        low=0,
-        high=2**31 - 1,
+        0, "Seed of the initial weights, the order of the data and the draws in the step.", low=0, high=2**31 - 1
     )
     precision = _speed(
-        "float32",
-        "Type of the arithmetic in the layers. Weights and logits stay float32.",
-        kind=("float32", "bfloat16"),
+        "float32", "Type of the arithmetic in layers. Weights and logits stay float32.", kind=("float32", "bfloat16")
     )
     intra_op_threads = _speed(
         0,

@@ -1,7 +1,9 @@
 """Python and Keras values as plain JSON, so that two processes can compare them."""
 
+import collections
 import dataclasses
 import enum
+import functools
 import hashlib
 import math
 import numbers
@@ -35,7 +37,7 @@ def plain(value):
         return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
-    if isinstance(value, (enum.Enum, os.PathLike, tf.DType, bytes, range, type)):
+    if isinstance(value, (enum.Enum, os.PathLike, tf.DType, bytes, bytearray, range, type)):
         return str(value)
     if isinstance(value, types.SimpleNamespace) or (dataclasses.is_dataclass(value) and hasattr(value, "__dict__")):
         value = vars(value)
@@ -46,9 +48,11 @@ def plain(value):
     if isinstance(value, types.FunctionType):
         bound = plain([value.__defaults__, value.__kwdefaults__])
         return {"class": value.__qualname__, "code": _digest_of_code(value.__code__), "bound": bound}
+    if isinstance(value, functools.partial):
+        value = [value.func, value.args, value.keywords]
     if isinstance(value, Mapping):
         return {str(plain(key)): plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, collections.deque)):
         return [plain(inner) for inner in value]
     if isinstance(value, (set, frozenset)):
         return sorted(map(plain, value), key=str)

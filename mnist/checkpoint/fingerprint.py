@@ -98,8 +98,6 @@ def differences(old, new):
 
     If flags differ, only these are returned, as typed: all other differences follow from them.
     """
-    if not isinstance(old["dataset"], dict):
-        return ["it was written by an older version"]
     if old.get("version") != new["version"]:
         old, new = _common(old, new), _common(new, old)
     if "flags" in old and "flags" in new and (different := flagfile.differences(old["flags"], new["flags"])):
@@ -128,8 +126,7 @@ def _differences(old, new, name):
     if name.endswith(".code"):
         return [f"the code of {name.removesuffix('.code')} has changed"]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return [d for i, pair in pairs for d in _differences(*pair, f"{name}[{i}]")]
+        return [d for i, one in enumerate(old) for d in _differences(one, new[i], f"{name}[{i}]")]
     if isinstance(old, dict) and isinstance(new, dict):
         names = {key: name if key == "config" else f"{name}.{key}" for key in {**new, **old}}
         return [d for key, full in names.items() for d in _differences(old.get(key), new.get(key), full)]

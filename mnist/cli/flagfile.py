@@ -69,10 +69,9 @@ def hparams():
 
 
 def compared_flags(lines=None):
-    """Returns the flags that a resume repeats, and the length of the run, a dict from names to values as typed.
+    """Returns the flags that a resume repeats and the length of the run, a dict from names to values as typed.
 
-    Args:
-      lines: the lines of a flags.txt by flag. Default: the flags of this process.
+    `lines` are the lines of a flags.txt by flag. Default: the flags of this process.
     """
     known, lines = project_flags(), lines or _lines()
     fixed = {name: line for name, line in lines.items() if name in _LENGTH or not _may_change(known.get(name))}

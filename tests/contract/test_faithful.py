@@ -1,6 +1,8 @@
 """A model, an optimizer and a step are trained as `fit` trains them, or refused. A resume is exact, or refused."""
 
+import collections
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -252,8 +254,10 @@ VALUES = {
     "in_a_set": ({1, 2}, {1, 3}),
     "in_a_dataclass": (Options(1), Options(2)),
     "in_a_namespace": (types.SimpleNamespace(a=1), types.SimpleNamespace(a=2)),
+    "in_a_deque": (collections.deque([1]), collections.deque([2])),
     "a_path": (pathlib.Path("a"), pathlib.Path("b")),
     "a_function": (lambda x: x + 1, lambda x: x + 2),
+    "a_partial": (functools.partial(pow, exp=2), functools.partial(pow, exp=3)),
     "nan": (float("nan"), 1.0),
     "infinite": ([float("inf")], [float("-inf")]),
     "by_number": ({0.1: "low"}, {0.1: "high"}),
