@@ -210,7 +210,7 @@ def test_dry_run_does_a_little_of_everything(command, tmp_path):
     assert {"results.json", "flags.txt", "model.txt", "checkpoints/ckpt-10.index"} | plots <= names
     assert "93,322" in (tmp_path / "model.txt").read_text()
     assert "\nCNN: 93,322 parameters\n" in out
-    assert len(out.splitlines()) < 12
+    assert len(out.splitlines()) < 13
     assert "\r" not in out  # plain lines where no terminal is
     assert "\x1b" not in out
 
