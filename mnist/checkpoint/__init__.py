@@ -1,4 +1,4 @@
-"""What survives a crash, and whether a resume would be exact."""
+"""Checkpoints, which survive a crash, and the checks that a resume is exact."""
 
 from mnist.checkpoint.best import Best
 from mnist.checkpoint.bundle import (

@@ -76,7 +76,7 @@ def fingerprint_of(step, dataset, plan, settings=None):
     """
     counts = [len(part.labels) for part in (dataset.train, dataset.validation, dataset.test)]
     data = {"name": dataset.name, "data_dir": dataset.data_dir, "images": counts, "sha256": dataset.digest()}
-    orders = [vars(cls)["epoch_order"] for cls in type(step).__mro__[:-1] if "epoch_order" in vars(cls)]
+    *orders, base = [vars(cls)["epoch_order"] for cls in type(step).__mro__[:-1] if "epoch_order" in vars(cls)]
     fingerprint = {
         "version": _VERSION,
         "dataset": data,
@@ -86,7 +86,8 @@ def fingerprint_of(step, dataset, plan, settings=None):
         "precision": step.model.dtype_policy.name,
         "step": type(step).__name__,
         "environment": _environment(),
-        "epoch_order": orders,
+        # The code of the base class would change with its docstring.
+        "epoch_order": [*orders, {"class": base.__qualname__}],
         **attributes(step),
         **{name: value for name, value in vars(step).items() if hasattr(value, "get_config")},
     }

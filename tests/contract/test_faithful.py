@@ -475,7 +475,7 @@ def test_metrics_and_scalars_that_are_nan_are_null_in_results_and_named_once(dig
             return {"recall": float("nan"), "shift": np.float32("inf"), "right": np.float64(0.5)}
 
     train(tmp_path, digits, Undecided, steps=6)
-    assert capsys.readouterr().out.count("ratio is nan at step 2, so its mean is none.\n") == 1
+    assert capsys.readouterr().out.count("ratio is nan at step 2, so its mean is null.\n") == 1
 
     def refuse(word):
         raise AssertionError(f"{word} is not JSON")
