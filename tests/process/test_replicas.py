@@ -210,9 +210,8 @@ def test_the_loss_of_a_worker_ends_all_in_a_line(fault, script):
             "",
             ["--learning_rate=0.01", "--holdout=10"],
             [
-                "error: worker 1 was started with other settings than the chief: the data is digits (1,500 training, "
-                "297 validation and 297 test images) on the chief, digits (1,490 training, 10 validation",
-                "learning_rate is 0.001 on the chief, 0.01 on worker 1",
+                "error: worker 1 was started with other settings than the chief: --holdout is 0 on the chief, 10 on ",
+                "--learning_rate is 0.001 on the chief, 0.01 on worker 1",
             ],
             False,
         ),
