@@ -1,7 +1,7 @@
 """A custom TensorFlow training loop for MNIST. `python -m mnist` lists its commands.
 
-Importing the package is quick. It has TensorFlow, once something imports that, say only what matters, and
-brings `Error`, a mistake that the user can mend.
+Importing this package is quick, because it does not import TensorFlow. It makes the later import of TensorFlow quiet
+and the import of Keras faster.
 """
 
 import contextlib
@@ -11,8 +11,7 @@ import os
 import sys
 import tempfile
 
-# What TensorFlow says at every start, on any machine without a GPU, whatever the log level: it says
-# so before its logger knows of a level. Everything else that it says is passed on.
+# TensorFlow prints lines with these words at every start without a GPU, before it reads the log level.
 _CHATTER = (
     "All log messages before absl::InitializeLog()",
     "oneDNN custom operations are on",
@@ -24,19 +23,19 @@ _CHATTER = (
 
 
 class Error(Exception):
-    """A mistake that the user can mend. Commands print it without a traceback and exit with its `status`."""
+    """A mistake that the user can correct. Commands print it without a traceback and exit with its `status`."""
 
     status = 1
 
 
-LOST = 75  # what a command exits with when another process of its run was lost: started again, it resumes
+LOST = 75  # exit code of a command that lost another process of its run: started again, it resumes
 
 
 class _FirstImport(importlib.abc.MetaPathFinder):
-    """Has the first import of a package, by any module, run while a context manager is entered."""
+    """A finder that runs the first import of a package inside of a context manager."""
 
-    def __init__(self, name, entered):
-        self._name, self._entered = name, entered
+    def __init__(self, name, context):
+        self._name, self._context = name, context
 
     def find_spec(self, name, path=None, target=None):
         spec = importlib.machinery.PathFinder.find_spec(name, path) if name == self._name else None
@@ -44,8 +43,8 @@ class _FirstImport(importlib.abc.MetaPathFinder):
             import_module = spec.loader.exec_module
 
             def exec_module(module):
-                sys.meta_path.remove(self)  # not before: who asks for the spec alone imports nothing
-                with self._entered():
+                sys.meta_path.remove(self)  # not in find_spec, because importlib.util.find_spec() imports nothing
+                with self._context():
                     import_module(module)
 
             spec.loader.exec_module = exec_module
@@ -54,22 +53,23 @@ class _FirstImport(importlib.abc.MetaPathFinder):
 
 @contextlib.contextmanager
 def _quiet():
-    """While TensorFlow is imported, and its runtime started, stderr goes to a file, which is sifted at the end."""
-    # Warnings and errors; of many processes not the pages that each has to say when one ends.
+    """Drops the lines of `_CHATTER` from stderr while TensorFlow is imported and its runtime starts."""
+    # Level 1 hides INFO. Runs with several processes use 3, because every process prints pages of C++ errors when one
+    # of them dies. TensorFlow reads the level once, at its start.
     is_shared = os.environ.get("TF_CONFIG") or os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
     level = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = level or ("3" if is_shared else "1")  # read once, as TensorFlow starts
-    with contextlib.suppress(OSError):  # it may be full
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = level or ("3" if is_shared else "1")
+    with contextlib.suppress(OSError):  # the disk of stderr may be full
         sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
             yield
-            sys.modules["tensorflow"].config.list_physical_devices("GPU")  # the second half of the chatter
+            sys.modules["tensorflow"].config.list_physical_devices("GPU")  # starts the runtime, which prints, too
         finally:
             if level is None:
-                del os.environ["TF_CPP_MIN_LOG_LEVEL"]  # a process that this one starts may need another
+                del os.environ["TF_CPP_MIN_LOG_LEVEL"]  # a child process may need another level
             with contextlib.suppress(OSError):
                 sys.stderr.flush()
             os.dup2(stderr, 2)
@@ -82,11 +82,10 @@ def _quiet():
 
 
 @contextlib.contextmanager
-def _alone():
-    """While Keras is imported, it does not find what it would import for a few functions of its own.
+def _without_optional():
+    """Hides scikit-learn and matplotlib from the import of Keras, which saves a third of its time and 85 MiB.
 
-    That takes a third of the time and 85 MiB. `keras.wrappers` and `keras.visualization` say then that it is missing;
-    who needs them imports Keras before this package.
+    `keras.wrappers` and `keras.visualization` then report a missing package. To use them, import Keras before mnist.
     """
     hidden = [name for name in ("sklearn", "matplotlib") if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))
@@ -97,22 +96,15 @@ def _alone():
             sys.modules.pop(name, None)
 
 
-def _open_closed_streams():
-    """Opens those of stdin, stdout and stderr that a process was started without, on nothing.
-
-    Python has None for them, and the next file that is opened would get their number.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, os.O_RDWR)  # of the free numbers the lowest, which is the stream's own
-            setattr(sys, name, os.fdopen(descriptor, "w" if number else "r"))
-
-
-_open_closed_streams()
-if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":  # a keras.json is overruled, too
+# Python has None for a stream that is closed at the start, and the next file that is opened would take its number.
+for _number, _name in enumerate(("stdin", "stdout", "stderr")):
+    if getattr(sys, _name) is None:
+        _descriptor = os.open(os.devnull, os.O_RDWR)  # has the lowest free number, which is the number of the stream
+        setattr(sys, _name, os.fdopen(_descriptor, "w" if _number else "r"))
+if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":  # setdefault overrides keras.json
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is passed over: this is TensorFlow's loop.\n")
+        sys.stderr.write(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is ignored, because mnist needs tensorflow.\n")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-for _name, _entered in (("tensorflow", _quiet), ("keras", _alone)):
+for _name, _context in (("tensorflow", _quiet), ("keras", _without_optional)):
     if _name not in sys.modules:
-        sys.meta_path.insert(0, _FirstImport(_name, _entered))
+        sys.meta_path.insert(0, _FirstImport(_name, _context))

@@ -1,17 +1,19 @@
-"""The outer loop, in plain Python: train some steps, evaluate, save, until the run is finished."""
+"""The outer loop in plain Python: train some steps, evaluate, save, until the run is finished."""
 
 import contextlib
 import os
 
 from mnist import Error, checkpoint, files
+from mnist.cli import say
 from mnist.distributed import Replicas
-from mnist.model import being_imported, checks
-from mnist.run import Plan, Session, write_results
+from mnist.model import being_imported, check_answers
+from mnist.run import Checkpointer, Plan, Recorder, SilentRecorder, Trainer
 from mnist.settings import local_path
+from mnist.step import Context, View
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, has saved and can be resumed; `signum`: by which signal, if any."""
+    """A run that was asked to stop, has saved and can be resumed. `signum` is the signal, or None."""
 
     def __init__(self, message, signum=None):
         super().__init__(message)
@@ -21,49 +23,61 @@ class Interrupted(Exception):
 def train_and_evaluate(
     step, dataset, workdir, *, settings=None, flags_text="", hparams=None, interrupt=None, replicas=None, **options
 ):
-    """Trains as the options say; resumes where an earlier call in `workdir` stopped.
+    """Trains a step. Resumes the run if an earlier call in `workdir` has saved one.
 
     Args:
       step: a `TrainStep`.
       dataset: a `data.Dataset`.
-      workdir: folder of the run, made if need be.
-      settings: a dict of further settings that change the numbers; a resume with others is refused.
-      flags_text: the content of `flags.txt`.
-      hparams: a dict of what TensorBoard's HParams tab is to show. Default: the settings of the step and of the plan.
-      interrupt: an `Interrupt`, looked at between inner loops.
+      workdir: a path. The folder of the run, created if it does not exist.
+      settings: a dict. Further settings that change the numbers, so that a resume with others is refused.
+      flags_text: a string. The content of `flags.txt`.
+      hparams: a dict. The hyperparameters in TensorBoard. Default: the settings of the step and of the plan.
+      interrupt: an `Interrupt`, read between inner loops.
       replicas: the `Replicas` that share the run. Default: this process alone.
-      options: those of `mnist.plan.Plan`, as `epochs=5`.
+      options: the settings of `mnist.run.Plan`, such as `epochs=5`.
 
     Returns: the content of `results.json`, a flat dict.
-    Raises: `mnist.Error`; `Interrupted` when everything is saved.
+    Raises: `mnist.Error` for a mistake that the user can correct. `Interrupted` when everything is saved.
     """
     if module := being_imported():
         raise Error(f'{module} trains when it is imported: put what it starts under `if __name__ == "__main__":`.')
     workdir = local_path(workdir)
-    folder = os.path.abspath(workdir)  # wherever the step goes with os.chdir
     plan = Plan(len(dataset.train.labels), **options)
-    checks.check_answers(step.eval_model, dataset)  # before anything is written
+    check_answers(step.eval_model, dataset)
     checkpoint.check_attributes(step)
     replicas = replicas or Replicas()
     replicas.check(step.slices)
     cluster = replicas.cluster
-    lock = files.lock(folder) if cluster.is_chief else contextlib.nullcontext()
-    with cluster.run(), lock, Session(step, dataset, workdir, plan, settings, flags_text, hparams, replicas) as run:
+    view = View(workdir, dataset, plan.norms_every, plan.histograms_every, is_silent=not cluster.is_chief)
+    context = Context(replicas, view, jit_compile=plan.jit_compile)
+    lock = files.lock(os.path.abspath(workdir)) if cluster.is_chief else contextlib.nullcontext()
+    recorder = Recorder(workdir, plan, flags_text, hparams) if cluster.is_chief else SilentRecorder()
+    with cluster.run(), lock, recorder:
+        checkpointer = Checkpointer(step, dataset, workdir, plan, cluster, settings)
+        trainer = Trainer(step, dataset, plan, context, checkpointer, recorder)
+        state = trainer.restore()
+        if step.slices > 1:
+            say(replicas.describe(step.slices))
+        if plan.is_over(state.step, state.history):
+            trainer.compile()  # else the results of other code would be returned
+            recorder.say(f"{workdir} is finished, at step {state.step:,}: --epochs or --max_steps may be raised.")
+        else:
+            recorder.introduce(step, dataset, state.step)
         while True:
-            signums, closed = zip(*cluster.agree([interrupt and interrupt.signum, run.progress.closed]), strict=True)
-            interrupted = any(signums) or any(closed)  # closed: as by `| head`
-            if plan.evaluation_due(run.step_number, run.evaluated):  # also when interrupted: no checkpoint comes twice
-                run.evaluate()
-            if plan.save_due(run.step_number) or interrupted:
-                run.save()
+            # A reader of stdout that leaves, such as `| head`, ends the run as a signal does.
+            asked = cluster.agree([interrupt and interrupt.signum, recorder.closed])
+            interrupted = any(signum or closed for signum, closed in asked)
+            # Evaluates also before it stops, so that the checkpoint of a step holds the evaluation of this step.
+            if plan.evaluation_due(state.step, state.evaluated):
+                trainer.evaluate()
+            if plan.save_due(state.step) or interrupted:
+                trainer.save()
             if interrupted:
-                saved = f"saved in {workdir}" if run.step_number else "nothing to save"
-                raise Interrupted(f"stopped at step {run.step_number}, {saved}", next(filter(None, signums), None))
-            if run.is_over:
+                saved = f"saved in {workdir}" if state.step else "nothing to save"
+                signum = next((signum for signum, _ in asked if signum), None)
+                raise Interrupted(f"stopped at step {state.step}, {saved}", signum)
+            if plan.is_over(state.step, state.history):
                 break
-            run.train_steps(min(plan.steps_per_loop, plan.steps_to_next_event(run.step_number)))
-        run.save()
-        results = run.results()
-        if cluster.is_chief:
-            write_results(results, folder)
-        return results
+            trainer.train_steps(min(plan.steps_per_loop, plan.steps_to_next_event(state.step)))
+        trainer.save()
+        return trainer.finish()

@@ -11,6 +11,7 @@ import tempfile
 import traceback
 import types
 
+import absl.app  # defines flags, which run_here() would remove after its first command
 import absl.flags
 import absl.logging
 import hypothesis

@@ -1,4 +1,4 @@
-"""What survives a crash, and whether a resume would be exact."""
+"""Checkpoints, which survive a crash, and the checks that a resume is exact."""
 
 from mnist.checkpoint.best import Best
 from mnist.checkpoint.bundle import (
@@ -13,8 +13,8 @@ from mnist.checkpoint.bundle import (
     variables_of,
     variables_of_eval_model,
 )
-from mnist.checkpoint.fingerprint import attributes, check_attributes, check_unchanged, fingerprint_of
-from mnist.checkpoint.traced import written_variables
+from mnist.checkpoint.fingerprint import attributes, fingerprint_of
+from mnist.checkpoint.traced import check_attributes, check_unchanged, written_variables
 
 __all__ = [
     "Best",

@@ -1,8 +1,12 @@
-"""All that must survive a crash, and nothing else: variables, the step, the epoch so far.
+"""Saves and reads checkpoints, which hold everything that must survive a crash.
 
-A checkpoint is one TensorFlow bundle, `ckpt-<step>.index` and `ckpt-<step>.data-00000-of-00001`,
-which `tf.train.load_checkpoint` reads. It holds every variable of the step by name, the variables of
-the evaluated model, what the run adds (`run/...`), and one string of JSON, `metadata`.
+A checkpoint is one TensorFlow bundle, `ckpt-<step>.index` and `ckpt-<step>.data-00000-of-00001`, which
+`tf.train.load_checkpoint` reads. It holds four things by name:
+
+- every variable of the step,
+- the variables of the evaluated model, `eval_model/...`,
+- tensors that the run adds, `run/...`,
+- one string of JSON, `metadata`.
 """
 
 import contextlib
@@ -27,17 +31,17 @@ _INDEX = ".index"
 
 
 class NotFinite(Error):
-    """A loss or a weight is NaN or infinite."""
+    """A weight that is NaN or infinite."""
 
 
-@tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking for it takes time
+@tf.autograph.experimental.do_not_convert  # AutoGraph would search it for tensors, which takes long
 def variables_of(step):
-    """All variables that a step holds: its own, and those of its models, layers, metrics and optimizers.
+    """Returns all variables in a step: its own, and the variables of its models, layers, metrics and optimizers.
 
-    Those in lists, tuples and dicts count, however deep. Named by attribute and position: Keras' own paths
-    count up with every model of a process.
+    It finds them in lists, tuples and dicts at any depth. Each is named by its attribute and position, because the
+    paths that Keras gives count up with every model of a process.
 
-    Returns: a dict from names as `model/3` to `tf.Variable`s.
+    Returns: a dict from names such as `model/3` to `tf.Variable`s.
     """
     return {
         f"{attribute}/{i}": variable
@@ -47,12 +51,12 @@ def variables_of(step):
 
 
 def _attributes(module):
-    """Names and values but for what tf.Module notes of them itself."""
+    """Returns names and values without the attributes that tf.Module adds."""
     return [item for item in vars(module).items() if not item[0].startswith("_self_")]
 
 
 def _leaves(value):
-    """What collections hold, however deep; dicts by their sorted keys where those have an order."""
+    """Yields what collections hold at any depth, in the order of the keys of a dict if these have an order."""
     if isinstance(value, Mapping):
         try:
             items = [value[key] for key in sorted(value)]
@@ -68,7 +72,7 @@ def _leaves(value):
 
 
 def _variables_in(value, modules):
-    """The variables of a value; `modules` are ids of those that it is within."""
+    """Yields the variables of a value inside modules whose ids are `modules`."""
     for part in _leaves(value):
         if isinstance(part, tf.Variable):
             yield part
@@ -84,28 +88,28 @@ def _variables_in(value, modules):
 
 
 def digest(variables):
-    """A CRC-32 of the values of a dict of `tf.Variable`s."""
+    """Returns a CRC-32 of the values of a dict of `tf.Variable`s."""
     return functools.reduce(lambda crc, v: zlib.crc32(v.numpy().tobytes(), crc), variables.values(), 0)
 
 
 def variables_of_eval_model(step):
-    """The variables of the model that a step evaluates, a dict with names as `eval_model/3`."""
+    """Returns the variables of the model that a step evaluates, a dict with names such as `eval_model/3`."""
     return {f"eval_model/{i}": v.value for i, v in enumerate(step.eval_model.variables)}
 
 
 def save(directory, variables, metadata, keep, extra=None):
-    """Saves variables with metadata as `ckpt-<metadata["step"]>`; deletes all but `keep`.
+    """Saves variables and metadata as `ckpt-<metadata["step"]>`.
 
     The files get their names only when they are whole and on disk, the index last.
 
     Args:
-      variables: a dict of `tf.Variable`s, those of `variables_of` and of `variables_of_eval_model`.
-      metadata: a dict of plain JSON with the step's number, `step`.
-      keep: how many checkpoints stay, the newest.
-      extra: a dict of further tensors, which `assign` passes over; saved as `run/<name>`.
+      variables: a dict of `tf.Variable`s, from `variables_of` and `variables_of_eval_model`.
+      metadata: a dict of plain JSON with the number of the step, `step`.
+      keep: an int. The number of checkpoints to keep, the newest. Older ones are deleted.
+      extra: a dict of further tensors, saved as `run/<name>`. `assign` ignores them.
 
-    Raises: `NotFinite` if a variable is; `mnist.Error` if the disk is full or read-only. Either way
-      the checkpoints that were there stay as they are.
+    Raises: `NotFinite` if a variable is NaN or infinite. `mnist.Error` if the disk is full or read-only. In both
+      cases the checkpoints in the folder stay as they are.
     """
     for name, variable in variables.items():
         if variable.dtype.is_floating and not np.isfinite(variable.numpy().astype(np.float64)).all():
@@ -132,109 +136,103 @@ def save(directory, variables, metadata, keep, extra=None):
                 with contextlib.suppress(OSError):
                     os.remove(leftover)
             raise
-        paths = [path for path in _list(directory) if os.path.exists(path + _INDEX)]  # not what was lost or set aside
-        for old in paths[keep:]:
-            _remove(old)
-        # The state file is for tf.train.latest_checkpoint and for telling a lost file from a half-written one.
-        names = [os.path.basename(p) for p in paths[:keep]]
-        lines = [f'model_checkpoint_path: "{names[0]}"']
-        lines += [f'all_model_checkpoint_paths: "{name}"' for name in reversed(names)]
+        there = steps(directory)
+        for step in there[keep:]:
+            _remove(directory, step)
+        # tf.train.latest_checkpoint reads the state file. `_list` finds in it which files were lost.
+        lines = [f'model_checkpoint_path: "ckpt-{there[0]}"']
+        lines += [f'all_model_checkpoint_paths: "ckpt-{step}"' for step in reversed(there[:keep])]
         write_atomically(os.path.join(directory, "checkpoint"), "\n".join(lines) + "\n")
 
 
-def _remove(path):
-    """Deletes a checkpoint, the index first: without it there is none."""
+def _remove(directory, step):
+    """Deletes a checkpoint, the index first, because no reader finds a checkpoint without it."""
     for end in (_INDEX, _DATA):
         with contextlib.suppress(FileNotFoundError):
-            os.remove(path + end)
+            os.remove(os.path.join(directory, f"ckpt-{step}{end}"))
 
 
 def _list(directory):
-    """Paths of all checkpoints without their endings, the newest first, damaged ones included."""
-    listed = glob.glob(os.path.join(glob.escape(directory), f"ckpt-*{_INDEX}"))
-    names = {path.removesuffix(_INDEX) for path in listed}
-    try:
+    """Returns the steps of all checkpoints, the newest first, also of damaged and lost ones."""
+    names = [path.removesuffix(_INDEX) for path in glob.glob(os.path.join(glob.escape(directory), f"ckpt-*{_INDEX}"))]
+    # A damaged state file does not matter, because it lists the same files. One that is not there any more was lost.
+    with contextlib.suppress(Exception):
         state = tf.train.get_checkpoint_state(directory)
-    except Exception:  # damaged: the files themselves are listed above
-        state = None
-    if state:  # a file that it lists and that is gone was lost, not half-written
-        names.update(state.all_model_checkpoint_paths)
-    steps = {name: re.fullmatch(r"ckpt-(\d+)", os.path.basename(name)) for name in names}
-    return sorted((name for name in names if steps[name]), key=lambda name: -int(steps[name][1]))
-
-
-def _read(path):
-    """Reads a checkpoint whole, every tensor's checksum verified. Returns: tensors, metadata."""
-    directory, name = os.path.split(path)
-    with without_pattern(directory) as directory:
-        reader = tf.train.load_checkpoint(os.path.join(directory, name))
-        tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    return tensors, json.loads(tensors.pop("metadata"))
-
-
-def load_newest(directory):
-    """Reads the newest checkpoint that is sound; warns of each damaged one that is newer.
-
-    Returns: a dict from names to arrays, and the metadata; None if there is no checkpoint at all.
-    Raises: `mnist.Error` if there are checkpoints and none is sound.
-    """
-    paths, listed = None, _list(directory)
-    while paths != listed:  # a run that trains deletes old ones between list and read
-        paths, damaged, loaded = listed, {}, None
-        for path in paths:
-            try:
-                loaded = _read(path)
-                break
-            # Whatever the reader raises (DataLossError, NotFoundError, ValueError): it cannot be read.
-            except Exception as error:
-                damaged[path] = " ".join(str(error).split())[:200]
-        if loaded and not damaged:
-            return loaded
-        listed = _list(directory)
-    for path, reason in damaged.items():
-        logging.warning("%s is damaged: %s", path, reason)
-    if damaged and loaded:
-        logging.warning("Resuming from %s instead.", paths[len(damaged)])
-    elif damaged:
-        raise Error(
-            f"none of the {len(damaged)} checkpoints in {directory} can be read. "
-            "Bring back a copy of one, or start over with another --workdir."
-        )
-    return loaded
+        names += state.all_model_checkpoint_paths if state else []
+    found = [re.fullmatch(r"ckpt-(\d+)", os.path.basename(name)) for name in names]
+    return sorted({int(match[1]) for match in found if match}, reverse=True)
 
 
 def steps(directory):
-    """The steps of the checkpoints in a folder, the newest first."""
-    return [int(path.rpartition("-")[2]) for path in _list(directory) if os.path.exists(path + _INDEX)]
+    """Returns the steps of the checkpoints in a folder, the newest first."""
+    return [step for step in _list(directory) if os.path.exists(os.path.join(directory, f"ckpt-{step}{_INDEX}"))]
+
+
+def load(directory, step):
+    """Reads the checkpoint of a step, and verifies every checksum.
+
+    Returns: a dict from names to arrays, and the metadata.
+    Raises: `mnist.Error` if it is damaged.
+    """
+    path = os.path.join(directory, f"ckpt-{step}")
+    try:
+        with without_pattern(directory) as place:
+            reader = tf.train.load_checkpoint(os.path.join(place, f"ckpt-{step}"))
+            tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        return tensors, json.loads(tensors.pop("metadata"))
+    except Exception as error:  # DataLossError, NotFoundError, ValueError and others
+        raise Error(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def load_newest(directory):
+    """Reads the newest checkpoint that is sound, and warns about each damaged one that is newer.
+
+    Returns: as `load`. None if there is no checkpoint.
+    Raises: `mnist.Error` if all checkpoints are damaged.
+    """
+    before, listed = None, _list(directory)
+    while before != listed:  # a run that trains may delete old ones between list and read
+        before, damaged, loaded = listed, [], None
+        for step in before:
+            try:
+                loaded = load(directory, step)
+                break
+            except Error as error:
+                damaged.append(error)
+        if loaded and not damaged:
+            return loaded
+        listed = _list(directory)
+    for error in damaged:
+        logging.warning("%s", error)
+    if damaged and loaded:
+        logging.warning("Resuming from %s instead.", os.path.join(directory, f"ckpt-{before[len(damaged)]}"))
+    elif damaged:
+        raise Error(
+            f"none of the {len(damaged)} checkpoints in {directory} can be read. "
+            "Restore a copy of one, or start over with another --workdir."
+        )
+    return loaded
 
 
 def remove_newer(directory, step_number):
     """Deletes the checkpoints of steps after `step_number`."""
     with write_errors(f"write to {directory}"):
-        for step in [step for step in steps(directory) if step > step_number]:
-            _remove(os.path.join(directory, f"ckpt-{step}"))
-
-
-def load(directory, step):
-    """Reads the checkpoint of a step. Returns: as `load_newest`. Raises: `mnist.Error` if it is damaged."""
-    path = os.path.join(directory, f"ckpt-{step}")
-    try:
-        return _read(path)
-    except Exception as error:  # whatever the reader raises
-        raise Error(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+        for step in steps(directory):
+            if step > step_number:
+                _remove(directory, step)
 
 
 def set_aside_newer(directory, step_number):
-    """Renames damaged checkpoints after `step_number`, so that they neither count nor get lost."""
-    for path in _list(directory):
-        if int(path.rpartition("-")[2]) > step_number:
-            for end in (_INDEX, _DATA):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(path + end, os.path.join(directory, "damaged-" + os.path.basename(path) + end))
+    """Renames damaged checkpoints after `step_number`, so that they are kept but no longer listed."""
+    for step in _list(directory):
+        for end in (_INDEX, _DATA) if step > step_number else ():
+            name = f"ckpt-{step}{end}"
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(os.path.join(directory, name), os.path.join(directory, f"damaged-{name}"))
 
 
 def assign(step, tensors):
-    """Gives a step the values that `load_newest` read. Raises: `mnist.Error` if they do not fit."""
+    """Assigns to a step the values that `load_newest` read. Raises: `mnist.Error` if they do not fit."""
     variables = variables_of(step)
     saved = {name for name in tensors if not name.startswith(("eval_model/", "run/"))}
     different = sorted(saved ^ variables.keys()) or sorted(
@@ -242,7 +240,7 @@ def assign(step, tensors):
     )
     if different:
         raise Error(
-            f"the checkpoint is of another step or model: {different[0]} does not fit. "
+            f"the checkpoint belongs to another step or model: {different[0]} does not fit. "
             "Start with the same code, or with another --workdir."
         )
     for name, variable in variables.items():

@@ -1,4 +1,4 @@
-"""How a command starts: flags from settings, --help in groups, a user's mistakes in a line or two."""
+"""The start of a command: flags from settings, --help in groups, short messages for a user's mistakes."""
 
 import contextlib
 import difflib
@@ -14,44 +14,47 @@ import sys
 import textwrap
 
 from mnist import Error
+from mnist.cli.progress import discard_stdout
 from mnist.settings import defined_flags, read_flags
 
 from absl import app, flags, logging
 
-_GROUPS = ("data", "length", "optimizer", "speed", "output")  # in the order of --help
+_GROUPS = ("data", "length", "optimizer", "speed", "output")  # the order of --help
 
 
 def run(main, *classes, arguments=False):
-    """Makes flags of the settings of `classes`, parses the command line and runs `main`; exits with what it returns.
+    """Defines the settings of `classes` as flags, parses the command line, calls `main` and exits with its result.
 
-    `main` is called with a namespace of all settings, if there are classes, and with the list of other
-    arguments if `arguments` is true; if not, they are refused. An `mnist.Error` is printed in its own words; Ctrl-C
-    exits with 130, any other exception keeps its traceback.
+    Prints an `mnist.Error` without a traceback. Ctrl-C exits with 130. Any other exception keeps its traceback.
+
+    Args:
+      main: a function of a namespace of the settings, if there are classes, and a list of arguments, if there are any.
+      arguments: bool. Whether the command accepts arguments that are not flags.
     """
 
     def guarded(argv):
-        gc.freeze()  # the modules of TensorFlow, which nobody will free: to look through them all takes 0.2 s each time
-        if not flags.FLAGS["verbosity"].present:  # importing TensorFlow raised it to INFO
+        gc.freeze()  # each full collection would look through all modules of TensorFlow for 0.2 s
+        if not flags.FLAGS["verbosity"].present:  # the import of TensorFlow set it to INFO
             logging.set_verbosity(logging.WARNING)
         std_logging.getLogger("tensorflow").setLevel("WARNING")
         try:
             os.getcwd()
         except FileNotFoundError:
-            raise Error("the current folder is no longer there: go to another.") from None
+            raise Error("the current folder no longer exists: change to another.") from None
         if argv[1:] and not arguments:
             raise Error(f"unexpected argument: {argv[1]!r} (flags are written --name=value).")
         status = main(*([read_flags(*classes)] if classes else []), *([argv[1:]] if arguments else []))
-        sys.stdout.flush()  # that it cannot be written is said, not left to the interpreter's end
+        sys.stdout.flush()  # raises here if stdout fails, not at the end of the interpreter
         return status
 
     try:
-        if hasattr(sys.stdout, "reconfigure"):  # a file's name may have what the terminal's encoding has not
+        if hasattr(sys.stdout, "reconfigure"):  # the encoding of the terminal may lack a character of a file name
             sys.stdout.reconfigure(errors="backslashreplace")
         with defined_flags(*classes):
             app.run(guarded, flags_parser=_parse)
     except Error as error:
         if error.status == 1:
-            sys.exit(f"error: {error}")  # which Python prints
+            sys.exit(f"error: {error}")  # Python prints the text
         with contextlib.suppress(OSError):
             print(f"error: {error}", file=sys.stderr)
         sys.exit(error.status)
@@ -60,33 +63,30 @@ def run(main, *classes, arguments=False):
             print("interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except OSError as error:
-        # Of the output: the reader has left, as `| head` does, or a disk is full. Files are named.
+        # An error of stdout has no file name: the reader closed it, as `| head` does, or a disk is full.
         if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer, too
+        discard_stdout()
         sys.exit(141 if error.errno == errno.EPIPE else f"error: cannot write the output: {error.strerror}.")
 
 
 def project_flags():
-    """All flags of this command by name, but aliases and those that absl and TensorFlow define for themselves.
+    """Returns the flags of this command by name, without aliases and the flags of absl and TensorFlow.
 
-    Each has a serializer: one of the user's without has `str`.
+    A user's flag without a serializer gets one that uses `str`.
     """
     groups = flags.FLAGS.flags_by_module_dict().items()
     own = [flag for module, group in groups if not module.startswith(("absl.", "tensorflow.")) for flag in group]
-    own = [flag for flag in own if not hasattr(flag, "imported") and not is_alias(flag)]
+    # absl defines the class of an alias inside of DEFINE_alias.
+    is_alias = f"{flags.DEFINE_alias.__qualname__}."
+    own = [f for f in own if not hasattr(f, "imported") and not type(f).__qualname__.startswith(is_alias)]
     for flag in own:
         flag.serializer = flag.serializer or flags.ArgumentSerializer()
     return {flag.name: flag for flag in own}
 
 
-def is_alias(flag):
-    """Whether a flag is another name of a flag: absl makes their class within `DEFINE_alias`."""
-    return type(flag).__qualname__.startswith(f"{flags.DEFINE_alias.__qualname__}.")
-
-
 def _parse(argv):
-    own = itertools.takewhile(lambda argument: argument != "--", argv[1:])  # the others are passed on
+    own = itertools.takewhile(lambda argument: argument != "--", argv[1:])
     flagged = [argument.lstrip("-") for argument in own if argument.startswith("-")]
     if wanted := [name for name in flagged if name in ("help", "h", "?", "helpshort", "helpfull")]:
         print(_help(wanted[0]), flush=True)
@@ -101,7 +101,7 @@ def _parse(argv):
 
 
 def _suggest(name):
-    """Names of flags that may be meant: by initials (lr), as a part (patience), or by a slip (bach_size)."""
+    """Suggests up to three flags with these initials (lr), this part (patience) or a similar spelling (bach_size)."""
     known = list(project_flags())
     likely = [flag for flag in known if "".join(word[0] for word in flag.split("_")) == name]
     if len(name) > 2:
@@ -112,20 +112,19 @@ def _suggest(name):
 
 
 def _help(wanted):
-    """The text of --help; with helpshort, of flags that are of no other command; with helpfull, of absl's too."""
+    """Returns the text of --help, without shared flags for "helpshort", with the flags of absl for "helpfull"."""
     groups = {}
     for name, flag in project_flags().items():
         setting = getattr(flag, "setting", None)
-        groups.setdefault(setting.group if setting else "flags of this file", []).append((name, flag))
+        groups.setdefault(setting.group if setting else "flags of this file", []).append((name, flag, setting))
     own = [group for group in groups if group not in _GROUPS]
     shown = own if wanted == "helpshort" and own else [*own, *(group for group in _GROUPS if group in groups)]
     width = max(20, min(shutil.get_terminal_size().columns, 120))
     lines = [(sys.modules["__main__"].__doc__ or "").strip(), ""]
     for group in shown:
         lines.append(f"{group}:")
-        for name, flag in groups[group]:
+        for name, flag, setting in groups[group]:
             default = f"--{name}={str(flag.value).lower()}" if flag.boolean else flag.serialize() or f"--{name}"
-            setting = getattr(flag, "setting", None)
             expected = f" ({setting.expected()})" if setting and setting.kind not in (bool, str) else ""
             text = textwrap.fill(f"{flag.help}{expected}", width - 6)
             lines += [f"  {default}", textwrap.indent(text, "      ")]

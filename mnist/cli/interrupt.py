@@ -1,4 +1,4 @@
-"""Signals that ask a run to end, heeded between two inner loops; a second SIGINT ends the process at once."""
+"""The signals that ask a run to stop between two inner loops. A second Ctrl-C ends the process at once."""
 
 import contextlib
 import os
@@ -6,19 +6,15 @@ import signal
 import socket
 import threading
 
-# Ctrl-C, `kill`, a terminal that closes, and the warnings of schedulers (Slurm, SGE, PBS) before they kill.
+# Ctrl-C, `kill`, a closed terminal, and the warnings that Slurm, SGE and PBS send before they kill a job.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 class Interrupt:
-    """While entered, `signum` is the first of these signals that came, None before that.
+    """A context manager that catches signals. `signum` is the first one caught, or None.
 
-    One that the process was started to ignore, as nohup does with SIGHUP and a shell with a background job's SIGINT,
-    stays ignored.
-
-    Python runs a signal's handler only between two of its own instructions, and the inner loop is
-    none of them: a thread reads the signals' numbers from a socket (Windows takes no pipe), so that a
-    second Ctrl-C ends the process whatever the main thread is doing.
+    A signal that the process ignores from its start stays ignored: SIGHUP under nohup, SIGINT in a background job.
+    A thread reads the signals from a socket, because Python would run a handler only after the whole inner loop.
     """
 
     def __init__(self):
@@ -29,7 +25,7 @@ class Interrupt:
         self._writer.setblocking(False)
         self._old_wakeup = signal.set_wakeup_fd(self._writer.fileno())
         handlers = {signum: signal.getsignal(signum) for name in _NAMES if (signum := getattr(signal, name, None))}
-        # None: a handler that is not Python's, and could not be given back.
+        # None is a handler from outside of Python, which __exit__ could not restore.
         self._old_handlers = {s: h for s, h in handlers.items() if h not in (signal.SIG_IGN, None)}
         for signum in self._old_handlers:
             signal.signal(signum, lambda *_: None)
@@ -45,7 +41,7 @@ class Interrupt:
                     os._exit(128 + signum)
                 if self.signum is None:
                     self.signum = signum
-                    with contextlib.suppress(OSError):  # stderr may be full
+                    with contextlib.suppress(OSError):  # the disk of stderr may be full
                         os.write(2, b"\nStopping after this loop; Ctrl-C again ends at once.\n")
         self._reader.close()
 

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a bar that moves on a terminal, plain lines in a log."""
+"""The output of a run to stdout: a progress bar on a terminal, plain lines in a log."""
 
 import contextlib
 import os
@@ -7,71 +7,71 @@ import sys
 import time
 
 _LOG_SECONDS = 5
-_BAR = (8, 20)  # least and most columns of the bar
+_BAR = (8, 20)  # smallest and largest width of the bar in columns
 
 
 def say(text, end="\n"):
-    """Prints to stdout, and goes on where that cannot be: a run is worth more than its log.
+    """Prints to stdout. If stdout fails, the run goes on without it.
 
-    Returns: whether the reader of stdout is still there, who leaves as `| head` does.
+    Returns: False if the reader of stdout has closed it, as `| head` does, else True.
     """
     try:
         print(text, end=end, flush=True)
     except UnicodeEncodeError:
         return say(ascii(text)[1:-1], end)
     except BrokenPipeError:
-        _discard_stdout()
+        discard_stdout()
         return False
-    except (OSError, ValueError) as error:  # ValueError: somebody has closed it
-        _discard_stdout()
+    except (OSError, ValueError) as error:  # ValueError: stdout is closed
+        discard_stdout()
         with contextlib.suppress(OSError, ValueError):
             print(f"cannot write to stdout ({error}): going on without.", file=sys.stderr, flush=True)
     return True
 
 
-def in_short(value):
-    """A metric as text: with four decimals, or three digits of what these would make nearly 0."""
-    return f"{value:.3g}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
-
-
-def _discard_stdout():
+def discard_stdout():
+    """Redirects stdout to nothing, together with the text that is still in its buffer."""
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer, too
-    except (OSError, ValueError):  # closed, or a notebook's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is closed, or has no number in a notebook
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
+def in_short(value):
+    """Formats a metric with four decimals, or with three digits below 0.001."""
+    return f"{value:.3g}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
+
+
 class Progress:
-    """Shows how far a run is. Writes to stdout.
+    """The progress of a run on stdout.
 
     Args:
-      plan: the run's `Plan`.
-      silent: whether to say nothing.
+      plan: the `Plan` of the run.
+
+    Attributes:
+      closed: bool. Whether the reader of stdout has closed it.
     """
 
-    def __init__(self, plan, silent=False):
+    def __init__(self, plan):
         self._plan = plan
-        self._silent = silent
-        self._terminal = bool(sys.stdout and not sys.stdout.closed and sys.stdout.isatty())
-        self._said = time.monotonic()
-        self._bar_is_open = False
-        self.closed = False  # whether the reader of stdout has left
+        self._is_terminal = bool(sys.stdout and not sys.stdout.closed and sys.stdout.isatty())
+        self._last_time = time.monotonic()
+        self._bar_is_open = self.closed = False
 
     def _print(self, text, end="\n"):
-        if not self._silent and not say(text, end):
+        if not say(text, end):
             self.closed = True
 
     def update(self, step, means, images_per_second, steps_per_second):
-        """Shows the state after `step`; in a log at most every few seconds.
+        """Prints the state after `step`. A log gets a line every few seconds.
 
         Args:
-          means: a dict of the epoch's means so far, of each scalar of the step.
+          means: dict. The means over the epoch so far, one for each scalar of the step.
         """
-        now = time.monotonic()
-        if not self._terminal and now - self._said < _LOG_SECONDS:
+        now, plan = time.monotonic(), self._plan
+        if not self._is_terminal and now - self._last_time < _LOG_SECONDS:
             return
-        self._said = now
-        plan = self._plan
+        self._last_time = now
         minutes, seconds = divmod(round((plan.last_step - step) / steps_per_second), 60)
         others = sorted(means.keys() - {"loss", "accuracy"})
         fields = {
@@ -81,10 +81,10 @@ class Progress:
             "speed": f"{images_per_second:,.0f} images/s",
             "left": f"{minutes}:{seconds:02} left",
         }
-        if not self._terminal:
+        if not self._is_terminal:
             return self._print(" ".join(fields.values()))
         columns = shutil.get_terminal_size().columns - 1  # a full last column wraps on some terminals
-        # What is dropped first where there are too few columns; loss, accuracy and the bar stay longest.
+        # Drops fields in this order, until the bar fits.
         for name in (*reversed(others), "speed", "step", "left", "epoch", "accuracy"):
             if len(" ".join(fields.values())) + _BAR[0] + 3 <= columns:
                 break
@@ -98,12 +98,12 @@ class Progress:
         self._bar_is_open = True
 
     def say(self, text):
-        """Prints a line of its own, in place of the bar."""
+        """Prints a line in place of the bar."""
         self._print(f"\r\x1b[K{text}" if self._bar_is_open else text)
         self._bar_is_open = False
 
     def close(self):
-        """Leaves the bar as it is and what follows on a line of its own."""
+        """Ends the line of the bar."""
         if self._bar_is_open:
             self._print("")
             self._bar_is_open = False

@@ -46,7 +46,7 @@ class Cluster:
 
     Args:
       jobs: a dict from "chief" and "worker" to lists of addresses, HOST:PORT. Default: this process alone.
-      job, index: a string and an int. The job of this process and its place in that list.
+      job, index: a string and an int. The job of this process and its place in the list of that job.
       timeout: seconds in which all must start. A third of it is the limit for an answer while they train.
 
     Attributes:
@@ -109,10 +109,7 @@ class Cluster:
         return ", ".join(f"worker {i} ({self._addresses[i]})" for i in numbers)
 
     def gather(self, vector, timeout=None):
-        """Gathers a vector `[n]` of each process in a graph, and returns `[workers, n]` in the order of the workers.
-
-        It waits `timeout` seconds. Default: a third of the timeout of the cluster.
-        """
+        """Gathers a vector `[n]` of each process in a graph, and returns `[workers, n]` in the order of the workers."""
         if self.workers == 1:
             return vector[tf.newaxis]
         with tf.device(f"/job:{self._names[self.worker][0]}/task:{self._names[self.worker][1]}/device:CPU:0"):
@@ -150,10 +147,7 @@ class Cluster:
         return [json.loads(text) for text in self.exchange(json.dumps(value).encode(), timeout)]
 
     def check_same(self, value, otherwise, timeout=None):
-        """Raises `mnist.Error` if a worker has another value of plain JSON than the chief.
-
-        The message is `otherwise` after the number of that worker.
-        """
+        """Raises `mnist.Error`, "worker <number> <otherwise>", if a worker has another value than the chief."""
         chief, *others = self.agree(value, timeout)
         for worker, other in enumerate(others, 1):
             if other != chief:
@@ -183,10 +177,7 @@ class Cluster:
                 self._leaving.set()
 
     def _watch(self):
-        """Ends this process when its peers have ended.
-
-        A process that is stuck in Python enters no collective, so that no limit of TensorFlow would end it.
-        """
+        """Ends this process after its peers, because no limit of TensorFlow ends a process that is stuck in Python."""
         watched = range(1, self.workers) if self.is_chief else [0]
         while not self._leaving.wait(_POLL_SECONDS):
             gone = [i for i in watched if not _accepts(self._addresses[i])]
@@ -200,12 +191,9 @@ class Cluster:
 
 
 def ranks(names):
-    """Returns the row of each worker in what the collectives of TensorFlow gather, a list of ints.
+    """Returns the row that TensorFlow's collectives give to each worker, named by a pair `(job, index)`.
 
     TensorFlow sorts tasks as strings, which puts task 10 before task 2.
-
-    Args:
-      names: a list of pairs `(job, index)`, one for each worker.
     """
     order = sorted(names, key=lambda name: f"/job:{name[0]}/replica:0/task:{name[1]}/device:CPU:0")
     return [order.index(name) for name in names]

@@ -30,12 +30,7 @@ def _bounds(batch_size, slices):
 
 
 def start(devices=1, slices=1, timeout=60):
-    """Connects the processes that the environment (TF_CONFIG, Slurm) describes, before TensorFlow computes anything.
-
-    Args:
-      devices: an int. The number of devices of each process.
-      slices: an int. The number of slices that all devices share.
-      timeout: seconds in which all processes must start.
+    """Connects the processes that the environment describes, of `devices` each, which must start in `timeout` seconds.
 
     Returns: a `Replicas`.
     Raises: `mnist.Error` as `check_slices`, `read_cluster` and `Cluster`, and if TensorFlow has computed already.

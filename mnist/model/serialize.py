@@ -92,13 +92,34 @@ def copy_model(model):
 
 
 def _make_same(description, objects, values, answers, safe_mode=True):
-    """Makes a model and assigns values to its variables. Raises: ValueError that gives the reason in a sentence."""
+    """Makes a model and assigns values to its variables.
+
+    Args:
+      objects: dict. The classes and functions that are not Keras' own, by name.
+      safe_mode: bool. Whether to refuse code in the description, such as a lambda.
+
+    Raises: ValueError with the reason, a sentence.
+    """
     if description is None:
         raise ValueError("its class has no get_config().")
+    description = copy.deepcopy(description)
+    for part in parts_of(description):
+        cls = objects.get(part.get("class_name"))
+        if isinstance(cls, type) and isinstance(part.get("config"), dict):
+            # Keras stores these three even if __init__() does not accept them.
+            parameters = inspect.signature(cls.__init__).parameters.values()
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                for name in {"name", "trainable", "dtype"} - {p.name for p in parameters}:
+                    part["config"].pop(name, None)
+    state = random.getstate()  # Keras draws initial weights, which must not change the next draws of the run
     try:
-        model = make_again(description, objects, safe_mode)
-    except (TypeError, ValueError) as error:
-        raise ValueError(shorten(error)) from None
+        model = keras.saving.deserialize_keras_object(description, objects, safe_mode)
+    except (TypeError, ValueError) as error:  # for a class that Keras does not find, or for code
+        # Keras wraps the reason in other errors and in whole configurations.
+        reason = re.split(r"Exception encountered: |deserialization: ", " ".join(str(error).split()))[-1]
+        raise ValueError(re.split(r"(?<=\.) ", reason)[0][:200]) from None
+    finally:
+        random.setstate(state)
     if [tuple(value.shape) for value in values] != [tuple(variable.shape) for variable in model.variables]:
         raise ValueError("a model made from its get_config() has other variables.")
     for variable, value in zip(model.variables, values, strict=True):
@@ -169,32 +190,6 @@ def is_like(model, answers):
     return found.shape == answers.shape and np.allclose(found, answers, rtol=0, atol=bound, equal_nan=True)
 
 
-def make_again(description, objects, safe_mode=True):
-    """Makes a model with new weights from the result of `describe`.
-
-    Args:
-      description: dict. It is not changed.
-      objects: dict. The classes and functions that are not Keras' own, by name.
-      safe_mode: bool. Whether to refuse code in the description, such as a lambda.
-
-    Raises: TypeError or ValueError for a class that Keras does not find, or for code.
-    """
-    description = copy.deepcopy(description)
-    for part in parts_of(description):
-        cls = objects.get(part.get("class_name"))
-        if isinstance(cls, type) and isinstance(part.get("config"), dict):
-            # Keras stores these three even if __init__() does not accept them.
-            parameters = inspect.signature(cls.__init__).parameters.values()
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                for name in {"name", "trainable", "dtype"} - {p.name for p in parameters}:
-                    part["config"].pop(name, None)
-    state = random.getstate()  # drawing initial weights must not move the draws of the run
-    try:
-        return keras.saving.deserialize_keras_object(description, objects, safe_mode)
-    finally:
-        random.setstate(state)
-
-
 def parts_of(description):
     """Yields all dicts at any depth of a description: the model, its layers, their values."""
     if isinstance(description, dict):
@@ -211,9 +206,3 @@ def objects_of(model):
     found = [type(layer) for layer in layers]
     found += [value for layer in layers for value in vars(layer).values() if isinstance(value, types.FunctionType)]
     return {value.__name__: value for value in found if value.__module__.partition(".")[0] != "keras"}
-
-
-def shorten(error):
-    """Returns the innermost reason of a Keras error, which may wrap other errors and whole configurations."""
-    reason = re.split(r"Exception encountered: |deserialization: ", " ".join(str(error).split()))[-1]
-    return re.split(r"(?<=\.) ", reason)[0][:200]

@@ -1,14 +1,20 @@
 """One run, from its first step to its last."""
 
+from mnist.run.checkpointer import Checkpointer
 from mnist.run.plan import Plan
 from mnist.run.profiler import Profiler
-from mnist.run.results import OF_THE_HOUR, write_results
-from mnist.run.session import Session
+from mnist.run.provenance import OF_THE_HOUR
+from mnist.run.recorder import Recorder, SilentRecorder
+from mnist.run.state import RunState
+from mnist.run.trainer import Trainer
 
 __all__ = [
     "OF_THE_HOUR",
+    "Checkpointer",
     "Plan",
     "Profiler",
-    "Session",
-    "write_results",
+    "Recorder",
+    "RunState",
+    "SilentRecorder",
+    "Trainer",
 ]

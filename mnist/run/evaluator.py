@@ -1,6 +1,5 @@
-"""Measures the model that a step evaluates, exactly, over every example of a part of the data."""
+"""Measures the model that a step evaluates, exactly, on every example of a part of the data."""
 
-import functools
 import inspect
 import time
 import typing
@@ -14,41 +13,36 @@ import numpy as np
 
 
 class Measured(typing.NamedTuple):
-    """What `Evaluator.measure` returns."""
+    """The result of `Evaluator.measure`."""
 
-    metrics: dict  # loss, accuracy and the step's own, floats
+    metrics: dict  # loss, accuracy and the step's own metrics, floats
     logits: np.ndarray  # float32 [N, classes]
-    images_per_second: float  # but for the step's own metrics
+    images_per_second: float  # without the step's own metrics
 
 
 class Evaluator:
-    """Evaluates a `TrainStep` in batches of `batch_size`, which have no part in the result.
+    """An evaluation of a `TrainStep`. The number of images in a batch does not change the result.
 
     Raises: `mnist.Error` if the step's `extra_metrics` does not take images, labels and logits.
     """
 
     def __init__(self, step, batch_size):
-        self.step, self.batch_size = step, batch_size
+        self._step = step
+        self._predict_logits = make_predict_logits(step.eval_model, batch_size)
         try:
             inspect.signature(step.extra_metrics).bind(None, None, None)
         except TypeError:
             raise Error(f"extra_metrics of {type(step).__name__} has to take images, labels and logits.") from None
 
-    @functools.cached_property
-    def _predict_logits(self):
-        predict_logits = make_predict_logits(self.step.eval_model, self.batch_size)
-        predict_logits(np.zeros([1, *IMAGE_SHAPE], np.uint8))  # compiles, so that no clock counts it
-        return predict_logits
-
     def measure(self, examples, part):
-        """Evaluates `step.eval_model` as it is on a `data.Examples`; `part`: "validation" or "test"."""
-        predict_logits = self._predict_logits
+        """Evaluates `step.eval_model` as it is on a `data.Examples`. The part is "validation" or "test"."""
+        self._predict_logits(np.zeros([1, *IMAGE_SHAPE], np.uint8))  # traces, so that the clock does not count it
         start = time.perf_counter()
-        logits = predict_logits(examples.images).numpy()
+        logits = self._predict_logits(examples.images).numpy()
         metrics = compute_metrics(logits, examples.labels)
         images_per_second = len(logits) / (time.perf_counter() - start)
-        view, self.step.view.part = self.step.view, part
-        with keep_state(self.step.eval_model):
-            own = self.step.extra_metrics(*examples, logits)
+        view, self._step.view.part = self._step.view, part
+        with keep_state(self._step.eval_model):
+            own = self._step.extra_metrics(*examples, logits)
         view.part = "train"
         return Measured(metrics | check_extra_metrics(own, metrics), logits, images_per_second)

@@ -1,6 +1,6 @@
-"""How long a run is, and when what is due: all arithmetic on step numbers, in plain Python.
+"""The length of a run, and when it evaluates and saves. All of it is arithmetic on step numbers, in plain Python.
 
-Steps are counted from 1: after step n, n updates are done. Epochs are counted from 0 within the code, from 1 in
+Steps are counted from 1, so that n updates are done after step n. Epochs are counted from 0 in the code, and from 1 in
 what a person reads.
 """
 
@@ -19,30 +19,30 @@ _length, _speed, _output = (
 
 
 class Plan:
-    """The options of a run below its model, optimizer and data.
+    """The schedule of a run: its length, and the steps at which it evaluates, saves and shows something.
 
     Args:
-      num_examples: size of the training set.
-      settings: those declared here, as keywords.
+      num_examples: an int. The size of the training set.
+      settings: the settings below, as keywords.
 
-    Raises: `mnist.Error` for a batch size above the training set and a profile outside of the run; ValueError for
-      what is out of its range.
+    Raises: `mnist.Error` for a batch larger than the training set, or a profile outside of the run. ValueError for a
+      setting out of its range.
     """
 
     epochs = _length(5, "Passes over the training set. Five reach 99 % on MNIST.", low=1)
-    max_steps = _length(None, "Steps after which to end, even within an epoch. Default: none.", kind=int, low=1)
+    max_steps = _length(None, "Steps after which the run ends, even within an epoch. Default: none.", kind=int, low=1)
     early_stopping_patience = _length(
-        0, "Epochs without a better validation loss after which to end. Default 0: never.", low=0
+        0, "Epochs without a better validation loss after which the run ends. Default 0: never.", low=0
     )
     batch_size = Setting(64, "Images per step. 64 as in the classic tutorial.", low=1, group="length")
     steps_per_loop = _speed(
         100,
-        "Steps in one call into the graph; no part in the result. 100 take about half a second, which is how "
+        "Steps in one call into the graph. They do not change the result. 100 take about half a second, which is how "
         "long Ctrl-C waits.",
         low=1,
     )
     eval_batch_size = _speed(
-        100, "Images at a time in evaluation; no part in the result. 100 take the least memory.", low=2
+        100, "Images in one batch of an evaluation. They do not change the result. 100 take the least memory.", low=2
     )
     jit_compile = Setting(False, "Compile the step with XLA. Off: it is slower on CPU.", group="speed")
     eval_every = _output(None, "Steps between evaluations. Default: one at the end of each epoch.", kind=int, low=1)
@@ -50,28 +50,28 @@ class Plan:
     keep_checkpoints = _output(3, "Newest checkpoints to keep. 3 leave two to fall back on.", low=1)
     keep_best = _output(
         None,
-        "Keeps one more checkpoint, of the evaluation that is best by this key of metrics.jsonl: validation_loss, "
-        "max:validation_accuracy. A loss or an error is best where it is lowest; min: and max: say otherwise. "
-        "Default: validation_loss with early stopping, else none, as an empty value says.",
+        "Keeps one more checkpoint, of the best evaluation by this key of metrics.jsonl, such as validation_loss or "
+        "max:validation_accuracy. A loss or an error is best where it is lowest, unless min: or max: precedes the key. "
+        "Default: validation_loss with early stopping, else none. An empty value keeps none.",
         kind=str,
     )
     norms_every = _output(
         100,
-        "Steps between norms of gradients and weights, and of updates by weights, of each layer; 0: none. Each takes "
-        "half a step.",
+        "Steps between norms of each layer's gradients, weights and updates relative to weights. Each takes the time "
+        "of half a step. 0: none.",
         low=0,
     )
     histograms_every = _output(
         None,
-        "Steps between histograms of weights and gradients; 0: none. Default: one at the end of each epoch.",
+        "Steps between histograms of weights and gradients. 0: none. Default: one at the end of each epoch.",
         kind=int,
         low=0,
     )
-    resume = _output(True, "Resume from the newest checkpoint in --workdir; if false, refuse when there is one.")
+    resume = _output(True, "Resume from the newest checkpoint in --workdir. If false, refuse if there is one.")
     profile = _output(
         None,
-        "START:STOP: writes a TensorFlow profile of these steps, counted from 1, both included, for TensorBoard's "
-        "Profile tab (the extra `profile` of setup.cfg). A hundred steps show all there is and make 2 MB.",
+        "START:STOP, the first and the last step of a TensorFlow profile, for TensorBoard's Profile tab (the extra "
+        "`profile` of setup.cfg). A hundred steps are enough and make 2 MB.",
         kind=str,
     )
 
@@ -88,7 +88,7 @@ class Plan:
             self.histograms_every = self.steps_per_epoch
 
     def _parse_profile(self):
-        """The first and the last step to profile; None for no profile."""
+        """Returns the first and the last step to profile. Returns None for no profile."""
         if self.profile is None:
             return None
         match = re.fullmatch(r"(\d+):(\d+)", self.profile)
@@ -101,7 +101,7 @@ class Plan:
         return first, last
 
     def _parse_best(self):
-        """The key that --keep_best names and whether its highest value is the best; None to keep none."""
+        """Returns the metric that --keep_best names, and whether its highest value is the best. None: keep none."""
         asked = self.keep_best
         if asked is None and self.early_stopping_patience:
             asked = "validation_loss"
@@ -117,32 +117,37 @@ class Plan:
         return key, order == "max:" if order else not is_lower_better(key)
 
     def position(self, step):
-        """Where a run is after `step`: the epoch of the next step, from 0, and its batches that are done."""
+        """Returns the epoch of the next step after `step`, counted from 0, and the batches done in that epoch."""
         return divmod(step, self.steps_per_epoch)
 
     def epoch_of(self, step):
-        """The epoch that `step` belongs to, from 1."""
+        """Returns the epoch that `step` belongs to, counted from 1."""
         return -(-step // self.steps_per_epoch)
 
     def batch_sizes(self, first, count):
-        """Images in each of `count` steps from `first` on: the last batch of an epoch may be short."""
+        """Returns the number of images in each of `count` steps from `first` on. The last of an epoch may be short."""
         short = self.num_examples - (self.steps_per_epoch - 1) * self.batch_size
         return [self.batch_size if step % self.steps_per_epoch else short for step in range(first, first + count)]
 
     def evaluation_due(self, step, evaluated):
-        """After `step`: before the first, every `eval_every`, at the end of each epoch and of the run.
+        """Returns whether to evaluate after `step`: at 0, every `eval_every`, at the end of each epoch and of the run.
 
         Args:
-          evaluated: the step of the last evaluation, which is not repeated; -1 before the first.
+          evaluated: the step of the last evaluation, which is not repeated. -1 before the first.
         """
         ends = step % self.steps_per_epoch == 0 or step == self.last_step
         return step > evaluated and (ends or (self.eval_every is not None and step % self.eval_every == 0))
 
     def save_due(self, step):
+        """Returns whether to save after `step`."""
         return step > 0 and step % (self.checkpoint_every or self.steps_per_epoch) == 0
 
     def is_over(self, step, history=()):
-        """Whether a run ends after `step`; `history`: a dict with `step` and `validation_loss` of each evaluation."""
+        """Returns whether a run ends after `step`.
+
+        Args:
+          history: a list of dicts, one for each evaluation, with `step` and `validation_loss`.
+        """
         ends = [entry for entry in history if entry["step"] and entry["step"] % self.steps_per_epoch == 0]
         losses = [entry["validation_loss"] for entry in ends]
         since_best = len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__) if losses else 0
@@ -150,7 +155,7 @@ class Plan:
         return step >= self.last_step or stalled
 
     def steps_to_next_event(self, step):
-        """Steps from `step` to the next at which something is due or a profile begins or ends."""
+        """Returns the steps from `step` to the next evaluation or save, or to the next edge of the profile."""
         periods = [n for n in (self.steps_per_epoch, self.checkpoint_every, self.eval_every) if n]
         edges = [self.profiled[0] - 1, self.profiled[1]] if self.profiled else []
         ends = [self.last_step, *(edge for edge in edges if edge > step)]

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 
 class Profiler:
-    """Profiles the steps from `first` to `last`, counted from 1, both included.
+    """A profile of the steps from `first` to `last`, counted from 1, both included.
 
-    A run that is resumed from a step between them profiles the rest; one that ends there keeps what it has.
+    A run that resumes between them profiles the rest. A run that ends between them writes what it has.
 
     Args:
       workdir: the run's folder. The profile goes to `<workdir>/train/plugins/profile`.
@@ -27,7 +27,7 @@ class Profiler:
 
     @contextlib.contextmanager
     def loop(self, step_number, num_steps):
-        """Around an inner loop of `num_steps` after `step_number`."""
+        """Returns a context manager that profiles, if it is time, `num_steps` steps after step `step_number`."""
         if not self._running and self._first <= step_number + 1 <= self._last:
             tf.profiler.experimental.start(self._logdir)
             self._running = True
@@ -37,10 +37,10 @@ class Profiler:
             self.close()
 
     def close(self):
-        """Writes the profile, if one was begun and not ended."""
+        """Writes the profile, if one has begun and not ended."""
         if self._running:
             self._running = False
-            # TensorFlow names a profile by the second, and overwrites one of the same second.
+            # TensorFlow names a profile by the second, and overwrites a profile of the same second.
             while os.path.exists(os.path.join(self._logdir, "plugins", "profile", time.strftime("%Y_%m_%d_%H_%M_%S"))):
                 time.sleep(0.1)
             with write_errors(f"write a profile to {self._logdir}"):

@@ -1,4 +1,4 @@
-"""What a run came from: versions, the state of the code, the command, the machine. Nothing of the environment."""
+"""The origin of a run: versions, the state of the code, the command and the machine, without the environment."""
 
 import os
 import platform
@@ -17,12 +17,14 @@ KEYS = (
     *("started", "command", "git_revision", "git_clean", "host", "processor", "cores"),
     *("python", "tensorflow", "keras", "numpy"),
 )
+# The keys of results.json that may differ between two runs with the same numbers.
+OF_THE_HOUR = {"train_seconds", "images_per_second", *KEYS}
 
 
 def describe():
-    """A flat dict of JSON, with `KEYS`; None for what cannot be known.
+    """Returns a flat dict of JSON with `KEYS`. A value that cannot be found is None.
 
-    The revision is that of the program's folder, or of the package's if the program is in no repository.
+    The revision comes from the folder of the program, or from the folder of this file if the program has no repository.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["-m", spec.name] if spec else sys.argv[:1]
@@ -44,13 +46,13 @@ def describe():
 
 
 def _is_clean(folder):
-    """Whether all that git knows of is as committed, and no Python file is unknown to it."""
+    """Returns whether the tracked files are as committed, and no Python file is untracked."""
     lines = (_git(folder, "status", "--porcelain") or "").splitlines()
     return not any(line.endswith(".py") or not line.startswith("??") for line in lines)
 
 
 def _git(folder, *arguments):
-    """What git says of a folder, as text; None outside of a repository, or without git."""
+    """Returns what a git command prints in a folder. Returns None outside of a repository, or without git."""
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", folder, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
@@ -60,9 +62,9 @@ def _git(folder, *arguments):
 
 
 def _processor():
-    """The model of the processor."""
+    """Returns the name of the processor's model."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # of Linux
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # Linux alone has this file
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     except OSError:
         names = []

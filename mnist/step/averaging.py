@@ -4,14 +4,9 @@ from mnist.model import copy_model
 
 
 class AveragedModel:
-    """A copy of a model with the moving averages of its weights, with which `fit` ends.
+    """A copy of a `keras.Model`, its attribute `model`, with the averages that its optimizer keeps of the weights.
 
-    Args:
-      model: a built `keras.Model`. It is copied.
-      optimizer: a built Keras optimizer of the model, with `use_ema`.
-
-    Attributes:
-      model: a `keras.Model`. The copy.
+    `fit` ends with these averages as the weights.
     """
 
     def __init__(self, model, optimizer):

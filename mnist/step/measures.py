@@ -10,13 +10,9 @@ import numpy as np
 
 
 def check_extra_metrics(metrics, others):
-    """Returns a dict of numbers as floats, which may be NaN.
+    """Returns the dict of an `extra_metrics` with floats, which may be NaN.
 
-    Args:
-      metrics: a dict. The metrics that `extra_metrics` returned.
-      others: a collection of the names that every evaluation has already.
-
-    Raises: `mnist.Error` that names a metric whose name is taken or whose value is not a number.
+    Raises: `mnist.Error` for a name that is among `others`, and for a value that is not a number.
     """
     checked = {}
     for name, value in metrics.items():
@@ -30,10 +26,7 @@ def check_extra_metrics(metrics, others):
 
 
 def describe_measuring(step):
-    """Describes a step so that another process can call its `extra_metrics`.
-
-    Returns: a dict of plain JSON, or None if the step has no metrics of its own.
-    """
+    """Describes a step as plain JSON, so that `own_metrics` can make it again. None if it has no own metrics."""
     cls = type(step)
     if cls.extra_metrics is TrainStep.extra_metrics:
         return None
@@ -45,12 +38,12 @@ def own_metrics(description, model, tensors, images, labels, logits):
     """Makes a step again, without its optimizer, and returns its `extra_metrics`, a dict of floats.
 
     Args:
-      description: a dict, as `describe_measuring` returns it.
+      description: a dict, as `describe_measuring` returned it.
       model: the evaluated `keras.Model`.
-      tensors: a dict from names to arrays. The content of the checkpoint.
+      tensors: a dict from names to arrays, the content of the checkpoint.
       images, labels, logits: as `extra_metrics` takes them.
 
-    Raises: any exception of the class, for example if this process lacks a file that it reads.
+    Raises: any exception of the class, for example if it reads a file that is not here.
     """
     module, name = description["module"], description["name"]
     cls = import_objects({"module": module, "class_name": name, "config": {}})[name]

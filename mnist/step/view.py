@@ -13,7 +13,7 @@ class View:
     """The run as a step sees it, which a `TrainStep` has as `view`.
 
     In a run, `tf.summary` writes from the step's methods every `norms_every` steps, and from `extra_metrics` at each
-    evaluation. Outside of a run it writes nothing. In a shared run only the chief writes.
+    evaluation. Outside of a run it writes nothing, and in a shared run only the chief writes.
 
     Args:
       workdir: a string. The run's folder as the user typed it. Default: None, outside of a run.
@@ -35,10 +35,7 @@ class View:
 
     @contextlib.contextmanager
     def every(self, steps):
-        """Makes `tf.summary` write at every `steps`-th step, under the names that it is given.
-
-        In `extra_metrics` it writes at each evaluation.
-        """
+        """Makes `tf.summary` write at every `steps`-th step, or in `extra_metrics` at each evaluation."""
         number = tf.summary.experimental.get_step()
         with contextlib.ExitStack() as stack:
             if number is not None and self.part == "train":

@@ -1,21 +1,21 @@
-"""What the pictures of a run are made of: letters, ink, a grid of images."""
+"""The elements of the pictures that Pillow draws: font, colours, text, a grid of images."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-WIDTH = 350  # pixels of TensorBoard's card, which scales what is wider pixel by pixel
+WIDTH = 350  # pixels: the width of TensorBoard's card, which scales wider pictures without smoothing
 FONT = ImageFont.load_default(11)
 LINE = 14  # pixels from one line of text to the next
 BLUE, RED, GREY = (50, 100, 200), (210, 40, 40), (110, 110, 110)
 
 
 def drawable(classes):
-    """Names of classes as Pillow's own font can draw them: for a name with other than ASCII the number of the class."""
+    """Replaces names of classes with other than ASCII characters, which Pillow's font lacks, by the class numbers."""
     return [name if name.isascii() else str(number) for number, name in enumerate(classes)]
 
 
 def cut(text, width):
-    """A text that is at most `width` pixels wide: if need be without its middle, as names may differ at their end."""
+    """Shortens a text to at most `width` pixels. Cuts its middle, because names may differ at their end."""
     if FONT.getlength(text) <= width:
         return text
     for length in range(int(width / 2), 1, -1):  # no letter is narrower than two pixels
@@ -26,9 +26,9 @@ def cut(text, width):
 
 
 def grid(images, title, columns, text=0):
-    """Lays images of one size out in rows of the full width, under a title.
+    """Lays out images of one size in rows of the full width, under a title.
 
-    Returns: the canvas, and the corners `(x, y)` where the text of each begins, `text` pixels above it.
+    Returns: the canvas, and the corners `(x, y)` of the text above each image, which has `text` pixels.
     """
     cell = WIDTH // columns
     row = text + (images[0].height if images else 0) + 4
@@ -41,13 +41,13 @@ def grid(images, title, columns, text=0):
 
 
 def write_upwards(canvas, x, y, text, colour="black"):
-    """Writes from bottom to top; the text begins at `y`, and the middle of its line is at `x`."""
+    """Writes a text from bottom to top. It begins at `y`, and the middle of its line is at `x`."""
     strip = Image.new("L", (round(FONT.getlength(text)) + 1, LINE))
     ImageDraw.Draw(strip).text((0, LINE / 2), text, 255, FONT, anchor="lm")
     canvas.paste(colour, (round(x - LINE / 2), round(y - strip.width)), strip.rotate(90, expand=True))
 
 
 def mix(blue, red):
-    """White with shares in [0, 1] of blue and of red ink, arrays of one shape. Returns: uint8, with an axis more."""
+    """Mixes blue and red ink on white from their shares, arrays in [0, 1]. Returns: uint8 `[..., 3]`."""
     inks = np.multiply.outer(blue, 255 - np.array(BLUE)) + np.multiply.outer(red, 255 - np.array(RED))
     return (255 - np.minimum(inks, 255)).astype(np.uint8)

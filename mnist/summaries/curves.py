@@ -1,34 +1,38 @@
-"""The curves of one run or of several, with matplotlib."""
+"""The loss and accuracy curves of one run or of several, with matplotlib."""
 
 import copy
 import io
 import warnings
 
+from mnist.summaries.canvas import cut
+
 import numpy as np
 from PIL import Image
 
-_MAX_POINTS = 100  # of the loss of each step: a curve of more is a band of noise
+_MAX_POINTS = 100  # of the loss by step, because a longer curve is a band of noise
+_MAX_NAME = 190  # pixels of the name of a run
 
 
 def draw_curves(runs):
-    """Draws loss and accuracy of training and validation over the steps, several runs over each other.
+    """Draws loss and accuracy of training and validation over the steps, with several runs in the same charts.
+
+    Early accuracies may lie below the chart, so that the later ones fill it.
 
     Args:
-      runs: a history, as of `finished.Run.history`; or a dict from the name of each run to its history, or to a pair
-        of its history and its losses, as of `finished.Run.batch_losses`.
+      runs: list of dicts, the `history` of a `finished.Run`. For several runs a dict with a history for each name, or
+        a pair of the history and `batch_losses()`. An entry may lack any metric.
 
-    What an entry of a history lacks is left out. Early accuracies may lie below the picture, where they would squash
-    the later ones. Returns: a `PIL.Image.Image`.
+    Returns: a `PIL.Image.Image`.
     """
     import matplotlib.figure  # slow to import, and most runs draw no curve
 
     runs = runs if isinstance(runs, dict) else {"": runs}
     several = len(runs) > 1
-    height = max(3.6, 0.22 * len(runs) + 0.6)  # inches, of the legend
+    height = max(3.6, 0.22 * len(runs) + 0.6)  # inches, enough for the legend
     figure = matplotlib.figure.Figure(figsize=(10, height), dpi=120, layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    losses, accuracies = [], []  # arrays of steps and of values
-    lines, names, shared = [], [], {}  # of the legend; `shared` is what all runs have
+    losses, accuracies = [], []  # pairs of arrays: steps, values
+    lines, names, shared = [], [], {}  # of the legend, where `shared` has one line for all runs
     for i, (name, run) in enumerate(runs.items()):
         history, batch_losses = run if isinstance(run, tuple) else (run, None)
         colour = f"C{i}" if len(runs) <= 10 else matplotlib.colormaps["turbo"](0.05 + 0.9 * i / len(runs))
@@ -39,7 +43,7 @@ def draw_curves(runs):
             (line,) = axes.plot(*validation, color=colour if several else "C1", **style)
             drawn += [train, validation]
         lines.append(line)
-        names.append(_cut(name) if several else "validation")
+        names.append(cut(name, _MAX_NAME) if several else "validation")
         if batch_losses is not None:
             points = _smooth(*batch_losses)
             label = "train, by step" if len(points[0]) == len(batch_losses[0]) else "train, by step, smoothed"
@@ -55,38 +59,29 @@ def draw_curves(runs):
     _limit_accuracies(accuracy_axes, accuracies)
     legend = figure.legend([*lines, *shared.values()], [*names, *shared], loc="outside right upper", fontsize="small")
     for text in legend.get_texts():
-        text.set_parse_math(False)  # the name of a folder may hold dollars
-    return _picture(figure)
-
-
-def _picture(figure):
+        text.set_parse_math(False)  # the name of a folder may contain dollars
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # that the font lacks, of a folder's name: a box stands for it
+        warnings.filterwarnings("ignore", "Glyph")  # matplotlib draws a box for a character that its font lacks
         figure.savefig(file, format="png")
     return Image.open(file)
 
 
-def _cut(name, length=36):
-    """A name without its middle, if it is long."""
-    return name if len(name) <= length else f"{name[: length // 2]}…{name[-length // 2 :]}"
-
-
 def _points(history, key):
-    """Steps and values, float64 `[N]` each, of the entries that have the key."""
+    """Returns steps and values, float64 `[N]` each, of the entries that have the key."""
     points = [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
     return np.array(points, np.float64).reshape(-1, 2).T
 
 
 def _smooth(steps, values):
-    """Means over consecutive steps, so that at most `_MAX_POINTS` are left."""
+    """Averages steps and values over consecutive steps, so that at most `_MAX_POINTS` remain."""
     starts = np.arange(0, len(steps), max(1, -(-len(steps) // _MAX_POINTS)))
     counts = np.diff([*starts, len(steps)])
     return [np.add.reduceat(np.asarray(x, np.float64), starts) / counts for x in (steps, values)]
 
 
 def _scale_losses(axes, curves):
-    """A log scale, if nothing that is drawn is 0 or less."""
+    """Sets a log scale, unless a value is 0 or less."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     values = np.concatenate([line.get_ydata() for line in axes.lines])
@@ -95,17 +90,17 @@ def _scale_losses(axes, curves):
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")
-        # Single batches may have next to no loss, which is not to take half of the picture.
+        # The loss of single batches may be so small that it would take half of the picture.
         lowest = np.nanmin(np.concatenate([values for _, values in curves] or [values]), initial=np.inf)
         if lowest > 4 * axes.get_ylim()[0] and lowest < np.inf:
             axes.set_ylim(bottom=lowest / 4)
 
 
 def _limit_accuracies(axes, curves):
-    """Leaves out below what is of the first quarter of the steps, if it would take more than half of the picture."""
+    """Cuts off accuracies of the first quarter of the steps that would take more than half of the chart."""
     early = np.concatenate([values[steps < steps.max(initial=0) / 4] for steps, values in curves])
     late = np.concatenate([values[steps >= steps.max(initial=0) / 4] for steps, values in curves])
-    if len(late) > 2 * len(curves) and early.size:  # of few points all are shown
+    if len(late) > 2 * len(curves) and early.size:  # a chart of few points shows all of them
         low, high = np.nanmin(late), np.nanmax([*early, *late])
         margin = max(0.05 * (high - low), 1e-3)
         if np.nanmin(early) < low - (high - low):

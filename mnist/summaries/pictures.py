@@ -1,7 +1,7 @@
-"""Every picture of a run, drawn once: for TensorBoard, as PNG files, and in a notebook, where a cell shows it.
+"""The pictures of a run, for TensorBoard, for PNG files and for notebooks.
 
-A picture is a `PIL.Image.Image`. All but the curves are drawn with Pillow, since matplotlib takes half a second for
-one, and are at most 350 pixels wide: so wide is TensorBoard's card, which scales pixel by pixel.
+A picture is a `PIL.Image.Image`. Pillow draws all except the curves, because matplotlib needs half a second for one.
+They are at most 350 pixels wide, the width of TensorBoard's card: it scales wider pictures without smoothing.
 """
 
 import math
@@ -18,22 +18,22 @@ import keras
 import numpy as np
 from PIL import Image, ImageDraw
 
-_ARROW = 16  # pixels of the arrow between label and prediction, which the font lacks
-_MAX_NAME = 62  # pixels that the name of a class may take: "Ankle boot" takes 56
-_MAX_SHOWN = 25  # mistakes, and bars
-_MAX_FILTERS = 1024
+_ARROW = 16  # width in pixels of the arrow between label and prediction, a sign that the font lacks
+_MAX_NAME = 62  # largest width in pixels of the name of a class: "Ankle boot" has 56
+_MAX_SHOWN = 25  # largest number of mistakes, and of bars
+_MAX_FILTERS = 256
 
 
 def draw_run(model, examples, classes, runs):
-    """Draws everything of one run.
+    """Draws all pictures of one run.
 
     Args:
       model: a `keras.Model` from float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, classes]`.
       examples: test images and labels, `data.Examples`.
       classes: the names of the classes, a tuple.
-      runs: what `draw_curves` takes.
+      runs: the argument of `draw_curves`.
 
-    Returns: a dict of pictures, as `save_pictures` takes it.
+    Returns: a dict of pictures by name. It has no filters if the model has no convolution of the image.
     """
     logits = make_predict_logits(model)(examples.images).numpy()
     predictions = logits.argmax(axis=1)
@@ -49,7 +49,7 @@ def draw_run(model, examples, classes, runs):
 
 
 def save_pictures(pictures, directory):
-    """Writes a dict of pictures, each as `<directory>/<its name>.png`. Returns: the paths."""
+    """Writes each picture of a dict to `<directory>/<name>.png`. Returns: a list of the paths."""
     paths = [os.path.join(directory, f"{name}.png") for name in pictures]
     with write_errors(f"write to {directory}"):
         os.makedirs(directory, exist_ok=True)
@@ -59,21 +59,19 @@ def save_pictures(pictures, directory):
 
 
 def draw_confusions(matrix, classes=DIGITS):
-    """Draws a confusion matrix, integers `[classes, classes]` (row: label, column: prediction).
+    """Draws a confusion matrix, integers `[classes, classes]` with a row for each label.
 
-    Hits are blue, mistakes red, by their share of the row. Counts and names stand where they fit; beyond some 50
-    classes, numbers of some classes stand for the names of all. A pixel that stands for several classes has the colour
-    of the greatest share, so that no mistake is lost.
+    Hits are blue and mistakes red, darker for a larger share of the row. Counts and names appear where they fit. From
+    55 classes on, the numbers of some classes replace the names.
     """
     num_classes, names = len(matrix), drawable(classes)
-    # The classes that are named: each, every second, or those with a round number.
-    every = next(n for n in (1, 2, 5, 10, 20, 50, 100) if 300 * n / num_classes >= (11 if n < 5 else 22))
+    # Names every class, every second one, or those with a round number.
+    every = next((n for n in (1, 2, 5, 10) if 300 * n / num_classes >= (11 if n < 5 else 22)), 20)
     names = [cut(name, _MAX_NAME) for name in names] if every < 5 else list(map(str, range(num_classes)))
     margin = LINE + 9 + round(max(map(FONT.getlength, names)))
-    cells = min(num_classes, WIDTH - margin - 1)  # in a row
-    cell = min(70, (WIDTH - margin - 1) // cells)
-    side, pitch = cells * cell, cells * cell / num_classes
-    colours = _colour_shares(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cells, cell)
+    cell = max(1, min(70, (WIDTH - margin - 1) // num_classes))
+    side = num_classes * cell
+    colours = _colour_shares(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), cell)
     canvas = Image.new("RGB", (margin + side + 1, margin + side + 1), "white")
     draw = ImageDraw.Draw(canvas)
     canvas.paste(Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST), (margin, margin))
@@ -83,9 +81,9 @@ def draw_confusions(matrix, classes=DIGITS):
         draw.line((line, margin, line, margin + side), "lightgrey")
     draw.text((margin + side / 2, 1), "prediction", GREY, FONT, anchor="ma")
     write_upwards(canvas, 7, margin + side / 2 + 14, "label", GREY)
-    upright = all(FONT.getlength(name) <= every * pitch - 2 for name in names)
+    upright = all(FONT.getlength(name) <= every * cell - 2 for name in names)
     for i in range(0, num_classes, every):
-        middle = margin + (i + 0.5) * pitch
+        middle = margin + (i + 0.5) * cell
         draw.text((margin - 4, middle), names[i], "black", FONT, anchor="rm")
         if upright:
             draw.text((middle, margin - 4), names[i], "black", FONT, anchor="ms")
@@ -100,26 +98,23 @@ def draw_confusions(matrix, classes=DIGITS):
     return canvas
 
 
-def _colour_shares(shares, cells, cell):
-    """Colours of cells of `cell` pixels, uint8 `[cells, cells, 3]`, each by the greatest of its shares."""
+def _colour_shares(shares, cell):
+    """Returns the colours, uint8 `[classes, classes, 3]`, of cells with a side of `cell` pixels."""
     is_hit = np.eye(len(shares), dtype=bool)
-    # A root makes few mistakes visible beside thousands of hits; the smaller a cell, the stronger its colour.
+    # The root makes few mistakes visible beside thousands of hits. A small cell needs a strong colour.
     least = 0.15 if cell >= 12 else 0.5 if cell >= 3 else 0.9
-    shades = [shares * is_hit, np.where((shares > 0) & ~is_hit, least + (1 - least) * shares**0.5, 0)]
-    starts = np.arange(cells) * len(shares) // cells
-    hits, mistakes = (np.maximum.reduceat(np.maximum.reduceat(x, starts, 0), starts, 1) for x in shades)
-    return mix(hits, mistakes)
+    return mix(shares * is_hit, np.where((shares > 0) & ~is_hit, least + (1 - least) * shares**0.5, 0))
 
 
 def draw_mistakes(examples, logits, classes=DIGITS):
-    """Draws the worst mistakes, highest loss first: label, prediction and its probability above each image.
+    """Draws up to 25 mistakes, largest loss first: label, prediction and its probability above each image.
+
+    Writes the label above the prediction where the names are too long for one line.
 
     Args:
       examples: images and labels, `data.Examples`.
-      logits: `[N, classes]`, a row for each of the examples.
+      logits: float32 `[N, classes]`. A row for each example.
       classes: the names of the classes.
-
-    Up to 25 of them. Names that are too long to stand side by side are one above the other, the label first.
     """
     labels, predictions = np.asarray(examples.labels), np.argmax(logits, axis=1)
     wrong = np.flatnonzero(predictions != labels)
@@ -129,16 +124,13 @@ def draw_mistakes(examples, logits, classes=DIGITS):
 
 
 def draw_examples(examples, logits, classes=DIGITS):
-    """Draws the first five examples: label, prediction and its probability above each image, a mistake in red.
-
-    Args: those of `draw_mistakes`.
-    """
+    """Draws the first five examples like `draw_mistakes`, with a right prediction in blue."""
     count = min(5, len(examples.labels))
     return _draw_answers(examples, logits, classes, np.arange(count), f"first {count} of {len(logits):,} images")
 
 
 def _draw_answers(examples, logits, classes, chosen, title):
-    """Draws the examples with the indices `chosen`, an array, with their answers above them."""
+    """Draws the examples with the indices `chosen`, an array, below their answers."""
     labels, predictions, names = np.asarray(examples.labels), np.argmax(logits, axis=1), drawable(classes)
     side = WIDTH // 5 - 4
     beside = 2 * max(map(FONT.getlength, names)) + _ARROW + FONT.getlength(" 100%") <= side
@@ -155,7 +147,7 @@ def _draw_answers(examples, logits, classes, chosen, title):
 
 
 def _write_answer(draw, x, y, label, prediction, beside, colour=RED):
-    """Writes a label and the prediction, below it or beside it, an arrow between them. Returns: where that ends."""
+    """Writes a label and the prediction, below it, or beside it behind an arrow. Returns: the right end in pixels."""
     draw.text((x, y), label, "black", FONT)
     if beside:
         x += FONT.getlength(label)
@@ -170,11 +162,11 @@ def _write_answer(draw, x, y, label, prediction, beside, colour=RED):
 def draw_accuracies(labels, predictions, classes=DIGITS):
     """Draws the accuracy of each class as a bar, the worst in red, and the number of its images.
 
+    Leaves out classes without images. Of more than 25 classes it draws the worst, worst first.
+
     Args:
       labels, predictions: integers `[N]`.
       classes: the names of the classes.
-
-    Classes without images are left out; of more than 25 the worst are drawn, worst first.
     """
     counts = np.bincount(labels, minlength=len(classes))
     hits = np.bincount(np.asarray(labels)[np.equal(labels, predictions)], minlength=len(classes))
@@ -185,7 +177,7 @@ def draw_accuracies(labels, predictions, classes=DIGITS):
     left = 7 + round(max(map(FONT.getlength, names)))
     right = WIDTH - 12 - round(max(map(FONT.getlength, ["images", *numbers])))
     worst = min(shares[shown])
-    # The axis starts where the worst bar still has a fifth of it.
+    # The axis starts so that the worst bar has at least a fifth of its length.
     start = max(low for low in (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99) if not low or worst >= low + (1 - low) / 5)
     canvas = Image.new("RGB", (WIDTH, (len(shown) + 2) * (LINE + 2) + 2), "white")
     draw = ImageDraw.Draw(canvas)
@@ -208,9 +200,9 @@ def draw_accuracies(labels, predictions, classes=DIGITS):
 
 
 def draw_filters(model):
-    """Draws the kernels of the first `Conv2D` that a model has for grey images, blue below 0 and red above.
+    """Draws the first 256 kernels of a model's first `Conv2D` of grey images, blue below 0 and red above.
 
-    All are scaled to the same range, that of the greatest weight. Returns: None if there is no such layer.
+    The strongest colour is the largest weight of all kernels. Returns: a picture, or None without such a layer.
     """
     layers = (layer for layer in _layers_of(model) if isinstance(layer, keras.layers.Conv2D) and layer.built)
     layer = next((layer for layer in layers if layer.kernel.shape[2] == 1), None)
@@ -225,22 +217,23 @@ def draw_filters(model):
     colours = mix(np.maximum(-shades, 0), np.maximum(shades, 0))
     images = [Image.fromarray(image).resize(size, Image.Resampling.NEAREST) for image in colours]
     name = layer.name.encode("ascii", "replace").decode()
-    title = f"{len(kernels):,} kernels of {cut(name, 120)}, from {-largest:.2g} to {largest:.2g}"
+    shown = f"first {_MAX_FILTERS} of " if len(kernels) > _MAX_FILTERS else ""
+    title = f"{shown}{len(kernels):,} kernels of {cut(name, 120)}, from {-largest:.2g} to {largest:.2g}"
     canvas, corners = grid(images, title, columns)
-    for x, y in corners:  # what is white ends here, too
+    for x, y in corners:  # a frame, because a weight of 0 is as white as the canvas
         ImageDraw.Draw(canvas).rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline="grey")
     return canvas
 
 
 def _layers_of(model):
-    """All layers, those of nested models too, in their order, which Keras' own list does not keep."""
+    """Yields all layers in order, with the layers of nested models, which Keras' own list has in another order."""
     for layer in model._flatten_layers(include_self=False, recursive=False):
         yield layer
         yield from _layers_of(layer)
 
 
 def _some(shown, count, what):
-    """How many there are, and how many of them are shown."""
+    """Returns a title such as "worst 25 of 60 mistakes"."""
     if shown < count:
         return f"worst {shown} of {count:,} {what}"
     return f"{count:,} {what}" if count else f"no {what}"

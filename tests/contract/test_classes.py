@@ -74,7 +74,7 @@ def load_error(path):
 
 @pytest.mark.parametrize("classes", [2, 47, 256])
 def test_the_labels_give_the_number_of_classes(tmp_path, classes):
-    """Whether or not each class has training images."""
+    """Classes without training images count, too."""
     labels = np.append(cycle(classes + 5, classes), classes - 1)
     labels = labels[(labels != 1) | (classes == 2)]
     for place in (write_idx(tmp_path / "own", labels, labels), write_npz(tmp_path / "own.npz", labels, labels)):
@@ -166,18 +166,10 @@ def test_a_folder_without_exactly_one_data_set_is_refused(tmp_path, sets, remove
     assert trouble in load_error(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("arrays", "trouble"),
-    [
-        ({"y_train": np.zeros(20, int)}, "all training labels are 0, expected 2 to 256 classes"),
-        ({"y_train": np.full(20, 7)}, "all training labels are 7"),
-        ({"y_train": np.arange(20) * 60}, "y_train holds labels from 0 to 1140, expected 0 to 255"),
-        ({"y_test": cycle(9, 4)}, "a test label is 3, expected 0 to 2 as in training"),
-        ({"x_test": np.zeros([9, 1, 28, 28, 1], np.uint8)}, "x_test is uint8 [9, 1, 28, 28, 1], expected uint8"),
-    ],
-)  # fmt: skip
-def test_labels_and_images_that_do_not_fit_are_refused(tmp_path, arrays, trouble):
-    assert trouble in load_error(write_npz(tmp_path / "own.npz", cycle(20, 3), cycle(9, 3), **arrays))
+@pytest.mark.parametrize("label", [0, 7])
+def test_fewer_than_two_classes_are_refused(tmp_path, label):
+    path = write_npz(tmp_path / "own.npz", np.full(20, label), np.full(9, label))
+    assert f"all training labels are {label}, expected 2 to 256 classes" in load_error(path)
 
 
 def test_letters_that_count_from_one_in_one_part_alone_are_refused(tmp_path):

@@ -8,7 +8,7 @@ from mnist import Error
 from mnist.checkpoint import fingerprint_of, resume
 from mnist.distributed import Cluster, Replicas, check_slices, ranks, read_cluster
 from mnist.model import CNN
-from mnist.run import Plan, Session
+from mnist.run import Checkpointer, Plan, SilentRecorder, Trainer
 from mnist.step import Context, TrainStep, compile_step
 
 import keras
@@ -63,16 +63,17 @@ def test_workers_of_other_lengths_or_intervals_are_refused(name, digits, tmp_pat
     cluster = Disagreeing(lambda value: value | {name: 7})
     plan = Plan(len(digits.train.labels))
     with pytest.raises(Error, match=rf"other settings than the chief: {name} is .* on the chief, 7 on worker 1\."):
-        resume.start(step, cluster, plan, fingerprint_of(step, digits, plan), str(tmp_path), str(tmp_path))
+        resume.restore(step, plan, fingerprint_of(step, digits, plan), str(tmp_path), "run", cluster)
 
 
 def test_an_epoch_in_another_order_on_one_worker_is_refused(digits, tmp_path):
     step = TrainStep(CNN(), keras.optimizers.Adam())
     replicas = Replicas(cluster=Disagreeing(lambda value: value + 1 if isinstance(value, int) else value))
     plan = Plan(len(digits.train.labels))
-    run = Session(step, digits, str(tmp_path), plan, replicas=replicas)
-    with run, pytest.raises(Error, match="worker 1 has another order of"):
-        run.train_steps(1)
+    checkpointer = Checkpointer(step, digits, str(tmp_path), plan, replicas.cluster)
+    trainer = Trainer(step, digits, plan, Context(replicas), checkpointer, SilentRecorder())
+    with pytest.raises(Error, match="worker 1 has another order of"):
+        trainer.train_steps(1)
 
 
 CLUSTER = {"worker": ["a:1", "b:2"]}

@@ -1,24 +1,26 @@
-"""What every command shares: a quiet start, errors in their own words, the exit code."""
+"""The start and the end of a command: a quiet start, short errors, the exit code."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 from PIL import Image, ImageDraw
 
-ROOT = pathlib.Path(__file__).parents[2]
+
+def python(code, **options):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
 
 
 def shell(main, tail=""):
+    """Runs a program with a function `main` as a command, followed by `tail`, in a shell that prints the exit code."""
     code = f"import sys\nfrom mnist import Error\nfrom mnist.cli import run\n{main}\nrun(main)\n"
     command = f'"$0" -c "$1" {tail}; echo "exit ${{PIPESTATUS[0]}}"'
     return subprocess.run(["bash", "-c", command, sys.executable, code], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
-    ("body", "tail", "code", "said"),
+    ("body", "tail", "code", "message"),
     [
         ("import tensorflow, keras; print('done')", "", 0, ""),
         ("sys.exit('tensorflow' in sys.modules)", "", 0, ""),
@@ -27,12 +29,20 @@ def shell(main, tail=""):
         ("pass", "--nonsense", 1, "error: there is no flag --nonsense. --help lists all.\n"),
         ("[print('x' * 99) for _ in range(9999)]", "| head -1", 141, ""),
         ("pass", "--helpfull | true", 141, ""),
+        ("import signal; signal.raise_signal(signal.SIGINT)", "", 130, "interrupted\n"),
+        (
+            "import os, shutil; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); run(print)",
+            "",
+            1,
+            "error: the current folder no longer exists: change to another.\n",
+        ),
     ],
 )
-def test_a_command_says_what_it_has_to_say_and_no_more(body, tail, code, said):
+def test_a_command_prints_its_error_and_nothing_else(body, tail, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     done = shell(f"def main():\n    {body}", tail)
     assert done.stdout.endswith(f"exit {code}\n")
-    assert done.stderr == said
+    assert done.stderr == message
 
 
 def test_a_bug_keeps_its_traceback():
@@ -43,8 +53,9 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_the_package_lists_its_commands_without_tensorflow():
-    code = "import runpy, sys; runpy.run_module('mnist', run_name='__main__'); sys.exit('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = python(
+        "import runpy, sys; runpy.run_module('mnist', run_name='__main__'); sys.exit('tensorflow' in sys.modules)"
+    )
     assert done.returncode == 0, done.stderr
     for name in ("train", "evaluate", "predict", "export", "sweep", "compare", "launch_workers"):
         assert f"python -m mnist.{name} " in done.stdout
@@ -52,7 +63,7 @@ def test_the_package_lists_its_commands_without_tensorflow():
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict image.png", "export"])
-def test_a_missing_workdir_is_said_in_words(command, start, tmp_path):
+def test_a_missing_workdir_is_an_error(command, start, tmp_path):
     ImageDraw.Draw(image := Image.new("L", (28, 28))).line((14, 4, 14, 24), 255, 3)
     image.save(tmp_path / "image.png")
     name, *arguments = command.split()
@@ -61,17 +72,20 @@ def test_a_missing_workdir_is_said_in_words(command, start, tmp_path):
     assert done.stderr == "error: --workdir is missing: name the folder of a run, as in --workdir=runs/first.\n"
 
 
-def test_help_tells_the_flags_of_any_command(start):
+def test_help_lists_the_flags_of_a_command(start, monkeypatch):
     done = start("mnist.evaluate", "--help")
     assert done.returncode == 0
     assert done.stdout.startswith("Evaluates a run")
     assert "  --eval_batch_size=500\n      Images at a time" in done.stdout
     assert "--logtostderr" not in done.stdout
     assert "--[no]logtostderr" in start("mnist.evaluate", "--helpfull").stdout
+    monkeypatch.setenv("COLUMNS", "1")
+    narrow = start("mnist.evaluate", "--help")
+    assert narrow.returncode == 0, narrow.stderr
+    assert "--eval_batch_size" in narrow.stdout
 
 
-def test_no_module_asks_for_what_another_system_lacks():
-    """As on native Windows, where these do not exist."""
+def test_no_module_imports_what_windows_lacks():
     code = """
 import sys
 sys.modules |= dict.fromkeys(["fcntl", "resource", "termios", "pwd", "grp"])
@@ -80,15 +94,21 @@ for module in pkgutil.walk_packages(mnist.__path__, "mnist."):
     if not module.name.endswith("__main__"):
         __import__(module.name)
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    done = python(code)
     assert done.returncode == 0, done.stderr
 
 
+FULL = "error: cannot write the output: No space left on device.\n"
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_an_output_that_cannot_be_written_is_said(unbuffered, monkeypatch):
+def test_a_full_disk_is_an_error(unbuffered, monkeypatch):
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     done = shell("def main():\n    print('answers')", "> /dev/full")
-    assert (done.stdout, done.stderr) == ("exit 1\n", "error: cannot write the output: No space left on device.\n")
+    assert (done.stdout, done.stderr) == ("exit 1\n", FULL)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "mnist"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, FULL)
 
 
 TENSORFLOW = """
@@ -99,65 +119,36 @@ config = types.SimpleNamespace(list_physical_devices=lambda kind: [])
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_stream_that_is_closed_takes_no_other_files_place(closed, tmp_path, monkeypatch):
-    """With all closed, TensorFlow itself is imported; else what takes its seconds away and says as much."""
+def test_a_file_does_not_get_the_number_of_a_closed_stream(closed, tmp_path, monkeypatch):
+    """Imports TensorFlow itself with all streams closed, and a quick stand-in in the other cases."""
     if closed.count("&") < 3:
         (tmp_path / "tensorflow.py").write_text(TENSORFLOW)
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    body = "\n    ".join(
-        [
-            "import tensorflow",
-            f"with open({str(tmp_path / 'file')!r}, 'w') as file:",
-            "    assert file.fileno() > 2",
-            "    print('to nobody')",
-            "    print('to nobody', file=sys.stderr)",
-            "    file.write(sys.stdin.read() + 'whole')",
-        ]
-    )
-    done = shell(f"def main():\n    {body}", f"{closed}" if "<" in closed else f"< /dev/null {closed}")
+    body = f"""
+    import tensorflow
+    with open({str(tmp_path / "file")!r}, 'w') as file:
+        assert file.fileno() > 2
+        print('lost')
+        print('lost', file=sys.stderr)
+        file.write(sys.stdin.read() + 'whole')
+    """
+    done = shell(f"def main():\n    {body}", closed if "<" in closed else f"< /dev/null {closed}")
     assert done.stdout.endswith("exit 0\n")
     assert (tmp_path / "file").read_text() == "whole"
 
 
-def test_a_folder_that_is_gone_is_said(tmp_path):
-    done = shell(
-        f"import os, shutil\ndef main():\n    pass\nos.chdir({str(tmp_path)!r})\nshutil.rmtree({str(tmp_path)!r})"
-    )
-    assert done.stderr == "error: the current folder is no longer there: go to another.\n"
-
-
-@pytest.mark.parametrize("keras_json", [None, '{"backend": "jax", "image_data_format": "channels_first"}'])
-def test_another_backend_is_passed_over_and_said(keras_json, tmp_path, monkeypatch):
-    if keras_json:
-        (tmp_path / "keras.json").write_text(keras_json)
-        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-        said = "channels_first of keras.json is passed over"
-    else:
-        monkeypatch.setenv("KERAS_BACKEND", "jax")
-        said = "KERAS_BACKEND=jax is passed over"
-    done = shell(
-        "from mnist.model import CNN\nimport keras\n"
-        "def main():\n    print(CNN().count_params(), keras.config.backend())"
-    )
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("KERAS_BACKEND", "jax", "KERAS_BACKEND=jax is ignored"),
+        ("KERAS_HOME", '{"backend": "jax", "image_data_format": "channels_first"}', "channels_first of keras.json is"),
+    ],
+)
+def test_another_backend_of_keras_is_ignored_with_a_warning(name, content, message, tmp_path, monkeypatch):
+    (tmp_path / "keras.json").write_text(content)
+    monkeypatch.setenv(name, str(tmp_path) if name == "KERAS_HOME" else content)
+    imports = "from mnist.model import CNN\nimport keras"
+    done = shell(f"{imports}\ndef main():\n    print(CNN().count_params(), keras.config.backend())")
     assert done.stdout == "93322 tensorflow\nexit 0\n"
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def test_a_narrow_terminal_gets_help(start, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "1")
-    done = start("mnist.train", "--help")
-    assert done.returncode == 0, done.stderr
-    assert "--batch_size" in done.stdout
-
-
-def test_ctrl_c_ends_a_command_without_a_traceback():
-    code = "import signal\nfrom mnist.cli import run\nrun(lambda: signal.raise_signal(signal.SIGINT))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
-    assert (done.returncode, done.stderr.strip()) == (130, b"interrupted")
-
-
-def test_the_list_of_commands_says_that_it_cannot_be_written():
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "mnist"], stdout=full, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (1, b"error: cannot write the output: No space left on device.\n")

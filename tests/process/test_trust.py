@@ -1,4 +1,4 @@
-"""Nothing is lost: real processes killed and stopped, real files damaged, a real disk that is full."""
+"""Nothing is lost when processes are killed or stopped, files are damaged, or a disk is full."""
 
 import contextlib
 import os
@@ -37,25 +37,24 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """A run whose checkpoints are of steps 40, 60 and 72, its last."""
+    """A finished run with checkpoints at steps 40, 60 and 72."""
     return shutil.copytree(finished, tmp_path / "run")
 
 
 def test_kill_9_at_any_moment_loses_nothing(python, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", python)
-    arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=2"]
     (tmp_path / "small.py").write_text(COMPOSED)
-    seed = 4457  # its moments are within the few seconds of a life
-    options = {"kills": 3, "seed": seed, "module": str(tmp_path / "small.py")}
-    assert torture(str(tmp_path / "torture"), arguments, **options) == []
+    arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=2"]
+    options = {"kills": 3, "seed": 4457}  # this seed kills within the few seconds of a process
+    assert torture(str(tmp_path / "torture"), arguments, module=str(tmp_path / "small.py"), **options) == []
 
 
 def test_kill_9_of_one_of_two_workers_loses_nothing(tmp_path):
     (tmp_path / "small.py").write_text(COMPOSED)
     arguments = ["--dataset=digits", "--epochs=2", "--checkpoint_every=7"]
-    seed = 826  # the second of two, on two devices each, at a save; then one process goes on alone
-    options = {"kills": 1, "seed": seed, "workers": 2, "module": str(tmp_path / "small.py")}
-    assert torture(str(tmp_path / "torture"), arguments, **options) == []
+    # This seed kills the second of two workers, with two devices each, at a save. Then one process goes on alone.
+    options = {"kills": 1, "seed": 826, "workers": 2}
+    assert torture(str(tmp_path / "torture"), arguments, module=str(tmp_path / "small.py"), **options) == []
 
 
 COMPOSED = f"""
@@ -98,7 +97,7 @@ train.launch(Breaks)
         ({"arguments": ["--workdir=elsewhere"]}, "'--workdir=elsewhere' is set by this command"),
     ],
 )
-def test_torture_says_what_its_run_said_and_leaves_nothing(python, tmp_path, monkeypatch, options, message):
+def test_torture_repeats_the_error_of_its_run_and_leaves_no_file(python, tmp_path, monkeypatch, options, message):
     monkeypatch.setattr(sys, "executable", python)
     with pytest.raises(Error, match=message) as caught:
         torture(str(tmp_path / "torture"), **{"arguments": [], "kills": 1, "seed": 0} | options)
@@ -124,15 +123,8 @@ def test_torture_of_a_file_that_fails_keeps_its_log(python, tmp_path, monkeypatc
 
 @pytest.fixture
 def running(python, tmp_path):
-    """A process that trains for long, past its first checkpoint."""
-    command = [
-        python,
-        "-m",
-        "mnist.train",
-        "--dataset=digits",
-        "--epochs=2000",
-        f"--workdir={tmp_path / 'run'}",
-    ]
+    """A process that trains for a long time and has saved its first checkpoint."""
+    command = [python, "-m", "mnist.train", "--dataset=digits", "--epochs=2000", f"--workdir={tmp_path / 'run'}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.time() + 60
     while not newest_step(str(tmp_path / "run")) and time.time() < deadline:
@@ -157,7 +149,7 @@ def test_sigterm_saves_and_a_second_process_is_refused_before(running):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR2])
-def test_a_signal_that_asks_to_end_saves_and_is_the_exit_code(running, signum):
+def test_a_signal_saves_and_becomes_the_exit_code(running, signum):
     process, workdir = running
     process.send_signal(signum)
     out, _ = process.communicate(timeout=20)
@@ -165,7 +157,7 @@ def test_a_signal_that_asks_to_end_saves_and_is_the_exit_code(running, signum):
     assert f"stopped at step {newest_step(str(workdir))}" in out
 
 
-def test_a_reader_of_the_output_that_leaves_has_the_run_save(running):
+def test_a_run_whose_output_is_closed_saves(running):
     process, workdir = running
     process.stdout.close()
     assert process.wait(timeout=60) == 141
@@ -174,7 +166,7 @@ def test_a_reader_of_the_output_that_leaves_has_the_run_save(running):
     assert newest_step(str(workdir)) >= max(shown) > 0
 
 
-def test_a_signal_that_was_ignored_at_the_start_stays_ignored():
+def test_a_signal_that_is_ignored_before_the_run_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         with Interrupt() as interrupt:
@@ -190,7 +182,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored():
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_an_output_that_cannot_be_written_ends_no_run(python, stream, tmp_path):
+def test_a_run_goes_on_when_its_output_cannot_be_written(python, stream, tmp_path):
     command = [python, "-m", "mnist.train", "--dataset=digits", "--max_steps=30", f"--workdir={tmp_path / 'run'}"]
     other = {"stdout": "stderr", "stderr": "stdout"}[stream]
     with open("/dev/full", "w") as full:
@@ -203,7 +195,7 @@ def test_an_output_that_cannot_be_written_ends_no_run(python, stream, tmp_path):
 
 
 def test_a_second_ctrl_c_ends_at_once():
-    """In a process of its own that is busy in one long call, as an inner loop is."""
+    """The process is busy in one long call, like an inner loop."""
     code = (
         "import os, signal, threading, time\n"
         "from mnist.cli import Interrupt\n"
@@ -221,61 +213,38 @@ def test_a_second_ctrl_c_ends_at_once():
     assert time.time() - start < 25
 
 
-def damage_truncate(path):
-    with open(f"{path}.data-00000-of-00001", "r+b") as file:
-        file.truncate(1000)
+DATA, INDEX = ".data-00000-of-00001", ".index"
 
 
-def damage_zero(path):
-    size = os.path.getsize(f"{path}.data-00000-of-00001")
-    with open(f"{path}.data-00000-of-00001", "wb") as file:
-        file.write(bytes(size))
+def flip(position):
+    """Returns a function that flips one bit of bytes."""
+    return lambda content: content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
 
 
-def damage_one_bit(path):
-    with open(f"{path}.data-00000-of-00001", "r+b") as file:
-        file.seek(200_000)
-        byte = file.read(1)[0]
-        file.seek(200_000)
-        file.write(bytes([byte ^ 4]))
+def damage(path, changes):
+    """Replaces the content of the files of a checkpoint by a function of it. None deletes the file."""
+    for end, change in changes.items():
+        file = path.with_name(path.name + end)
+        if change:
+            file.write_bytes(change(file.read_bytes()))
+        else:
+            file.unlink()
 
 
-def damage_index_bit(path):
-    with open(f"{path}.index", "r+b") as file:
-        file.seek(300)
-        byte = file.read(1)[0]
-        file.seek(300)
-        file.write(bytes([byte ^ 4]))
-
-
-def damage_lose_index(path):
-    os.remove(f"{path}.index")
-
-
-def damage_lose_data(path):
-    os.remove(f"{path}.data-00000-of-00001")
-
-
-def damage_state_file(path):
-    """Loses the newest checkpoint whole: the state file points at nothing."""
-    damage_lose_index(path)
-    damage_lose_data(path)
-
-
-DAMAGES = [
-    damage_truncate,
-    damage_zero,
-    damage_one_bit,
-    damage_index_bit,
-    damage_lose_index,
-    damage_lose_data,
-    damage_state_file,
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_and_the_run_made_good(finished, copy, damage, caplog):
-    damage(copy / "checkpoints" / "ckpt-72")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({DATA: lambda content: content[:1000]}, id="truncated"),
+        pytest.param({DATA: lambda content: bytes(len(content))}, id="zeroed"),
+        pytest.param({DATA: flip(200_000)}, id="one bit of the data"),
+        pytest.param({INDEX: flip(300)}, id="one bit of the index"),
+        pytest.param({INDEX: None}, id="index lost"),
+        pytest.param({DATA: None}, id="data lost"),
+        pytest.param({INDEX: None, DATA: None}, id="both lost"),
+    ],
+)
+def test_a_damaged_checkpoint_is_skipped_and_the_run_repeats_its_steps(finished, copy, changes, caplog):
+    damage(copy / "checkpoints" / "ckpt-72", changes)
     _, state = checkpoint.load_newest(str(copy / "checkpoints"))
     assert state["step"] == 60
     assert "ckpt-72 is damaged" in caplog.text
@@ -290,22 +259,20 @@ def test_a_damaged_state_file_does_not_matter(finished, copy, content):
     assert differences(str(finished), str(copy)) == []
 
 
-@pytest.mark.parametrize("damage", [damage_zero, damage_lose_index])
-def test_without_any_sound_checkpoint_the_run_refuses_to_start_over(copy, damage):
+@pytest.mark.parametrize("changes", [{DATA: lambda content: bytes(len(content))}, {INDEX: None}])
+def test_without_any_sound_checkpoint_the_run_refuses_to_start_over(copy, changes):
     for step in (40, 60, 72):
-        damage(copy / "checkpoints" / f"ckpt-{step}")
+        damage(copy / "checkpoints" / f"ckpt-{step}", changes)
     before = (copy / "results.json").read_bytes()
     with pytest.raises(Error, match="none of the 3 checkpoints"):
         train(copy)
     assert (copy / "results.json").read_bytes() == before
 
 
-def test_what_a_killed_save_leaves_does_not_count(finished, copy):
-    for end in (".data-00000-of-00001", ".index"):
+def test_the_files_of_a_killed_save_are_ignored(finished, copy):
+    for end in (DATA, INDEX):
         shutil.copy(copy / "checkpoints" / f"ckpt-72{end}", copy / "checkpoints" / f"tmp{end}")
-    shutil.copy(
-        copy / "checkpoints" / "ckpt-72.data-00000-of-00001", copy / "checkpoints" / "ckpt-80.data-00000-of-00001"
-    )
+    shutil.copy(copy / "checkpoints" / f"ckpt-72{DATA}", copy / "checkpoints" / f"ckpt-80{DATA}")
     train(copy)
     assert differences(str(finished), str(copy)) == []
 
@@ -321,7 +288,7 @@ def mounted(path, *arguments):
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def test_a_full_disk_stops_the_run_and_with_space_it_goes_on(finished, tmp_path):
+def test_a_full_disk_stops_the_run_which_resumes_when_there_is_space(finished, tmp_path):
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=3600k", "tmpfs") as disk:
         with pytest.raises(Error, match="No space left"):
             train(disk / "run")

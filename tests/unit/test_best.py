@@ -1,4 +1,4 @@
-"""The best evaluation of a run is kept, and another command or run begins with it."""
+"""A run keeps its best evaluation, and commands load it. A run begins with the weights of another."""
 
 import json
 
@@ -25,6 +25,22 @@ def train(workdir, dataset, cls=TrainStep, **options):
     return train_and_evaluate(step, dataset, str(workdir), **({"epochs": 2, "eval_every": 5} | options))
 
 
+def best_steps(workdir):
+    return checkpoint.steps(str(workdir / "checkpoints" / "best"))
+
+
+def lose_checkpoints(workdir, first=0):
+    """Deletes the checkpoints from step `first` on, as if the run had been killed before them. Keeps the best."""
+    for path in (workdir / "checkpoints").glob("ckpt-*"):
+        if int(path.stem.partition("-")[2]) >= first:
+            path.unlink()
+    (workdir / "checkpoints" / "checkpoint").unlink()
+
+
+def measure(run, examples):
+    return compute_metrics(make_predict_logits(run.model)(examples.images).numpy(), examples.labels)
+
+
 @pytest.fixture(scope="module")
 def held():
     return data.load("digits", holdout=297)
@@ -36,7 +52,7 @@ def kept(held, tmp_path_factory):
     return workdir, train(workdir, held, keep_best="max:validation_accuracy", keep_checkpoints=1, max_steps=25)
 
 
-def test_the_best_is_kept_and_told_beside_the_last(kept, held):
+def test_the_best_is_kept_and_results_hold_it_beside_the_last(kept, held):
     workdir, results = kept
     history = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     best = max(history, key=lambda entry: entry["validation_accuracy"])  # the first of equals
@@ -48,91 +64,80 @@ def test_the_best_is_kept_and_told_beside_the_last(kept, held):
     for which, prefix in (("best", "best_"), (best["step"], "best_"), ("newest", ""), (str(results["steps"]), "")):
         run = finished.load(str(workdir), which)
         for part, examples in (("validation", held.validation), ("test", held.test)):
-            metrics = compute_metrics(make_predict_logits(run.model)(examples.images).numpy(), examples.labels)
+            metrics = measure(run, examples)
             assert metrics["accuracy"] == results[f"{prefix}{part}_accuracy"], (which, part)
             assert metrics["loss"] == pytest.approx(results[f"{prefix}{part}_loss"], rel=1e-6)
 
 
 def test_a_run_that_is_stopped_keeps_the_same_best(kept, held, tmp_path):
-    _, straight = kept
     options = {"keep_best": "max:validation_accuracy", "keep_checkpoints": 1, "checkpoint_every": 7, "max_steps": 25}
     for stop in (4, 6, 3):
         with pytest.raises(Interrupted):
             train(tmp_path, held, interrupt=StopAfter(stop), steps_per_loop=3, **options)
     results = train(tmp_path, held, **options)
-    assert {k: v for k, v in results.items() if k.startswith("best_")} == {
-        k: v for k, v in straight.items() if k.startswith("best_")
-    }
+    for name in [name for name in kept[1] if name.startswith("best_")]:
+        assert results[name] == kept[1][name], name
     tensors = [checkpoint.load_newest(str(folder / "checkpoints" / "best"))[0] for folder in (tmp_path, kept[0])]
     for name in tensors[0]:
         np.testing.assert_array_equal(tensors[0][name], tensors[1][name], err_msg=name)
 
 
-def test_a_run_that_begins_anew_takes_nothing_of_another_for_its_best(held, tmp_path):
-    """The other was killed before its first checkpoint, after an evaluation that was better than all of this one."""
+def test_a_new_run_removes_the_best_of_another(held, tmp_path):
+    """The other run was killed after a better evaluation, before its first checkpoint."""
     options = {"keep_best": "validation_loss", "checkpoint_every": 1000}
     train(tmp_path, held, max_steps=38, **options)
-    for path in (tmp_path / "checkpoints").glob("ckpt-*"):
-        path.unlink()
-    (tmp_path / "checkpoints" / "checkpoint").unlink()
+    lose_checkpoints(tmp_path)
     results = train(tmp_path, held, max_steps=10, **options)
-    assert checkpoint.steps(str(tmp_path / "checkpoints" / "best")) == [results["best_step"]] != [38]
+    assert best_steps(tmp_path) == [results["best_step"]] != [38]
 
 
-def test_a_best_that_is_to_come_again_is_never_taken_for_another(held, tmp_path):
+def test_a_best_that_the_run_has_yet_to_reach_does_not_count(held, tmp_path):
     options = {"keep_best": "max:validation_accuracy", "checkpoint_every": 7, "max_steps": 25}
     with pytest.raises(Interrupted):
         train(tmp_path, held, interrupt=StopAfter(5), steps_per_loop=3, **options)
-    later = checkpoint.load_newest(str(tmp_path / "checkpoints" / "best"))[1]["step"]
-    for path in (tmp_path / "checkpoints").glob("ckpt-*"):
-        if int(path.stem.partition("-")[2]) >= later:
-            path.unlink()
-    (tmp_path / "checkpoints" / "checkpoint").unlink()
+    lose_checkpoints(tmp_path, first=best_steps(tmp_path)[0])
     results = train(tmp_path, held, **options | {"eval_every": 4})  # another step may be the best then
     run = finished.load(str(tmp_path), "best")
     assert run.step == results["best_step"]
-    metrics = compute_metrics(make_predict_logits(run.model)(held.validation.images).numpy(), held.validation.labels)
-    assert metrics["accuracy"] == results["best_validation_accuracy"]
+    assert measure(run, held.validation)["accuracy"] == results["best_validation_accuracy"]
 
 
-def test_early_stopping_keeps_the_best_by_itself(held, tmp_path):
+def test_early_stopping_keeps_the_best_by_default(held, tmp_path):
     results = train(tmp_path, held, epochs=9, early_stopping_patience=1)
     assert results["best_validation_loss"] <= results["validation_loss"]
-    assert checkpoint.steps(str(tmp_path / "checkpoints" / "best")) == [results["best_step"]]
+    assert best_steps(tmp_path) == [results["best_step"]]
 
 
-def test_what_is_not_there_is_said(kept, held, tmp_path):
+def test_a_missing_checkpoint_or_metric_is_refused(kept, held, tmp_path):
     workdir, results = kept
     with pytest.raises(Error, match=f"--checkpoint=7: .* has newest, best, .*{results['steps']}"):
         finished.load(str(workdir), 7)
     train(tmp_path / "plain", held, max_steps=5)
-    with pytest.raises(Error, match=r"--checkpoint=best: .* has none, as it was trained without --keep_best"):
+    with pytest.raises(Error, match=r"--checkpoint=best: .* keeps no best, as it was trained without --keep_best"):
         finished.load(str(tmp_path / "plain"), "best")
-    with pytest.raises(
-        Error, match=r"--keep_best=validation_recall: no evaluation has it; there are .*validation_loss"
-    ):
+    with pytest.raises(Error, match=r"--keep_best=validation_recall: no evaluation has it; .*validation_loss"):
         train(tmp_path / "other", held, keep_best="validation_recall")
     assert not (tmp_path / "other" / "results.json").exists()
 
 
-def test_what_another_key_kept_is_never_taken_for_the_best(held, tmp_path):
+def test_the_best_by_another_metric_is_refused(held, tmp_path):
     workdir = str(tmp_path)
     train(tmp_path, held, max_steps=10, keep_best="max:validation_loss")  # the rate is so high that it rises at first
-    first = checkpoint.load_newest(str(tmp_path / "checkpoints" / "best"))[1]["step"]
+    (first,) = best_steps(tmp_path)
     assert finished.load(workdir, "best").step == first
     results = train(tmp_path, held, max_steps=11, keep_best="validation_loss")
     assert "best_step" not in results, "it has a new best: this test shows nothing"
     with pytest.raises(Error, match=rf"was at step 0, whose weights are not there, but those of step {first}\."):
         finished.load(workdir, "best")
     train(tmp_path, held, max_steps=12)
-    with pytest.raises(Error, match=rf"without --keep_best; it has had one, which --checkpoint={first} is\.$"):
+    with pytest.raises(Error, match=rf"without --keep_best; --checkpoint={first} is one that it kept before\.$"):
         finished.load(workdir, "best")
     assert finished.load(workdir, first).step == first
     results = train(tmp_path, held, max_steps=30, keep_best="max:validation_accuracy")
     assert finished.load(workdir, "best").step == results["best_step"] > 12
 
 
-def test_every_command_takes_the_checkpoint_that_it_is_told(kept, tmp_path, start):
+def test_every_command_loads_the_checkpoint_that_it_names(kept, tmp_path, start):
     workdir, results = kept
     done = start("mnist.evaluate", f"--workdir={workdir}", "--checkpoint=best", "--json", cwd=tmp_path)
     found = json.loads(done.stdout)
@@ -154,25 +159,23 @@ def test_every_command_takes_the_checkpoint_that_it_is_told(kept, tmp_path, star
 
 
 class Far(TrainStep):
-    """A metric that falls and then rises."""
+    """A step whose own metric falls and then rises."""
 
     def extra_metrics(self, images, labels, logits):
         return {"far": abs(int(self.iterations) - 2)}
 
 
-def test_the_best_of_a_longer_run_is_never_taken_for_a_shorter_ones(held, tmp_path):
-    """Killed after an evaluation that was the best, and resumed with an end before it."""
+def test_the_best_of_a_longer_run_does_not_count_for_a_shorter_one(held, tmp_path):
+    """The run is killed after its best evaluation, and resumes with an end before it."""
     options = {"keep_best": "max:validation_far", "steps_per_loop": 1}
     train(tmp_path, held, Far, max_steps=7, **options)
-    best = tmp_path / "checkpoints" / "best"
-    assert checkpoint.steps(str(best)) == [7]
-    best.rename(tmp_path / "kept")
-    for path in (tmp_path / "checkpoints").glob("*"):
-        path.unlink()
+    assert best_steps(tmp_path) == [7]
+    best = (tmp_path / "checkpoints" / "best").rename(tmp_path / "kept")
+    lose_checkpoints(tmp_path)
     (tmp_path / "results.json").unlink()
     with pytest.raises(Interrupted):
         train(tmp_path, held, Far, max_steps=7, interrupt=StopAfter(1), **options | {"keep_best": ""})
-    (tmp_path / "kept").rename(best)
+    best.rename(tmp_path / "checkpoints" / "best")
     assert finished.load(str(tmp_path), "best").step == 7  # still to come
     results = train(tmp_path, held, Far, max_steps=3, **options)
     assert "best_step" not in results
@@ -181,7 +184,7 @@ def test_the_best_of_a_longer_run_is_never_taken_for_a_shorter_ones(held, tmp_pa
 
 
 class Seeing(TrainStep):
-    """Measures what it has learnt itself."""
+    """A step whose own metric is a variable that it trains."""
 
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
@@ -195,7 +198,7 @@ class Seeing(TrainStep):
         return {"seen": float(self.seen)}
 
 
-def test_own_metrics_of_the_best_are_those_of_the_step_as_it_was(held, tmp_path):
+def test_own_metrics_of_the_best_use_the_variables_of_its_step(held, tmp_path):
     results = train(tmp_path, held, Seeing, keep_best="validation_loss", max_steps=12)
     assert results["best_step"] < results["steps"], "the run ends with its best: this test shows nothing"
     assert results["best_test_seen"] == results["best_validation_seen"] == results["best_step"]
@@ -203,8 +206,12 @@ def test_own_metrics_of_the_best_are_those_of_the_step_as_it_was(held, tmp_path)
 
 
 def test_nan_is_never_the_best(tmp_path):
-    best = Best(str(tmp_path), "validation_recall", True, [])
-    found = [best.is_better({"step": i, "validation_recall": x}) for i, x in enumerate([np.nan, 0.5, np.nan, 0.4, 0.6])]
+    history, found = [], []
+    best = Best(str(tmp_path), "validation_recall", True, history)
+    for step, recall in enumerate([np.nan, 0.5, np.nan, 0.4, 0.6]):
+        entry = {"step": step, "validation_recall": recall}
+        found.append(best.is_better(entry))
+        history.append(entry)
     assert found == [False, True, False, False, True]
     assert best.step == 4
 
@@ -224,10 +231,8 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path, start):
     refused = start("mnist.train", "--workdir=second", "--init_from=moved", "--max_steps=9", cwd=tmp_path)
     assert refused.returncode == 1
     assert "--init_from was first, is moved" in refused.stderr
-    wide = start(
-        "mnist.research.wide", "--dataset=digits", "--width=1", "--max_steps=1", "--workdir=wide", cwd=tmp_path
-    )
-    assert wide.returncode == 0, wide.stderr
+    wide = ("--dataset=digits", "--width=1", "--max_steps=1", "--workdir=wide")
+    assert start("mnist.research.wide", *wide, cwd=tmp_path).returncode == 0
     done = run("other", "--max_steps=1", "--init_from=wide")
     assert "--init_from=wide: its weights fit, but are of a WideCNN; this is a CNN." in done.stderr
     nowhere = run("third", "--init_from=first")

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and which ones stay."""
+"""The content of a checkpoint, and which checkpoints a run keeps."""
 
 from mnist import Error, checkpoint, data, finished
 from mnist.loop import train_and_evaluate
@@ -47,7 +47,7 @@ def make_dense(value):
 
 
 class Holder(TrainStep):
-    """State of every kind, as deep as it goes."""
+    """A step with state of every kind, nested in every way."""
 
     def __init__(self, model, optimizer, value, **kwargs):
         super().__init__(model, optimizer, **kwargs)
@@ -64,23 +64,22 @@ class Holder(TrainStep):
         self.name_of_nothing = "no state"
 
     def values(self):
-        state = [*self.by_name["a"][:1], self.by_name["a"][1][0].value, self.by_name["b"], self.inner[1].state]
-        state += [v.value for v in self.metric.variables] + [self.generator.state, self.seeds.state.value]
-        state += [self.inner[1].generator.state, *(v.value for v in self.inner[1].layer.variables)]
-        state += [v.value for v in self.inner[0]["layer"].variables]
-        return [v.numpy() for v in state]
+        inner, layer = self.inner[1], self.inner[0]["layer"]
+        state = [*self.by_name["a"][:1], self.by_name["a"][1][0], self.by_name["b"], self.seeds.state]
+        state += [*self.metric.variables, self.generator.state, inner.state, inner.generator.state]
+        return [np.array(v) for v in [*state, *inner.layer.variables, *layer.variables]]
 
 
 def test_state_in_dicts_metrics_and_generators_is_saved(tmp_path):
     old, new = (Holder(CNN(), keras.optimizers.Adam(), value) for value in (3.0, 4.0))
     different = [not np.array_equal(a, b) for a, b in zip(old.values(), new.values(), strict=True)]
-    assert different.count(False) == 1  # the metric's count
+    assert different.count(False) == 1  # the count of the metric
     save(tmp_path, old)
     checkpoint.assign(new, checkpoint.load_newest(str(tmp_path))[0])
     assert all(a.tobytes() == b.tobytes() for a, b in zip(old.values(), new.values(), strict=True))
 
 
-def test_a_checkpoint_set_aside_takes_no_place_of_those_that_are_kept(tmp_path):
+def test_a_damaged_checkpoint_does_not_count_among_the_kept(tmp_path):
     digits = data.load("digits")
 
     def train(max_steps, keep):
@@ -98,7 +97,7 @@ def test_a_checkpoint_set_aside_takes_no_place_of_those_that_are_kept(tmp_path):
     assert checkpoint.load_newest(str(checkpoints))[1]["step"] == 5
 
 
-def test_a_model_whose_configuration_lies_is_not_evaluated_with_what_it_has(tmp_path):
+def test_a_model_whose_configuration_is_wrong_is_refused(tmp_path):
     model = Linear(units=7)
     model.build(None)
     step = TrainStep(model, keras.optimizers.Adam())
@@ -107,11 +106,11 @@ def test_a_model_whose_configuration_lies_is_not_evaluated_with_what_it_has(tmp_
         finished.load(str(tmp_path))
 
 
-def test_a_model_without_a_configuration_is_saved_and_resumed(tmp_path):
+def test_a_model_without_a_configuration_resumes_but_does_not_load(tmp_path):
     class Wrapped(Linear):
         get_config = keras.Model.get_config
 
-        def __init__(self, inner):  # no number or string that Keras could note by itself
+        def __init__(self, inner):  # Keras cannot record an object by itself
             super().__init__()
             self.inner = inner
 

@@ -1,4 +1,4 @@
-"""Whole runs in this process: what is written, what is resumed, what is refused."""
+"""Whole runs in this process: the files that they write, exact resumes and refusals."""
 
 import functools
 import json
@@ -20,15 +20,18 @@ from conftest import StopAfter
 
 
 def make_small():
-    """A network that takes little time, for what does not depend on it."""
+    """Returns a network that takes little time."""
     return keras.Sequential([keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(10)])
 
 
 def train(workdir, dataset, cls=TrainStep, seed=0, optimizer=keras.optimizers.Adam, model=make_small, **options):
-    """A run of two epochs unless told otherwise. Returns: its step and its results."""
+    """Trains two epochs by default. Returns: the step and the results, None if the run was interrupted."""
     keras.utils.set_random_seed(seed)
     step = cls(model(), optimizer(), seed=seed)
-    return step, train_and_evaluate(step, dataset, str(workdir), **({"epochs": 2} | options))
+    try:
+        return step, train_and_evaluate(step, dataset, str(workdir), **({"epochs": 2} | options))
+    except Interrupted:
+        return step, None
 
 
 def state_of(step):
@@ -58,50 +61,42 @@ def test_results_hold_the_documented_keys(undisturbed, digits):
     )
 
 
-def test_two_runs_agree_in_every_bit_whatever_the_loop_length(undisturbed, digits, tmp_path):
+@pytest.mark.parametrize(
+    "calls",
+    [
+        pytest.param([{"steps_per_loop": 100}], id="other loop length"),
+        pytest.param([{"stop": 3}, {}], id="stopped once"),
+        pytest.param([{"stop": 1}, {"stop": 2}, {}], id="stopped twice"),
+        pytest.param([{"stop": 5}, {}], id="stopped in the last epoch"),
+        pytest.param([{"epochs": 1}, {}], id="epochs raised"),
+    ],
+)
+def test_a_run_has_the_same_bits_however_it_is_stopped(undisturbed, digits, tmp_path, calls):
     _, step, results = undisturbed
-    again, results_again = train(tmp_path, digits, steps_per_loop=100)
+    for options in calls:
+        interrupt = StopAfter(options.get("stop", 999))
+        options = {"steps_per_loop": 7} | {k: v for k, v in options.items() if k != "stop"}
+        again, results_again = train(tmp_path, digits, interrupt=interrupt, **options)
+        assert (results_again is None) == (interrupt.n < 0)
     assert state_of(again) == state_of(step)
     assert without_times(results_again) == without_times(results)
 
 
-@pytest.mark.parametrize("stops", [[3], [1, 2], [5]])
-def test_an_interrupted_run_goes_on_to_the_same_bits(undisturbed, digits, tmp_path, stops):
-    _, step, results = undisturbed
-    for n in stops:
-        with pytest.raises(Interrupted):
-            train(tmp_path, digits, steps_per_loop=7, interrupt=StopAfter(n))
-    resumed, results_resumed = train(tmp_path, digits, steps_per_loop=7)
-    assert state_of(resumed) == state_of(step)
-    assert without_times(results_resumed) == without_times(results)
-
-
-def test_epochs_may_be_raised(undisturbed, digits, tmp_path):
-    _, step, results = undisturbed
-    train(tmp_path, digits, epochs=1)
-    longer, results_longer = train(tmp_path, digits, epochs=2)
-    assert state_of(longer) == state_of(step)
-    assert without_times(results_longer) == without_times(results)
-
-
-def test_a_finished_run_is_left_as_it_is(undisturbed, digits):
+def test_a_finished_run_does_not_change(undisturbed, digits):
     workdir, step, results = undisturbed
     again, results_again = train(workdir, digits)
     assert results_again == results
     assert state_of(again) == state_of(step)
 
 
-def test_max_steps_ends_within_an_epoch_with_an_evaluation_and_a_checkpoint(digits, tmp_path):
-    _, results = train(tmp_path, digits, max_steps=10)
-    assert results["steps"] == 10
-    assert (tmp_path / "checkpoints" / "ckpt-10.index").exists()
-
-
-def test_checkpoints_are_written_when_asked_and_old_ones_go(digits, tmp_path):
-    train(tmp_path, digits, checkpoint_every=10, keep_checkpoints=2, steps_per_loop=100)
-    names = sorted(p.name for p in (tmp_path / "checkpoints").glob("*.index"))
-    assert names == ["ckpt-40.index", "ckpt-48.index"]
-    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-48")
+@pytest.mark.parametrize(
+    ("options", "kept"), [({"max_steps": 10}, [10]), ({"checkpoint_every": 10, "keep_checkpoints": 2}, [48, 40])]
+)
+def test_checkpoints_are_written_when_due_and_old_ones_deleted(digits, tmp_path, options, kept):
+    _, results = train(tmp_path, digits, **options)
+    assert results["steps"] == kept[0]
+    assert checkpoint.steps(str(tmp_path / "checkpoints")) == kept
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith(f"ckpt-{kept[0]}")
 
 
 @pytest.mark.parametrize(
@@ -126,26 +121,24 @@ def test_a_resume_that_would_change_the_numbers_is_refused(undisturbed, digits, 
     assert (workdir / "results.json").read_bytes() == before
 
 
-def test_other_data_and_other_precision_are_refused(undisturbed, digits):
+def test_other_data_precision_and_threads_are_refused(undisturbed, digits, monkeypatch):
     workdir, _, _ = undisturbed
     images = digits.train.images.copy()
     images[0, 0, 0, 0] ^= 1
-    with pytest.raises(Error, match=r"the data was digits \(1,500 .*is digits \(1,500 .* of other content"):
-        train(workdir, digits._replace(train=digits.train._replace(images=images)))
-    held = digits._replace(test=digits.test._replace(labels=digits.test.labels[::-1]))
-    with pytest.raises(Error, match="of other content"):
-        train(workdir, held)
-    with pytest.raises(Error, match=r"is digits \(1,400 training, 100 validation and 297 test images"):
-        train(workdir, data.load("digits", holdout=100))
-    step = TrainStep(CNN(dtype="mixed_bfloat16"), keras.optimizers.Adam())
-    with pytest.raises(Error, match="precision was float32, is mixed_bfloat16"):
-        train_and_evaluate(step, digits, str(workdir), epochs=2)
-
-
-def test_another_number_of_threads_is_refused_however_it_is_set(undisturbed, digits, monkeypatch):
+    other_images = digits._replace(train=digits.train._replace(images=images))
+    other_tests = digits._replace(test=digits.test._replace(labels=digits.test.labels[::-1]))
+    held = data.load("digits", holdout=100)
+    for dataset, model, message in (
+        (other_images, make_small, r"the data was digits \(1,500 .*is digits \(1,500 .* of other content"),
+        (other_tests, make_small, "of other content"),
+        (held, make_small, r"is digits \(1,400 training, 100 validation and 297 test images"),
+        (digits, lambda: CNN(dtype="mixed_bfloat16"), "precision was float32, is mixed_bfloat16"),
+    ):
+        with pytest.raises(Error, match=message):
+            train(workdir, dataset, model=model)
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", str(num_threads() + 1))
     with pytest.raises(Error, match=rf"intra_op_threads was \d+, is {num_threads()}"):
-        train(undisturbed[0], digits)
+        train(workdir, digits)
 
 
 def test_another_hyperparameter_of_the_step_is_refused(digits, tmp_path):
@@ -165,7 +158,7 @@ def test_a_new_run_refuses_a_step_that_has_trained_already(undisturbed, digits, 
         train_and_evaluate(undisturbed[1], digits, str(tmp_path), epochs=1)
 
 
-def test_metrics_of_the_step_may_be_of_any_number_type(digits, tmp_path):
+def test_metrics_of_the_step_may_have_any_number_type(digits, tmp_path):
     class Measured(TrainStep):
         def extra_metrics(self, images, labels, logits):
             return {"a": np.float32(0.5), "b": tf.constant(2)}
@@ -181,7 +174,7 @@ def test_a_hold_out_validates_and_the_test_set_is_read_at_the_end(digits, tmp_pa
     assert held.validation.images.tobytes() == digits.train.images[-300:].tobytes()
 
 
-def test_early_stopping_ends_the_run_and_a_restart_does_not_go_on(digits, tmp_path):
+def test_early_stopping_ends_the_run_also_when_it_is_started_again(digits, tmp_path):
     class Still(TrainStep):
         def apply_gradients(self, gradients):
             super().apply_gradients([0 * g for g in gradients])
@@ -192,7 +185,7 @@ def test_early_stopping_ends_the_run_and_a_restart_does_not_go_on(digits, tmp_pa
     assert again == results
 
 
-def test_an_order_that_draws_is_asked_once_an_epoch_wherever_the_run_stops(digits, tmp_path):
+def test_an_order_that_draws_is_computed_once_per_epoch_wherever_the_run_stops(digits, tmp_path):
     class Drawing(TrainStep):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
@@ -207,41 +200,39 @@ def test_an_order_that_draws_is_asked_once_an_epoch_wherever_the_run_stops(digit
     assert state_of(step) == state_of(straight)
 
 
-class NanAt30(TrainStep):
+class NanLoss(TrainStep):
     def compute_loss(self, images, labels):
         loss, logits = super().compute_loss(images, labels)
-        return tf.where(self.optimizer.iterations.value == 29, np.nan, loss), logits
+        return tf.where(self.iterations == 29, np.nan, loss), logits
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(digits, tmp_path):
-    with pytest.raises(Error, match=r"loss is nan at step 30; ckpt-24 is the last good checkpoint"):
-        train(tmp_path, digits, cls=NanAt30)
-    assert checkpoint.load_newest(str(tmp_path / "checkpoints"))[1]["step"] == 24
+class NanWeights(TrainStep):
+    def apply_gradients(self, gradients):
+        last = self.iterations == 9
+        super().apply_gradients([tf.where(last, np.nan, g) for g in gradients])
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "saved"),
+    [
+        ({"cls": NanLoss}, "loss is nan at step 30; ckpt-24 is the last good checkpoint", [24]),
+        ({"cls": NanWeights, "checkpoint_every": 5, "steps_per_loop": 5}, "at step 10; ckpt-5 is the last", [5]),
+        ({"model": CNN, "optimizer": lambda: keras.optimizers.SGD(1e6)}, "at step .*; no checkpoint was saved", []),
+    ],
+)
+def test_numbers_that_are_not_finite_stop_the_run_and_are_not_saved(digits, tmp_path, options, message, saved):
+    with pytest.raises(Error, match=message):
+        train(tmp_path, digits, **options)
+    assert checkpoint.steps(str(tmp_path / "checkpoints")) == saved
     assert not (tmp_path / "results.json").exists()
 
 
-def test_an_exploding_rate_is_stopped(digits, tmp_path):
-    with pytest.raises(Error, match="at step"):
-        train(tmp_path, digits, model=CNN, optimizer=lambda: keras.optimizers.SGD(1e6))
-
-
-def test_weights_that_are_not_finite_are_not_saved(digits, tmp_path):
-    class NanWeights(TrainStep):
-        def apply_gradients(self, gradients):
-            last = self.optimizer.iterations.value == 9
-            super().apply_gradients([tf.where(last, np.nan, g) for g in gradients])
-
-    with pytest.raises(Error, match="at step 10"):
-        train(tmp_path, digits, cls=NanWeights, checkpoint_every=5, steps_per_loop=5)
-    assert checkpoint.load_newest(str(tmp_path / "checkpoints"))[1]["step"] == 5
-
-
-def test_a_second_process_is_refused_by_name(digits, tmp_path):
+def test_a_second_process_is_refused_with_the_id_of_the_first(digits, tmp_path):
     with files.lock(str(tmp_path)), pytest.raises(Error, match=f"in use by process {os.getpid()}"):
         train(tmp_path, digits)
 
 
-def test_a_step_that_does_not_count_is_a_bug_with_a_traceback(digits, tmp_path):
+def test_a_step_that_does_not_count_raises_a_runtime_error(digits, tmp_path):
     class Forgetful(TrainStep):
         def apply_gradients(self, gradients):
             pass

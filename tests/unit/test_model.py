@@ -20,11 +20,7 @@ def make_uncropped():
     return model
 
 
-def test_parameters():
-    assert CNN().count_params() == 93_322
-
-
-def test_summary_has_shapes():
+def test_the_summary_has_shapes_and_the_number_of_parameters():
     lines = []
     CNN().summary(print_fn=lambda line, **_: lines.append(line))
     summary = "\n".join(lines)
@@ -35,7 +31,7 @@ def test_summary_has_shapes():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_saves_and_loads(tmp_path, dtype):
+def test_a_saved_model_loads_with_its_configuration_and_weights(tmp_path, dtype):
     model = CNN(dtype=dtype, name="other")
     model.save(tmp_path / "cnn.keras")
     loaded = keras.saving.load_model(tmp_path / "cnn.keras")
@@ -45,19 +41,19 @@ def test_saves_and_loads(tmp_path, dtype):
     np.testing.assert_array_equal(loaded(images), model(images))
 
 
-def test_bfloat16_keeps_logits_and_variables_in_float32():
+def test_bfloat16_has_float32_logits_and_variables():
     model, exact = CNN(dtype="mixed_bfloat16"), CNN()
     exact.set_weights(model.get_weights())
     images = random_images()
     logits = model(images)
     assert logits.dtype == tf.float32
     assert {v.dtype for v in model.variables} == {"float32"}
-    assert not np.array_equal(logits, exact(images))  # it did compute in bfloat16
+    assert not np.array_equal(logits, exact(images))  # the hidden layers computed in bfloat16
     np.testing.assert_allclose(logits, exact(images), atol=0.02)
 
 
 @pytest.mark.parametrize("batch_size", [1, 32, 64])
-def test_crop_keeps_every_bit(batch_size):
+def test_the_crop_keeps_every_bit_of_logits_and_gradients(batch_size):
     cropped, uncropped = CNN(), make_uncropped()
     cropped.set_weights(uncropped.get_weights())
     images = tf.constant(random_images(batch_size))

@@ -1,4 +1,4 @@
-"""When what is due: step numbers alone, no run."""
+"""The steps at which a plan evaluates, saves and ends."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 
 def walk(plan, losses=()):
-    """The steps of a run by its plan. Returns: steps after which it evaluates, saves, and the ends of inner loops."""
+    """Returns the steps after which a run evaluates, the steps after which it saves, and the ends of inner loops."""
     step, evaluated, saves, loops, history = 0, -1, [], [], []
     while True:
         if plan.evaluation_due(step, evaluated):
@@ -42,13 +42,11 @@ def test_max_steps_ends_within_an_epoch_with_an_evaluation():
     assert walk(Plan(23, batch_size=5, max_steps=7, steps_per_loop=100))[0] == [0, 5, 7]
 
 
-@pytest.mark.parametrize("start", range(12))
-def test_saves_come_when_asked_wherever_the_run_was_resumed(start):
+def test_loops_end_at_the_same_steps_wherever_the_run_resumes():
     plan = Plan(23, batch_size=5, checkpoint_every=4, epochs=3)
-    ends = [start]
-    while ends[-1] < plan.last_step:
-        ends.append(ends[-1] + plan.steps_to_next_event(ends[-1]))
-    assert ends[1:] == [step for step in (4, 5, 8, 10, 12, 15) if step > start]
+    for start in range(plan.last_step):
+        end = next(step for step in (4, 5, 8, 10, 12, 15) if step > start)
+        assert start + plan.steps_to_next_event(start) == end
 
 
 def test_a_profile_begins_and_ends_at_the_edge_of_a_loop():
@@ -65,9 +63,9 @@ def test_early_stopping_counts_evaluations_since_the_best():
     assert not plan.is_over(0)
 
 
-def test_evaluations_within_an_epoch_are_no_epochs_of_patience():
+def test_patience_does_not_count_evaluations_within_an_epoch():
     plan = Plan(23, batch_size=5, eval_every=2, epochs=3, early_stopping_patience=1, steps_per_loop=100)
-    losses = [8.0, 9.0, 5.0, 1.0, 6.0, 6.0, 4.0, 4.0, 4.0, 3.0]  # after 2, 4, 5, 6, 8, 10, 12, 14, 15
+    losses = [8.0, 9.0, 5.0, 1.0, 6.0, 6.0, 4.0, 4.0, 4.0, 3.0]  # after steps 2, 4, 5, 6, 8, 10, 12, 14, 15
     assert walk(plan, losses) == ([0, 2, 4, 5, 6, 8, 10], [5, 10], [2, 4, 5, 6, 8, 10])
 
 
@@ -83,7 +81,7 @@ def test_evaluations_within_an_epoch_are_no_epochs_of_patience():
         ({"keep_best": "max:train_loss"}, ("train_loss", True)),
     ],
 )
-def test_what_is_best(options, best):
+def test_keep_best_names_a_metric_and_its_direction(options, best):
     assert Plan(23, batch_size=5, **options).best == best
 
 
@@ -100,11 +98,11 @@ def test_what_is_best(options, best):
         ({"keep_best": "most:validation_loss"}, Error, "expected a metric"),
     ],
 )
-def test_options_that_do_not_fit_are_named(options, error, message):
+def test_a_wrong_option_is_named(options, error, message):
     with pytest.raises(error, match=message):
         Plan(23, **({"batch_size": 5} | options))
 
 
-def test_plan_settings_metrics_and_readers_need_no_tensorflow():
+def test_settings_metrics_and_readers_import_no_tensorflow():
     code = "import sys, mnist.data, mnist.settings, mnist.metrics; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

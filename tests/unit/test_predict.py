@@ -21,8 +21,6 @@ from mnist.step import TrainStep
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 
@@ -380,19 +378,3 @@ def error_of(path):
     assert "\n" not in message
     assert str(path) in message
     return message
-
-
-@given(st.lists(st.tuples(st.integers(0, len(PNG) - 1), st.integers(0, 255)), max_size=8), st.integers(0, len(PNG)))
-@settings(max_examples=100, deadline=None)
-def test_damaged_png_is_read_or_refused(tmp_path_factory, changes, length):
-    damaged = bytearray(PNG)
-    for position, value in changes:
-        damaged[position] = value
-    path = tmp_path_factory.getbasetemp() / "damaged.png"
-    path.write_bytes(damaged if length % 2 else damaged[:length])
-    try:
-        digit = read_image(path)
-    except mnist.Error:
-        error_of(path)
-    else:
-        assert (digit.dtype, digit.shape) == (np.uint8, (28, 28, 1))

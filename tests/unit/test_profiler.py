@@ -1,4 +1,4 @@
-"""The profile of some steps: just these steps, whatever the loop length, and no other numbers."""
+"""A profile holds exactly the steps that --profile names, and changes no number."""
 
 from mnist import checkpoint, data
 from mnist.loop import Interrupted, train_and_evaluate
@@ -13,7 +13,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 
 def train(workdir, **options):
-    """Trains 20 steps of digits in loops of 7. Returns: the bits of all variables."""
+    """Trains 20 steps on digits in loops of 7. Returns: the bytes of all variables."""
     keras.utils.set_random_seed(0)
     step = TrainStep(CNN(), keras.optimizers.Adam())
     train_and_evaluate(step, data.load("digits"), str(workdir), epochs=1, max_steps=20, steps_per_loop=7, **options)
@@ -21,7 +21,7 @@ def train(workdir, **options):
 
 
 def count_steps(workdir):
-    """Steps in each profile of a run, oldest first: how often a batch was taken."""
+    """Returns the number of steps in each profile of a run, the oldest first."""
     counts = []
     for path in sorted(workdir.glob("train/plugins/profile/*/*.xplane.pb")):
         space = xplane_pb2.XSpace.FromString(path.read_bytes())
@@ -30,15 +30,15 @@ def count_steps(workdir):
     return counts
 
 
-def test_just_these_steps_are_profiled_and_no_bit_changes(tmp_path):
+def test_a_profile_holds_these_steps_and_changes_no_bit(tmp_path):
     plain = train(tmp_path / "plain")
     assert train(tmp_path / "profiled", profile="3:12") == plain
     assert count_steps(tmp_path / "plain") == []
     assert count_steps(tmp_path / "profiled") == [10]
 
 
-def test_a_stopped_run_keeps_its_profile_and_profiles_the_rest_later(tmp_path):
-    with pytest.raises(Interrupted):  # after loops that end at 4, 11 and 18
+def test_a_stopped_run_keeps_its_profile_and_profiles_the_rest_when_it_resumes(tmp_path):
+    with pytest.raises(Interrupted):  # the loops end at 4, 11 and 18
         train(tmp_path, profile="5:20", interrupt=StopAfter(3))
     assert count_steps(tmp_path) == [14]
     train(tmp_path, profile="5:20")

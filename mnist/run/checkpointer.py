@@ -1,0 +1,107 @@
+"""Restores a run, saves it, keeps its best evaluation, and refuses what a resume would not continue exactly."""
+
+import os
+
+from mnist import Error, checkpoint
+from mnist.checkpoint import Best, attributes, check_unchanged, fingerprint_of, resume
+from mnist.model import describe_model, probe
+from mnist.run.state import RunState
+from mnist.step import TrainStep, describe_measuring
+
+import tensorflow as tf
+
+
+class Checkpointer:
+    """The checkpoints of a run, `<workdir>/checkpoints`. Of several workers, only the chief reads and writes them.
+
+    Args:
+      step: a `TrainStep` that is not traced yet.
+      dataset, workdir, plan, cluster, settings: the same as in `train_and_evaluate`.
+
+    Attributes:
+      variables: a dict from names to `tf.Variable`s. Everything that a checkpoint holds of the step.
+      best: the `Best` evaluation. None if the run keeps none, and on workers other than the chief.
+    """
+
+    def __init__(self, step, dataset, workdir, plan, cluster, settings=None):
+        self._step, self._dataset, self._workdir, self._plan, self._cluster = step, dataset, workdir, plan, cluster
+        self._directory = os.path.join(os.path.abspath(workdir), "checkpoints")
+        self._fingerprint = fingerprint_of(step, dataset, plan, settings)
+        # Tracing may add variables that a new step would not have when it loads the checkpoint.
+        self.variables = checkpoint.variables_of(step)
+        self._attributes = attributes(step)
+        self._saved, self.best = (0, 0), None
+
+    def restore(self):
+        """Restores the step from the newest sound checkpoint, if there is one.
+
+        Returns: the `RunState`, and the order of the current epoch, int32 `[N]`, or None.
+        Raises: `mnist.Error` as `resume.restore`.
+        """
+        step, dataset, plan = self._step, self._dataset, self._plan
+        metadata, order = resume.restore(step, plan, self._fingerprint, self._directory, self._workdir, self._cluster)
+        state = RunState.from_json(metadata or {})
+        state.fingerprint, state.measures, state.keep_best = self._fingerprint, describe_measuring(step), plan.best
+        state.dataset, state.data_dir, state.classes = dataset.name, dataset.data_dir, dataset.classes
+        state.framed, state.test_sha256 = dataset.is_framed(), dataset.test.digest()
+        self._saved = (state.step, len(state.history))
+        if plan.best and self._cluster.is_chief:
+            self.best = Best(self._directory, *plan.best, state.history)
+        return state, order
+
+    def check_traced(self, state, digest):
+        """Raises `mnist.Error` if the traced step computes something else than it did, or than it does on the chief."""
+        otherwise = "computes another step than the chief: give all the same code"
+        self._cluster.check_same(digest, otherwise, self._cluster.timeout)
+        if state.traced not in (None, digest):
+            raise Error(
+                f"{self._workdir} holds a run whose step computed something else: its code, or what it reads, has "
+                "changed. Resume it with the same, or take another --workdir."
+            )
+        state.traced = digest
+
+    def is_new(self, state):
+        """Returns whether the state has steps or evaluations that no checkpoint has."""
+        return state.step > 0 and (state.step, len(state.history)) != self._saved
+
+    def save(self, state, order):
+        """Saves a `RunState`, the order of its epoch, int32 `[N]`, and the step.
+
+        Raises: `mnist.Error` if an attribute of the step has changed, or if workers have different weights. Also if a
+          weight is not finite, or the disk is full or read-only.
+        """
+        check_unchanged(self._attributes, attributes(self._step))
+        self._step.update_eval_model()
+        self._cluster.check_same(
+            checkpoint.digest(self._tensors()) if self._cluster.workers > 1 else 0,
+            "has other weights than the chief: its processor or its software computes otherwise, or the step keeps "
+            "something to itself. Nothing of this was saved",
+        )
+        if self._cluster.is_chief:
+            self._write(self._directory, state, order, self._plan.keep_checkpoints)
+        self._saved = (state.step, len(state.history))
+
+    def save_best(self, state, order):
+        """Saves the newest evaluation as the best, in place of the one before."""
+        # A process that was killed may have left a later one, which this run will reach again.
+        checkpoint.remove_newer(self.best.directory, state.step)
+        self._write(self.best.directory, state, order, keep=1)
+
+    def _tensors(self):
+        return self.variables | checkpoint.variables_of_eval_model(self._step)
+
+    def _write(self, directory, state, order, keep):
+        extra = {"answers": tf.constant(probe(self._step.eval_model))}
+        if type(self._step).epoch_order is not TrainStep.epoch_order:
+            extra["order"] = order  # it may depend on what the step had learnt when the epoch began
+        metadata = state.to_json() | {"model": describe_model(self._step.eval_model)}
+        try:
+            checkpoint.save(directory, self._tensors(), metadata, keep, extra)
+        except checkpoint.NotFinite as error:
+            raise self.not_finite(f"{error} is not finite at step {state.step}") from None
+
+    def not_finite(self, found):
+        """Returns an `mnist.Error` that names the last good checkpoint. `found` is the number that is not finite."""
+        step = self._saved[0]
+        last = f"ckpt-{step} is the last good checkpoint" if step else "no checkpoint was saved yet"
+        return Error(f"{found}; {last}. Try a lower --learning_rate in another --workdir.")
