@@ -1,17 +1,14 @@
 """Tests whether the difference between two settings is real: python -m mnist.compare W/SETTING1 W/SETTING2
 
-Each folder holds one setting of mnist.sweep, with a results.json in each seed=N. A sweep of a single setting will do,
-too. Results that are older than the sweep.flags beside them are ignored. Runs with the same seed are pairs. Prints
+Each folder holds one setting of mnist.sweep (or a sweep of one setting), with a results.json in each seed=N. Results
+that are older than the sweep.flags beside them are ignored. Runs with the same seed are pairs. Prints
 
-- the two means with their standard deviations,
-- the mean difference, second minus first, with its 95 % interval (Student's t),
+- both means and standard deviations, and the mean difference, second minus first, with its 95 % interval (Student's t),
 - the p-values of the paired t-test and of Wilcoxon's signed-rank test,
-- the effect size: Cohen's d_z, the mean difference over the standard deviation of the differences.
+- Cohen's d_z, the mean difference over the standard deviation of the differences.
 
---metric=NAME compares another number of results.json. A seed without this number is left out.
-
-With the folders of two plain runs (python -m mnist.compare runs/a runs/b) it prints all flags that differ and all
-metrics.
+--metric=NAME compares another number of results.json, over the seeds that have it. With the folders of two plain runs
+(python -m mnist.compare runs/a runs/b) it prints all flags that differ and all metrics.
 """
 
 import contextlib
@@ -59,10 +56,7 @@ def read_values(folder, metric):
 
 
 def compare(first, second):
-    """Compares two settings over the keys that both have.
-
-    Args:
-      first, second: dicts from (data set, seed) to values. Pairs with a None are left out.
+    """Compares two dicts from (data set, seed) to values, without pairs that lack a value.
 
     Returns: a dict of numbers. t-test and d_z are NaN if all differences are equal, because neither is defined then.
     Raises: `mnist.Error` for fewer than two pairs.

@@ -215,7 +215,7 @@ def main(options):
     if options.format == "tflite":
         print("Give it uint8 images [N, 28, 28, 1], N >= 1. It checks only the number of pixels.")
     if options.format == "saved_model" and files.is_pattern(output):
-        print("TensorFlow's loader takes []*?\\ in a path for a pattern. To load the model, move it or link to it.")
+        print("TensorFlow's loader takes []*?\\ in a path for a pattern. To load it, move it or link to it elsewhere.")
     if classes:
         names = [f"{value.__module__}.{name}" for name, value in classes.items()]
         print(f"keras.models.load_model needs custom_objects for {', '.join(names)}.")

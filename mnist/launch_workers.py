@@ -32,12 +32,7 @@ class Launch:
 
     workers = Setting(2, "Number of processes. It must divide --slices of the command.", low=1)
     restarts = Setting(0, "How often to start all processes again, to resume the run, after one was lost.", low=0)
-    min_workers = Setting(
-        None,
-        "With --restarts: start half as many workers after each loss, and at least this many. Default: all again.",
-        kind=int,
-        low=1,
-    )
+    min_workers = Setting(None, "Halve the workers at each restart, down to this. Default: all again.", kind=int, low=1)
     logs = Setting(None, "Folder for the logs of all workers but the chief. Default: a temporary one.", kind=local_path)
 
 
@@ -51,20 +46,15 @@ class Workers:
 
     def __init__(self, command, logs):
         addresses = [f"localhost:{port}" for port in free_ports(len(logs))]
+        options = {"stdin": subprocess.DEVNULL, "start_new_session": True}
+        options["preexec_fn"] = _die_with_parent if sys.platform == "linux" else None
         self.processes = []
         for i, path in enumerate(logs):
             config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
+            environment = os.environ | {"TF_CONFIG": json.dumps(config)}
             with open(path, "a") if path else contextlib.nullcontext() as log:
                 try:
-                    process = subprocess.Popen(
-                        command,
-                        env=os.environ | {"TF_CONFIG": json.dumps(config)},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        start_new_session=True,
-                        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-                    )
+                    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, **options)
                 except OSError as error:
                     self.end()
                     raise Error(f"cannot start {command[0]}: {error.strerror}.") from None

@@ -1,10 +1,10 @@
-"""What may be set, said once: a `Setting` in the class that uses it.
+"""Settings, each declared once, in the class that uses it.
 
     class SAM(TrainStep):
         rho = Setting(0.05, "Radius of the perturbation of the weights; 0: none.", low=0)
 
-`rho` is then a keyword of the constructor, an attribute, the flag `--rho` of the command that launches the
-class, a range that is checked, and a part of what a resumed run must have in common with its beginning.
+`rho` is then a keyword of the constructor, an attribute whose range is checked, and the flag `--rho` of the command
+that launches the class. A run is not resumed with another value.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ from absl import flags
 def local_path(path):
     """Returns a path with `~` expanded.
 
-    Raises: `mnist.Error` for a URL, of which half would be local and half not, and for what is not UTF-8.
+    Raises: `mnist.Error` for a URL, because plain Python would take it for a local folder, and for a path that is not
+      UTF-8.
     """
     path = os.fspath(path)
     if "://" in path:
@@ -49,15 +50,15 @@ class Setting:
 
     Args:
       default: the value unless another is given. None: not set.
-      help: what it is, with its unit and the reason of the default, in a sentence or two.
-      low, high: the least and the greatest value allowed.
-      below: a bound above that is not allowed itself.
-      kind: int, float, bool, str or `local_path`; a tuple of strings, of which it is one; `[float]` for a tuple of
-        numbers, comma-separated as a flag; `[local_path]` for a tuple of paths, one for each time that the flag is
-        given: a path may contain commas. Default: the kind of `default`.
-      group: the heading under which --help lists the flag. Default: the name of the class.
-      may_change: whether a run may be resumed with another value: True if the numbers do not depend on it.
-      is_step: whether it is a step of the run: one beyond the run's end has no effect, which the run then says.
+      help: a sentence or two with the meaning, the unit and the reason for the default.
+      low, high: the least and the greatest allowed value.
+      below: an upper bound that is not allowed itself.
+      kind: int, float, bool, str, `local_path`, or a tuple of strings for a choice. `[float]` is a tuple of numbers,
+        which a flag separates by commas. `[local_path]` is a tuple of paths, one for each repetition of the flag,
+        because a path may contain commas. Default: the type of `default`.
+      group: the heading of the flag in --help. Default: the name of the class.
+      may_change: whether a run may be resumed with another value, because no number depends on it.
+      is_step: whether the value is a step of the run. A run reports such a step if it is beyond its end.
     """
 
     def __init__(
@@ -88,11 +89,13 @@ class Setting:
         vars(instance)[self.name] = self.check(value)
 
     def check(self, value):
-        """Returns a value of Python as it is held. Raises: ValueError that names the setting and what is expected."""
+        """Returns a Python value in the setting's own type.
+
+        Raises: ValueError that names the setting and the expected values.
+        """
         if value is None and self.default is None:
             return None
-        # tf.Module wraps the lists that it is given.
-        values = list(value) if self.several and isinstance(value, (tuple, list)) else [value]
+        values = list(value) if self.several and isinstance(value, (tuple, list)) else [value]  # tf.Module wraps lists
         if not all(map(self._fits, values)):
             raise ValueError(f"{self.name} is {values if self.several else value!r}, expected {self.expected()}")
         values = tuple(value if isinstance(self.kind, tuple) else self.kind(value) for value in values)
@@ -101,10 +104,8 @@ class Setting:
     def _fits(self, value):
         if isinstance(self.kind, tuple):
             return value in self.kind
-        if self.kind in (bool, str):
-            return isinstance(value, (bool, np.bool_) if self.kind is bool else str)
-        if self.kind is local_path:
-            return isinstance(value, (str, os.PathLike))
+        if self.kind in (bool, str, local_path):
+            return isinstance(value, {bool: (bool, np.bool_), str: str, local_path: (str, os.PathLike)}[self.kind])
         number = numbers.Integral if self.kind is int else numbers.Real
         if not isinstance(value, number) or isinstance(value, bool) or value != value:
             return False
@@ -112,7 +113,9 @@ class Setting:
         return low and (self.high is None or value <= self.high) and (self.below is None or value < self.below)
 
     def parse(self, text):
-        """Returns the value that a flag's text stands for. Raises: ValueError that says what is expected."""
+        """Returns the value of a flag's text, or a checked value. Raises: ValueError with the expected values."""
+        if not isinstance(text, str):
+            return self.check(text)
         parts = text.split(",") if self.several and not self.repeated else [text]
         parts = [] if self.several and not text else parts
         try:
@@ -121,8 +124,12 @@ class Setting:
         except ValueError:
             raise ValueError(f"expected {self.expected()}") from None
 
+    def serialize(self, value):
+        """Returns the text of a value, which `parse` reads."""
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
     def expected(self):
-        """The kind and the range, in words."""
+        """Returns the kind and the range in words."""
         if isinstance(self.kind, tuple):
             return f"one of {', '.join(self.kind)}"
         if self.repeated:
@@ -135,10 +142,11 @@ class Setting:
 
 
 def settings_of(cls):
-    """The settings of a class and of those that it inherits from, by name.
+    """Returns the settings of a class and of its base classes, a dict by name.
 
-    A subclass may give another default (`rho = 0.1`), or compute the value (a property, which is no setting).
-    Raises: `mnist.Error` if two classes of which none inherits from the other have a setting of one name.
+    A subclass may give another default (`rho = 0.1`), or compute the value by a property, which is then not a setting.
+
+    Raises: `mnist.Error` if two classes declare a setting of the same name, and neither inherits from the other.
     """
     found, owners = {}, {}
     for base in reversed(cls.__mro__):
@@ -160,9 +168,9 @@ def settings_of(cls):
 
 
 def take(instance, values):
-    """Sets all settings of an object: from a dict, and those that it lacks to their defaults.
+    """Sets all settings of an object, from a dict or to their defaults.
 
-    Raises: TypeError that names a value which is no setting; ValueError for one out of range.
+    Raises: TypeError for a name in the dict that is not a setting. ValueError for a value out of range.
     """
     settings = settings_of(type(instance))
     for name in values:
@@ -175,22 +183,11 @@ def take(instance, values):
 
 class _Parser(flags.ArgumentParser):
     def __init__(self, setting):
-        self.setting = setting
-
-    def parse(self, argument):
-        return self.setting.parse(argument) if isinstance(argument, str) else self.setting.check(argument)
-
-    def flag_type(self):
-        return self.setting.expected()
-
-
-class _Serializer(flags.ArgumentSerializer):
-    def serialize(self, value):
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        self.parse, self.flag_type = setting.parse, setting.expected
 
 
 class _RepeatedFlag(flags.Flag):
-    """A flag whose value is a tuple that grows each time it is given, in place of the default."""
+    """A flag whose value is a tuple of all values given, in place of the default."""
 
     def parse(self, argument):
         before = self.value if self.present else ()
@@ -203,9 +200,9 @@ class _RepeatedFlag(flags.Flag):
 
 @contextlib.contextmanager
 def defined_flags(*classes):
-    """While entered, the settings of the classes are absl flags, each with its `setting`.
+    """Makes absl flags of the settings of the classes while entered. Each flag has its `setting` as an attribute.
 
-    Raises: `mnist.Error` if there is a flag of that name.
+    Raises: `mnist.Error` if another flag has the name of a setting.
     """
     defined = []
     try:
@@ -218,7 +215,7 @@ def defined_flags(*classes):
                 flag = flags.BooleanFlag(setting.name, setting.default, setting.help)
             else:
                 make_flag = _RepeatedFlag if setting.repeated else flags.Flag
-                flag = make_flag(_Parser(setting), _Serializer(), setting.name, setting.default, setting.help)
+                flag = make_flag(_Parser(setting), setting, setting.name, setting.default, setting.help)
             flag.setting = setting
             flags.DEFINE_flag(flag)
             defined.append(setting.name)
@@ -229,6 +226,6 @@ def defined_flags(*classes):
 
 
 def read_flags(*classes):
-    """The values of the flags that `defined_flags` made of the classes, as attributes of a namespace."""
+    """Returns a namespace with the values of the flags that `defined_flags` made of the classes."""
     names = [name for cls in classes for name in settings_of(cls)]
     return types.SimpleNamespace(**{name: flags.FLAGS[name].value for name in names})

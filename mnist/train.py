@@ -1,6 +1,5 @@
 """Trains a model on MNIST: python -m mnist.train --workdir=runs/first --epochs=5"""
 
-import contextlib
 import functools
 import os
 import shlex
@@ -9,7 +8,7 @@ import threading
 import time
 
 from mnist import Error, checkpoint, data, finished
-from mnist.cli import Interrupt, flagfile, in_short, project_flags, run, say
+from mnist.cli import Interrupt, flagfile, in_short, run, say
 from mnist.data import NUM_CLASSES
 from mnist.distributed import start
 from mnist.loop import Interrupted, train_and_evaluate
@@ -27,66 +26,65 @@ _data, _speed, _output = (functools.partial(Setting, group=group) for group in (
 
 
 class Launch:
-    """What a training command is told beside the plan, the optimizer and the step."""
+    """The flags of a training command that neither the plan, the optimizer nor the step declares."""
 
     workdir = _output(
         None,
-        "Folder of the run. One that holds a run is resumed, with its own flags for those not given. "
+        "Folder of the run. A folder that holds a run is resumed, with the flags of that run for those not given. "
         "Default: runs/<date-time>.",
         kind=local_path,
         may_change=True,
     )
     init_from = _data(
         None,
-        "Folder of a run whose weights this one begins with, to fine-tune them: its newest checkpoint's, as evaluated.",
+        "Folder of a run to fine-tune. The new run starts with the weights of its newest checkpoint, as evaluated.",
         kind=local_path,
     )
-    dry_run = _output(False, "A few steps of everything: train, evaluate, save, plot.", may_change=True)
+    dry_run = _output(False, "Ten steps of everything: train, evaluate, save and plot.", may_change=True)
     dataset = _data(
         "auto",
-        "What to train on. auto: MNIST, or scikit-learn's 1,797 digits where MNIST is missing.",
+        "Data set to train on. auto: MNIST, or scikit-learn's 1,797 digits if MNIST cannot be found or downloaded.",
         kind=data.NAMES,
-        may_change=True,  # what counts is the content
+        may_change=True,  # the content is compared instead
     )
     data_dir = _data(
         None,
-        "Folder with the four IDX files of MNIST or of a split of EMNIST, KMNIST's four npz files, or one npz file: "
-        "28x28 grey images in 2 to 256 classes, their names in a classes.txt. Default: Keras' cache or a download.",
+        "Folder with the four IDX files of MNIST or of a split of EMNIST, the four npz files of KMNIST, or one npz "
+        "file: 28x28 grey images in 2 to 256 classes, whose names may be in classes.txt. "
+        "Default: the cache of Keras, or a download.",
         kind=local_path,
         may_change=True,
     )
     holdout = _data(
         0,
-        "Training images, from the end, that become the validation set; the test set is then read once, at the end. "
-        "Default 0: the test set validates, as in the classic tutorial.",
+        "Training images, from the end, that become the validation set, so that the test set is only read once, at the "
+        "end. Default 0: the test set validates, as in the classic tutorial.",
         low=0,
     )
     seed = _data(
-        0,
-        "Seed of the initial weights, the order of the data and the draws within the step.",
-        low=0,
-        high=2**31 - 1,
+        0, "Seed of the initial weights, the order of the data and the draws in the step.", low=0, high=2**31 - 1
     )
     precision = _speed(
-        "float32", "Type of the layers' arithmetic; weights and logits stay float32.", kind=("float32", "bfloat16")
+        "float32", "Type of the arithmetic in layers. Weights and logits stay float32.", kind=("float32", "bfloat16")
     )
     intra_op_threads = _speed(
         0,
-        "Threads that share one operation; the last bits of a result depend on it. Default 0: one for each core, or "
-        "as TF_NUM_INTRAOP_THREADS says; with --slices above 1 one, so that the cores have no part in the result.",
+        "Threads that share one operation. The last bits of a result depend on it. "
+        "Default 0: TF_NUM_INTRAOP_THREADS, or one for each core; with --slices above 1 one, so that the result does "
+        "not depend on the cores.",
         low=0,
     )
     devices = _speed(
         1,
-        "Devices of this process that share the slices of a batch: its GPUs if it has any, else logical CPUs. No part "
-        "in the result, and not in flags.txt.",
+        "Devices of this process that share the slices of a batch: its GPUs if it has any, else logical CPUs. The "
+        "result does not depend on it, so flags.txt leaves it out.",
         low=1,
         may_change=True,
     )
     worker_timeout = _speed(
         60,
-        "Seconds in which all processes of TF_CONFIG must come up; a third of it to wait for an answer while they "
-        "train. 60 bear a slow file system.",
+        "Seconds within which all processes of TF_CONFIG must start. While they train, a third of it is the longest "
+        "wait for an answer. 60 is enough for a slow file system.",
         low=6,
         may_change=True,
     )
@@ -95,16 +93,18 @@ class Launch:
 def launch(step=TrainStep, *, model=CNN, optimizer=None):
     """Runs a training command, with flags for all settings.
 
-    Args:
-      step: `TrainStep` or a subclass. Its `Setting`s are flags of the command.
-      model: called without arguments under the dtype policy of --precision; returns a built `keras.Model` from
-        float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, classes]`. The `CNN`, or a subclass, is told how many
-        classes the data have.
-      optimizer: called with the learning rate, a float or a Keras schedule, as --learning_rate, --schedule and
-        --warmup say; returns a Keras optimizer. Default: the one that --optimizer says.
+    Does nothing while another command, as mnist.evaluate, imports the calling script for the class of its model.
 
-    Does nothing where the script that calls it is imported for its model's class, as by mnist.evaluate.
-    Raises: RuntimeError outside of the main thread, where no signal can be heeded and no command can end.
+    Args:
+      step: `TrainStep` or a subclass, whose `Setting`s become flags of the command.
+      model: a function without arguments, called under the dtype policy of --precision. It returns a built
+        `keras.Model` from float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, classes]`. The `CNN` or a subclass
+        is called with the number of classes of the data.
+      optimizer: a function of the learning rate, a float or a Keras schedule, as --learning_rate, --schedule and
+        --warmup give it. It returns a Keras optimizer. Default: the optimizer of --optimizer.
+
+    Raises: RuntimeError outside of the main thread, where Python does not deliver signals. TypeError if `step` is not a
+      subclass of `TrainStep`.
     """
     if being_imported():
         return
@@ -120,43 +120,29 @@ def _main(classes, step_class, make_model, make_own_optimizer):
     flagfile.take_flags_of_run(flags.FLAGS.workdir)
     options = read_flags(*classes)
     workdir = options.workdir or os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
-    threads = options.intra_op_threads or int(options.slices > 1)
-    if threads not in (0, num_threads()):
-        try:
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-        except RuntimeError:
-            raise Error(
-                f"--intra_op_threads={threads} comes too late, TensorFlow has computed already: make "
-                "tensors and variables in functions and in __init__, not while a module is imported."
-            ) from None
+    _set_threads(options.intra_op_threads or int(options.slices > 1))
     replicas = start(options.devices, options.slices, options.worker_timeout)
     is_chief = replicas.cluster.is_chief
     if options.resume and is_chief:
-        flagfile.refuse_other_flags(workdir, scheduled=options.schedule != "constant")
+        flagfile.refuse_other_flags(workdir)
     dataset = data.load(options.dataset, options.data_dir, options.holdout)
-    plan_options = {name: getattr(options, name) for name in settings_of(Plan)}
-    total_steps = Plan(len(dataset.train.labels), **{**plan_options, "profile": None}).last_step
-    if options.dry_run:  # follows the schedule of the whole run, and leaves it early
-        plan_options |= {"epochs": 1, "max_steps": min(total_steps, 10)}
-    rate = make_learning_rate(options.schedule, options.learning_rate, total_steps, options.warmup)
+    plan_options, rate = _plan(options, len(dataset.train.labels))
     keras.utils.set_random_seed(options.seed)
-    with _dtype_policy("mixed_bfloat16" if options.precision == "bfloat16" else "float32"):
-        model = _fit_to(dataset.classes, make_model)()
+    model = _make_model(make_model, options.precision, len(dataset.classes))
     if options.init_from and is_chief and not checkpoint.steps(os.path.join(workdir, "checkpoints")):
         finished.take_weights(model, options.init_from)
     optimizer = make_own_optimizer(rate) if make_own_optimizer else make_optimizer(options, rate)
     settings = {name: getattr(options, name) for name in settings_of(step_class)}
-    own = {name: flag.value for name, flag in project_flags().items() if not hasattr(flag, "setting")}
     step = step_class(model, optimizer, seed=options.seed, **settings)
-    name = dataset.name if dataset.name in data.NAMES else "auto"
+    known_name = dataset.name if dataset.name in data.NAMES else "auto"
     with Interrupt() as interrupt:
         try:
             results = train_and_evaluate(
                 step,
                 dataset,
                 workdir,
-                settings=own | {"init_from": options.init_from},
-                flags_text=flagfile.flags_text(name, dataset.data_dir),
+                settings={"flags": flagfile.compared_flags()},
+                flags_text=flagfile.flags_text(known_name, dataset.data_dir),
                 hparams=flagfile.hparams(),
                 interrupt=interrupt,
                 replicas=replicas,
@@ -166,31 +152,51 @@ def _main(classes, step_class, make_model, make_own_optimizer):
             if is_chief:
                 say(f"{stop}. To resume: {flagfile.command()} --workdir={shlex.quote(workdir)}")
             return 128 + (stop.signum or getattr(signal, "SIGPIPE", 13))
-    if not is_chief:
-        return 0
-    if options.dry_run:
-        _draw(step, dataset, results, workdir)
-    metrics = [f"{name[5:]} {in_short(value)}" for name, value in results.items() if name.startswith("test_")]
-    say(f"test {' '.join(metrics)}, {results['train_seconds']:.1f} s of training: {workdir}/results.json")
-    say(f"tensorboard --logdir {shlex.quote(workdir)}")
+    if is_chief:
+        if options.dry_run:
+            _draw(step, dataset, results, workdir)
+        metrics = [f"{name[5:]} {in_short(value)}" for name, value in results.items() if name.startswith("test_")]
+        say(f"test {' '.join(metrics)}, {results['train_seconds']:.1f} s of training: {workdir}/results.json")
+        say(f"tensorboard --logdir {shlex.quote(workdir)}")
     return 0
 
 
-def _fit_to(classes, make_model):
-    """`make_model`; a `CNN` of other than ten classes with their number. An own model has the outputs that it has."""
+def _set_threads(threads):
+    """Sets the threads that share one operation. 0 leaves TensorFlow's default.
+
+    Raises: `mnist.Error` if TensorFlow has computed already, because it fixes the number then.
+    """
+    if threads not in (0, num_threads()):
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+        except RuntimeError:
+            raise Error(
+                f"--intra_op_threads={threads} has no effect, because TensorFlow has computed already: make "
+                "tensors and variables in functions and in __init__, not while a module is imported."
+            ) from None
+
+
+def _plan(options, num_examples):
+    """Returns the options of the `Plan`, a dict, and the learning rate for the optimizer.
+
+    A dry run has the learning rates of the whole run, and ends after ten steps.
+    """
+    plan_options = {name: getattr(options, name) for name in settings_of(Plan)}
+    total_steps = Plan(num_examples, **{**plan_options, "profile": None}).last_step
+    if options.dry_run:
+        plan_options |= {"epochs": 1, "max_steps": min(total_steps, 10)}
+    return plan_options, make_learning_rate(options.schedule, options.learning_rate, total_steps, options.warmup)
+
+
+def _make_model(make_model, precision, num_classes):
+    """Returns a new model with the dtype policy of --precision. A `CNN` gets `num_classes` outputs."""
     is_cnn = isinstance(make_model, type) and issubclass(make_model, CNN)
-    if is_cnn and len(classes) != NUM_CLASSES and make_model.takes_num_classes():
-        return functools.partial(make_model, num_classes=len(classes))
-    return make_model
-
-
-@contextlib.contextmanager
-def _dtype_policy(name):
-    """While entered, layers are made with this policy: it is one for the whole process."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
+    if is_cnn and num_classes != NUM_CLASSES and make_model.takes_num_classes():
+        make_model = functools.partial(make_model, num_classes=num_classes)
+    before = keras.config.dtype_policy()  # of the whole process
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try:
-        yield
+        return make_model()
     finally:
         keras.config.set_dtype_policy(before)
 

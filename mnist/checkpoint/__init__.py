@@ -13,8 +13,8 @@ from mnist.checkpoint.bundle import (
     variables_of,
     variables_of_eval_model,
 )
-from mnist.checkpoint.fingerprint import attributes, check_attributes, check_unchanged, fingerprint_of
-from mnist.checkpoint.traced import written_variables
+from mnist.checkpoint.fingerprint import attributes, fingerprint_of
+from mnist.checkpoint.traced import check_attributes, check_unchanged, written_variables
 
 __all__ = [
     "Best",

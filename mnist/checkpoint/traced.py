@@ -1,30 +1,57 @@
-"""A step once it is traced: what no checkpoint would hold is refused, what it computes has a digest."""
+"""Refuses a step whose state no checkpoint would hold, and computes a digest of what the traced step computes."""
 
 import functools
 import hashlib
 import json
+import random
 import re
 
 from mnist import Error
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 _READS = ("ReadVariableOp", "LookupTableFindV2", "LookupTableSizeV2")
-# Attributes that say nothing of what is computed.
+# Attributes of operations that do not change what they compute.
 _IS_NAME = re.compile(r"_(?!XlaMustCompile).*|shared_name|container|token|config_proto").fullmatch
 
 
+def check_attributes(step):
+    """Raises `mnist.Error` for a generator of NumPy or Python in an attribute of a step: no checkpoint holds it."""
+    for name, value in vars(step).items():
+        if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
+            raise Error(
+                f"the step's {name} is a {type(value).__name__} of {type(value).__module__.partition('.')[0]}, which "
+                "checkpoints would not hold: take a tf.random.Generator, or draw by (self.seed, epoch) alone."
+            )
+
+
+def check_unchanged(before, now):
+    """Raises `mnist.Error` for an attribute of a step that has changed since the run began: no checkpoint holds it.
+
+    Args:
+      before, now: results of `fingerprint.attributes`.
+    """
+    for name, value in before.items():
+        if now.get(name) != value:
+            raise Error(
+                f"the step's {name} has changed since the run began, and checkpoints would not hold it. Make it a "
+                "tf.Variable, or begin its name with _ if no number depends on it."
+            )
+
+
 def check_step(train_step, variables, jit_compile):
-    """Raises `mnist.Error` for a step whose state no checkpoint would hold, whose scalars are no numbers, or that XLA
-    cannot compile.
+    """Checks a traced step before anything is written.
 
     Args:
       train_step: the concrete function of one step, of `step.compile_step`.
-      variables: all that a checkpoint holds, a dict from names to `tf.Variable`s.
-      jit_compile: the `tf.function` of the step if it is to be compiled, None if not.
+      variables: all variables that a checkpoint holds, a dict from names to `tf.Variable`s.
+      jit_compile: the `tf.function` of the step if XLA is to compile it, else None.
 
-    Returns: a digest of what the step computes, see `digest_of`.
+    Returns: the digest of the step, see `digest_of`.
+    Raises: `mnist.Error` for a step whose state no checkpoint would hold, whose scalars are not numbers, or that XLA
+      cannot compile.
     """
     _check_state(train_step.graph, variables)
     _check_scalars(train_step.structured_outputs[0])
@@ -38,22 +65,22 @@ def _check_state(graph, variables):
     for variable in graph.variables:
         if id(variable) not in held:
             raise Error(
-                f"the step uses the variable {variable.name}, which checkpoints would not hold: make it, or the "
+                f"the step uses the variable {variable.name}, which checkpoints would not hold. Make it, or the "
                 "model, layer or optimizer that has it, an attribute of the step."
             )
     handles = {id(variable.handle) for variable in graph.variables}
-    for external, internal in graph.captures:
-        if external.dtype in (tf.resource, tf.variant) and id(external) not in handles:
-            for operation in internal.consumers():
-                if operation.type not in _READS:
-                    raise Error(
-                        f"the step's {operation.type} uses what checkpoints would not hold, as a dataset's position or "
-                        "a table: keep such things in variables, attributes of the step."
-                    )
-    for node in _all_nodes(graph):
+    states = [x for outer, x in graph.captures if outer.dtype in (tf.resource, tf.variant) and id(outer) not in handles]
+    for operation in [operation for state in states for operation in state.consumers()]:
+        if operation.type not in _READS:
+            raise Error(
+                f"the step's {operation.type} uses what checkpoints would not hold, as a dataset's position or "
+                "a table: keep such things in variables, attributes of the step."
+            )
+    definition = graph.as_graph_def()
+    for node in [*definition.node, *(node for function in definition.library.function for node in function.node_def)]:
         if "PyFunc" in node.op:
-            logging.warning("The step calls Python: what that keeps to itself, as NumPy's draws, is in no checkpoint.")
-        if "seed" in node.attr and not node.op.startswith("Cudnn"):  # it counts its draws itself
+            logging.warning("The step calls Python: no checkpoint holds the state of that code, as NumPy's draws.")
+        if "seed" in node.attr and not node.op.startswith("Cudnn"):  # such an operation counts its draws itself
             raise Error(
                 f"the step draws with {node.op}, otherwise after a resume: use tf.random.stateless_* or "
                 "tf.image.stateless_* with self.random_seed('a name')."
@@ -72,7 +99,7 @@ def _check_scalars(scalars):
 
 
 def _check_compilation(function, train_step):
-    """To find it out in the loop would fill a screen."""
+    """Compiles the step alone, because the error of the loop around it would fill a screen."""
     images, labels = (tf.zeros([size or 1 for size in x.shape], x.dtype) for x in train_step.inputs[:2])
     try:
         function.experimental_get_compiler_ir(images, labels)(stage="hlo")
@@ -83,42 +110,44 @@ def _check_compilation(function, train_step):
 
 
 def written_variables(function, arguments, variables):
-    """Which of `variables`, a list of `tf.Variable`s, a function of tensors writes to, or may write to."""
+    """Returns the part of `variables`, a list of `tf.Variable`s, that a function of tensors may write to."""
     graph = tf.function(function).get_concrete_function(*arguments).graph
-    inner = {id(internal): id(external) for external, internal in graph.captures}
+    outer_of = {id(inner): id(outer) for outer, inner in graph.captures}
     written = set()
     for operation in graph.get_operations():
         try:
-            reads = operation.get_attr("_read_only_resource_inputs")  # of one that calls functions
+            reads = operation.get_attr("_read_only_resource_inputs")  # only operations that call functions have it
         except ValueError:
             reads = range(len(operation.inputs)) if operation.type in _READS else ()
-        written |= {inner.get(id(x)) for i, x in enumerate(operation.inputs) if i not in reads}
+        written |= {outer_of.get(id(x)) for i, x in enumerate(operation.inputs) if i not in reads}
     return [variable for variable in variables if id(variable.handle) in written]
 
 
-def _all_nodes(graph):
-    """The operations of a graph and of the functions that it calls."""
-    definition = graph.as_graph_def()
-    return [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-
-
 def digest_of(train_step, variables):
-    """A digest of what the step's updates depend on: operations, constants, and which variable is where.
+    """Returns a digest of what the updates of a step depend on: operations, constants, and the place of each variable.
 
-    The same in any process with the same code and versions, whatever Keras calls the layers. What is only printed or
-    shown has no part in it. Of Python within the graph, as in `tf.numpy_function`, it knows nothing.
+    It is the same in any process with the same code and versions, whatever names Keras gives the layers. Scalars that
+    are only shown and texts that are only printed have no effect on it. It does not see Python within the graph, as in
+    `tf.numpy_function`.
 
     Args:
       train_step: the concrete function of one step.
-      variables: all that a checkpoint holds, a dict from names to `tf.Variable`s.
+      variables: all variables that a checkpoint holds, a dict from names to `tf.Variable`s.
 
     Returns: SHA-256 in hexadecimal.
     """
     graph = train_step.graph
-    operations = graph.get_operations()
     names = {id(variable.handle): name for name, variable in variables.items()}
     captured = {inner.op.name: names.get(id(outer)) or _digest_of_tensor(outer) for outer, inner in graph.captures}
-    # Updates take a variable itself, not its value; whatever they do not depend on is left out.
+    # Captures are named in the rows of their consumers. Their own rows would depend on what captured them first, which
+    # may be something that is only shown.
+    nodes = [operation.node_def for operation in _updates(graph) if operation.name not in captured]
+    return _Digests(graph.as_graph_def().library.function).of(nodes, captured)
+
+
+def _updates(graph):
+    """Returns the operations that write variables and all that they depend on, in the order of the graph."""
+    operations = graph.get_operations()
     takes_variable = [any(x.dtype == tf.resource for x in operation.inputs) for operation in operations]
     waiting = [op for op, takes in zip(operations, takes_variable, strict=True) if takes and op.type not in _READS]
     needed = set()
@@ -127,25 +156,22 @@ def digest_of(train_step, variables):
         if operation.name not in needed:
             needed.add(operation.name)
             waiting += [x.op for x in operation.inputs]
-    functions = _Functions(graph.as_graph_def().library.function)
-    # What comes from outside stands where the graph first took it, which what is only shown may have been.
-    needed -= captured.keys()
-    return functions.digest([operation.node_def for operation in operations if operation.name in needed], captured)
+    return [operation for operation in operations if operation.name in needed]
 
 
-class _Functions:
-    """The functions that a graph calls, told apart by what they compute: TensorFlow counts up their names."""
+class _Digests:
+    """The digests of operations and of the functions that they call, whose names TensorFlow counts up."""
 
     def __init__(self, functions):
         self._functions = {function.signature.name: function for function in functions}
 
-    def digest(self, nodes, given, results=()):
-        """A digest of operations in order.
+    def of(self, nodes, given, results=()):
+        """Returns a digest of operations in order.
 
         Args:
-          nodes: a list of `NodeDef`s, each known to others by its position.
-          given: a dict from names to what stands for them, of what comes from outside.
-          results: what is returned, as `NodeDef`s name their inputs.
+          nodes: a list of `NodeDef`s. The digest replaces the name of each by its position.
+          given: a dict from names of inputs to what stands for them.
+          results: what is returned, in the notation of the inputs of a `NodeDef`.
         """
         positions = {node.name: i for i, node in enumerate(nodes)} | given
 
@@ -156,25 +182,25 @@ class _Functions:
         rows = [
             [
                 given.get(node.name, node.op),
-                {k: self._plain(node.attr[k]) for k in sorted(node.attr) if not _IS_NAME(k)},
+                {key: self._plain(node.attr[key]) for key in sorted(node.attr) if not _IS_NAME(key)},
                 [place(text) for text in node.input if not text.startswith("^")],
             ]
             for node in nodes
         ]
         return hashlib.sha256(json.dumps([rows, [place(text) for text in results]]).encode()).hexdigest()
 
-    @functools.cache  # noqa: B019 (it lives as long as one call of digest_of)
-    def _digest_of(self, name):
+    @functools.cache  # noqa: B019 (an instance lives as long as one call of digest_of)
+    def _of_function(self, name):
         function = self._functions[name]
         arguments = {argument.name: f"argument {i}" for i, argument in enumerate(function.signature.input_arg)}
         results = [function.ret[result.name] for result in function.signature.output_arg]
-        return self.digest(function.node_def, arguments, results)
+        return self.of(function.node_def, arguments, results)
 
     def _plain(self, attribute):
         if attribute.HasField("func"):
-            return self._digest_of(attribute.func.name)
+            return self._of_function(attribute.func.name)
         if attribute.list.func:
-            return [self._digest_of(function.name) for function in attribute.list.func]
+            return [self._of_function(function.name) for function in attribute.list.func]
         return attribute.SerializeToString(deterministic=True).hex()
 
 

@@ -1,4 +1,4 @@
-"""What a run was started with: its flags.txt, one flag a line but for those that repeat no run: where, on what."""
+"""The file flags.txt of a run: one flag a line, so that `--flagfile` repeats the run and a resume takes its flags."""
 
 import glob
 import os
@@ -13,61 +13,102 @@ from mnist.machine import num_threads
 from absl import flags
 
 _NAME = "flags.txt"
-_NO_PART = ("workdir", "resume", "devices", "worker_timeout")
+_LEFT_OUT = ("workdir", "resume", "devices", "worker_timeout")  # where a run is computed, not what it computes
+_LENGTH = ("epochs", "max_steps")
 
 
 def command():
-    """How this program was started, as a person would type it again: python -m MODULE, or python FILE."""
+    """Returns how this program was started, as a person would type it again: python -m MODULE, or python FILE."""
     spec = sys.modules["__main__"].__spec__
-    # After scripts/train.sh the caller's `python` is another one.
+    # scripts/train.sh starts a Python that may not be the first one on the PATH of its caller.
     python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
     return f"{python} -m {spec.name}" if spec else f"{python} {shlex.quote(sys.argv[0])}"
 
 
 def flags_text(dataset, data_dir):
-    """The content of flags.txt, which repeats the run if it is given back as a --flagfile.
+    """Returns the content of flags.txt. As a --flagfile it repeats the run.
 
     Args:
-      dataset, data_dir: values of these flags that bring the same data again.
+      dataset, data_dir: values of these flags that load the same data again.
 
-    Raises: `mnist.Error` for a text that no line of a file can hold.
+    Raises: `mnist.Error` for a text that a line of a file cannot hold.
     """
     for name, flag in project_flags().items():
         for value in flag.value if isinstance(flag.value, (list, tuple)) else [flag.value]:
-            held = not isinstance(value, str) or (value == value.rstrip() and len(value.splitlines()) <= 1)
-            if not held and name not in _NO_PART:
+            fits = not isinstance(value, str) or (value == value.rstrip() and len(value.splitlines()) <= 1)
+            if not fits and name not in _LEFT_OUT:
                 raise Error(f"--{name}={value!r} has a line break or a space at its end, which flags.txt cannot hold.")
     program = command().partition(" ")[2]
     first = f"# python {program} --flagfile=<this file> --workdir=<another folder>"
     return "\n".join([first, *_lines(dataset=dataset, data_dir=data_dir).values(), ""])
 
 
-def hparams():
-    """What tells runs of all commands apart, of each its value and its default: flags that the numbers depend on."""
-    values = {"module": (command().partition(" ")[2].removeprefix("-m "), "mnist.train")}
-    for name, flag in project_flags().items():
-        setting = getattr(flag, "setting", None)
-        if not (setting and setting.may_change) or setting.group == "length":
-            values[name] = (flag.value, flag.default)
-    return values
-
-
 def _lines(**resolved):
-    """The lines of flags.txt by flag; `resolved`: values that are known better than the flags say."""
+    """Returns the lines of flags.txt by flag. `resolved` replaces values, as "auto" by the data set that it found."""
     resolved |= {"intra_op_threads": num_threads()}
     lines = {}
     for name, flag in project_flags().items():
         value = resolved.get(name, flag.value)
-        if value is not None and name not in _NO_PART:
+        if value is not None and name not in _LEFT_OUT:
             written = f"--{name}={str(value).lower()}" if flag.boolean else flag.serialize()
             lines[name] = f"--{name}={value}" if name in resolved else written
-    return {name: line for name, line in lines.items() if line}  # a flag for many values may have none
+    return {name: line for name, line in lines.items() if line}  # a flag that may be repeated may have no value
+
+
+def _may_change(flag):
+    return hasattr(flag, "setting") and flag.setting.may_change
+
+
+def hparams():
+    """Returns the program and the flags that the numbers depend on, a dict from names to (value, default)."""
+    values = {"module": (command().partition(" ")[2].removeprefix("-m "), "mnist.train")}
+    for name, flag in project_flags().items():
+        if not _may_change(flag) or flag.setting.group == "length":
+            values[name] = (flag.value, flag.default)
+    return values
+
+
+def compared_flags(lines=None):
+    """Returns the flags that a resume repeats and the length of the run, a dict from names to values as typed.
+
+    `lines` are the lines of a flags.txt by flag. Default: the flags of this process.
+    """
+    known, lines = project_flags(), lines or _lines()
+    fixed = {name: line for name, line in lines.items() if name in _LENGTH or not _may_change(known.get(name))}
+    return {name: ",".join(part.partition("=")[2] for part in line.splitlines()) for name, line in fixed.items()}
+
+
+def differences(old, new):
+    """Returns what differs between two dicts of `compared_flags`, a list of texts as "--seed was 0, is 1".
+
+    The length of a run may change if the learning rate does not depend on it.
+    """
+    because = dict.fromkeys(_LENGTH, " (the schedule depends on it)")
+    may_change = _LENGTH if new.get("schedule", "constant") == "constant" else ()
+    names = [name for name in {**new, **old} if name not in may_change and old.get(name) != new.get(name)]
+    pairs = {name: (old.get(name, "not set"), new.get(name, "not set")) for name in names}
+    return [f"--{name} was {was}, is {now}{because.get(name, '')}" for name, (was, now) in pairs.items()]
+
+
+def refuse_other_flags(workdir):
+    """Raises `mnist.Error` if the flags are not those that the run in `workdir` was started with.
+
+    A command calls it before it loads the data, because other flags may need other data.
+    """
+    if not glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "ckpt-*")):
+        return
+    _, lines = _read(workdir)
+    if lines and (different := differences(compared_flags(lines), compared_flags())):
+        raise Error(
+            f"{workdir} holds a run with other flags: {'; '.join(different[:3])}.\n"
+            f"Resume it with --workdir={workdir} alone, or name another folder."
+        )
 
 
 def _read(workdir):
-    """The first line of a run's flags.txt, and the others by flag; none if there is no such file.
+    """Returns the first line of a run's flags.txt, and the others by flag. Both are empty without a file.
 
-    Raises: `mnist.Error` if it is damaged.
+    Raises: `mnist.Error` if the file is damaged.
     """
     path, known, lines = os.path.join(workdir, _NAME), project_flags(), {}
     if not os.path.isfile(path):
@@ -83,14 +124,14 @@ def _read(workdir):
         name = line.lstrip("-").partition("=")[0]
         if name not in known and name.startswith("no") and name[2:] in known:
             name = name[2:]
-        lines[name] = f"{lines[name]}\n{line}" if name in lines else line  # a flag that is given many times
+        lines[name] = f"{lines[name]}\n{line}" if name in lines else line  # a flag that is given several times
     return first, lines
 
 
 def take_flags_of_run(workdir):
-    """Gives the flags that were not given the values that the run in `workdir` was started with.
+    """Sets the flags that were not given to the values that the run in `workdir` was started with.
 
-    A --flagfile tells all flags of a run: with one, nothing is taken.
+    A --flagfile holds all flags of a run, so nothing is taken if one is given.
 
     Raises: `mnist.Error` if the run was started by a command with other flags.
     """
@@ -98,40 +139,10 @@ def take_flags_of_run(workdir):
         return
     first, lines = _read(workdir)
     known = project_flags()
-    if known["epochs"].present:  # says how long the run is, whatever it was told before
+    if known["epochs"].present:  # gives the length of the run, which a former --max_steps would cut
         lines.pop("max_steps", None)
     for name in lines:
         if name not in known:
             started = first.lstrip("# ").partition(" --flagfile")[0]
             raise Error(f"{workdir} holds a run of another command, with --{name}: resume it with {started}.")
     flags.FLAGS(["", *(line for name in lines if not known[name].present for line in lines[name].splitlines())])
-
-
-def refuse_other_flags(workdir, scheduled):
-    """Raises `mnist.Error` if the flags are not those of the run that is to be resumed, but for what may change.
-
-    Args:
-      scheduled: whether the learning rate depends on the length of the run, which may not change then.
-    """
-    if not glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "ckpt-*")):
-        return
-    _, old = _read(workdir)
-    new, known, different = _lines(), project_flags(), []
-    for name in [name for name in known if old and old.get(name) != new.get(name)]:
-        setting = getattr(known[name], "setting", None)
-        because = " (the schedule depends on it)" if scheduled and name in ("epochs", "max_steps") else ""
-        if because or not (setting and setting.may_change):
-            was, now = (_value(lines.get(name), name) for lines in (old, new))
-            different.append(f"--{name} was {was}, is {now}{because}")
-    if different:
-        raise Error(
-            f"{workdir} holds a run with other flags: {'; '.join(different[:3])}.\n"
-            f"Resume it with --workdir={workdir} alone, or name another folder."
-        )
-
-
-def _value(line, name):
-    """The value in a line of flags.txt, as typed."""
-    if line is None:
-        return "not set"
-    return line.partition("=")[2] or ("false" if line == f"--no{name}" else "true")

@@ -47,20 +47,19 @@ class Progress:
 
     Args:
       plan: the `Plan` of the run.
-      silent: bool. Whether to print nothing.
 
     Attributes:
       closed: bool. Whether the reader of stdout has closed it.
     """
 
-    def __init__(self, plan, silent=False):
-        self._plan, self._silent = plan, silent
+    def __init__(self, plan):
+        self._plan = plan
         self._is_terminal = bool(sys.stdout and not sys.stdout.closed and sys.stdout.isatty())
         self._last_time = time.monotonic()
         self._bar_is_open = self.closed = False
 
     def _print(self, text, end="\n"):
-        if not self._silent and not say(text, end):
+        if not say(text, end):
             self.closed = True
 
     def update(self, step, means, images_per_second, steps_per_second):

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import statistics
-import typing
 
 from mnist import Error
 from mnist.metrics.predictions import is_lower_better
@@ -14,25 +13,18 @@ import numpy as np
 LEVEL = 0.05  # significance level of tests
 
 
-class Summary(typing.NamedTuple):
-    """The statistics of some values: floats, NaN where there are too few values."""
-
-    n: int
-    mean: float
-    std: float  # sample standard deviation
-    low: float  # lower end of the 95 % interval of the mean
-    high: float
-
-
 def summarize_values(values):
-    """Returns the `Summary` of floats `[N]`, with the interval of the mean by Student's t."""
+    """Summarizes floats `[N]` by Student's t. Too few values give NaN.
+
+    Returns: the number, the mean, the sample standard deviation, and both ends of the 95 % interval of the mean.
+    """
     from scipy.stats import t  # takes half a second to import, and training needs none
 
     n = len(values)
     mean = float(np.mean(values)) if n else math.nan
     std = float(np.std(values, ddof=1)) if n > 1 else math.nan
     half = float(t.ppf(1 - LEVEL / 2, n - 1)) * std / n**0.5 if n > 1 else math.nan
-    return Summary(n, mean, std, mean - half, mean + half)
+    return n, mean, std, mean - half, mean + half
 
 
 def is_finished(folder):
@@ -75,13 +67,9 @@ def metric_of(results, metric):
 
 
 def missing_metric(metric, runs):
-    """Returns a message if none of the runs has the metric, "" if one has it or there are no runs.
+    """Returns a message if no element of `runs`, a list of results, has the metric. "" if one has it, or for no runs.
 
     A null in results.json counts: the run has the metric, and its value is NaN.
-
-    Args:
-      metric: a key of results.json.
-      runs: a list of what `read_results` returned.
     """
     items = [item for results in runs for item in results.items()]
     names = [name for name, value in items if value is None or type(value) in (int, float)]
@@ -90,11 +78,7 @@ def missing_metric(metric, runs):
 
 
 def summarize(settings, metric):
-    """Summarizes a metric over the seeds of each setting.
-
-    Args:
-      settings: a dict from the name of a setting to a list of the results of its finished runs.
-      metric: a key of results.json.
+    """Summarizes a metric of settings, a dict from names to lists with the results of each finished seed.
 
     Returns: a list of flat dicts, one for each setting. n is the number of seeds with a value. NaN becomes None.
     Raises: `mnist.Error` if a setting has runs on different data sets.

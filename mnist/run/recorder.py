@@ -133,11 +133,6 @@ class Recorder:
         position = {"step": entry["step"], "epoch": self._plan.epoch_of(entry["step"]), "seconds": round(seconds, 3)}
         return json.dumps(files.without_nan(position | entry)) + "\n"
 
-    def write_test(self, step_number, metrics):
-        """Writes metrics of the test set. Writes nothing if this process trained nothing."""
-        if self._summaries:
-            self._summaries.write_scalars("test", step_number, {f"epoch/{k}": v for k, v in metrics.items()})
-
     def flush(self):
         """Writes buffered events to disk, so that no checkpoint is ahead of the event files."""
         self._summaries.flush()
@@ -149,8 +144,12 @@ class Recorder:
             self.say(f"{', '.join(gone)} of {self._workdir} was deleted under way and is lost.")
 
     def write_results(self, state, results, dataset, model):
-        """Writes results.json. Writes the metrics for HParams and the features for the Projector to the event files."""
+        """Writes results.json. Writes test metrics, HParams and Projector if the event files are open."""
         if self._summaries:
+            if dataset.test is not dataset.validation:
+                tests = {name: value for name, value in results.items() if name.startswith("test_")}
+                tests = {f"epoch/{name.removeprefix('test_')}": value for name, value in tests.items()}
+                self._summaries.write_scalars("test", state.step, tests)
             self._summaries.write_results(state.step, results, state.history)
             self._summaries.write_features(model, dataset.validation, dataset.classes)
         text = json.dumps(files.without_nan(results), indent=2) + "\n"
@@ -178,5 +177,5 @@ class SilentRecorder:
     def _ignore(self, *_):
         pass
 
-    say = introduce = begin = write_steps = report_steps = write_evaluation = write_test = _ignore
+    say = introduce = begin = write_steps = report_steps = write_evaluation = _ignore
     flush = report_deleted = write_results = _ignore

@@ -137,9 +137,6 @@ class Trainer:
         step, plan, state, dataset, best = self.step, self.plan, self.state, self.dataset, self.checkpointer.best
         last = state.history[-1]
         step.update_eval_model()
-        tests = self._test(last)
-        if dataset.test is not dataset.validation:
-            self.recorder.write_test(state.step, tests)
         results = {
             "dataset": dataset.name,
             "parameters": step.model.count_params(),
@@ -150,7 +147,7 @@ class Trainer:
             "train_seconds": state.seconds,
             "images_per_second": state.images / state.seconds,
             **{name: value for name, value in last.items() if name != "step"},
-            **{f"test_{name}": value for name, value in tests.items()},
+            **{f"test_{name}": value for name, value in self._test(last).items()},
         }
         if best and best.is_kept():
             entry = next(entry for entry in state.history if entry["step"] == best.step)

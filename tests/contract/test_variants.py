@@ -11,7 +11,7 @@ from mnist.metrics import example_losses
 from mnist.model import CNN
 from mnist.research.ema import EMA
 from mnist.research.record import CentredCNN
-from mnist.settings import _Serializer, settings_of
+from mnist.settings import settings_of
 from mnist.step import TrainStep
 
 import keras
@@ -548,4 +548,4 @@ def test_every_default_can_be_read_again_from_flags_txt():
     for cls in map(variant, NAMES):
         for setting in settings_of(cls).values():
             if setting.default is not None and not setting.repeated:
-                assert setting.parse(_Serializer().serialize(setting.default).lower()) == setting.default
+                assert setting.parse(setting.serialize(setting.default).lower()) == setting.default

@@ -127,5 +127,5 @@ def test_a_number_of_threads_after_the_first_tensor_is_rejected(start, tmp_path)
     )
     done = start("late.py", "--dataset=digits", "--intra_op_threads=1", "--workdir=run", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: --intra_op_threads=1 comes too late")
+    assert done.stderr.startswith("error: --intra_op_threads=1 has no effect")
     assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from mnist import checkpoint
+from mnist.machine import num_threads
 
 import pytest
 import time_to_accuracy
@@ -18,6 +19,7 @@ def test_a_recipe_runs_by_the_command_in_its_first_line(path, start, tmp_path):
     command = re.fullmatch(r"# python -m (mnist[.\w]+ --flagfile=scripts/recipes/(.*))", path.open().readline()[:-1])
     assert command[2] == path.name
     arguments = [*command[1].split(), "--dataset=digits", "--epochs=20", "--dry_run", f"--workdir={tmp_path}"]
+    arguments += [f"--intra_op_threads={num_threads()}"]  # TensorFlow has started with these threads
     done = start(*arguments, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "results.json").read_text())["steps"] in (6, 10)  # 1,500 images, at most 10 steps

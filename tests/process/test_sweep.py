@@ -80,25 +80,28 @@ def copy(finished, tmp_path):
 # Sweeps
 
 
-def test_each_run_has_its_flags_and_a_line_with_its_result(finished):
+def test_each_run_has_its_flags_its_line_and_its_row(finished):
     workdir, output = finished
-    lines = output.splitlines()
-    for setting in SETTINGS:
-        for seed, results in enumerate(read_results(workdir, setting)):
-            flags = (workdir / setting / f"seed={seed}" / "flags.txt").read_text().splitlines()
-            rate = float(setting.partition("=")[2])
-            assert {f"--seed={seed}", f"--learning_rate={rate}", "--max_steps=5", "--dataset=digits"} <= set(flags)
-            result = f"{setting} seed={seed}: test accuracy {100 * results['test_accuracy']:.2f} %, "
-            assert sum(result in line for line in lines) == 1
+    lines, rows = output.splitlines(), read_csv(workdir / "runs.csv")
+    assert len(rows) == 4
+    for row in rows:
+        setting, seed = row["setting"], int(row["seed"])
+        results = read_results(workdir, setting)[seed]
+        assert {key: row[key] for key in results} == {key: str(value) for key, value in results.items()}
+        assert setting == f"learning_rate={row['learning_rate']}"
+        flags = (workdir / setting / f"seed={seed}" / "flags.txt").read_text().splitlines()
+        rate = f"--learning_rate={float(row['learning_rate'])}"
+        assert {f"--seed={seed}", rate, "--max_steps=5", "--dataset=digits"} <= set(flags)
+        result = f"{setting} seed={seed}: test accuracy {100 * results['test_accuracy']:.2f} %, "
+        assert sum(result in line for line in lines) == 1
     assert lines[3].startswith("[4/4] ")
     assert lines[3].endswith("0:00 left")
 
 
 def test_the_tables_agree_with_numpy_and_scipy(finished):
     workdir, output = finished
-    rows = read_csv(workdir / "table.csv")
+    rows, text = read_csv(workdir / "table.csv"), (workdir / "table.txt").read_text()
     assert [row["setting"] for row in rows] == list(SETTINGS)
-    text = (workdir / "table.txt").read_text()
     assert text in output
     for row in rows:
         results = read_results(workdir, row["setting"])
@@ -108,12 +111,6 @@ def test_the_tables_agree_with_numpy_and_scipy(finished):
         expected = [2, values.mean(), values.std(ddof=1), *interval, seconds]
         np.testing.assert_allclose([float(value) for value in list(row.values())[1:]], expected)
         assert f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" in text
-    runs = read_csv(workdir / "runs.csv")
-    assert len(runs) == 4
-    for run in runs:
-        results = read_results(workdir, run["setting"])[int(run["seed"])]
-        assert {key: run[key] for key in results} == {key: str(value) for key, value in results.items()}
-        assert run["setting"] == f"learning_rate={run['learning_rate']}"
 
 
 def test_tensorboard_shows_settings_seeds_and_metrics(finished):
@@ -150,37 +147,35 @@ def test_tensorboard_shows_settings_seeds_and_metrics(finished):
     tags = {info["name"]["tag"] for info in experiment["metricInfos"]}
     assert {f"results/{metric}" for metric in (*METRICS, "best_validation_loss", "train_seconds")} <= tags
     rows = {session["name"]: (group, session) for group in groups for session in group["sessions"]}
-    assert len(rows) == 4
-    for setting in SETTINGS:
-        for seed, results in enumerate(read_results(workdir, setting)):
-            group, session = rows[f"{setting}/seed={seed}/validation"]
-            rate = float(setting.partition("=")[2])
-            assert {f"seed={seed}", "dataset=digits"} <= set(group["name"].split())
-            assert (f"learning_rate={rate}" in group["name"]) == (rate != 0.001)  # the name omits defaults
-            assert group["hparams"]["learning_rate"] == rate
-            assert (group["hparams"]["seed"], group["hparams"]["dataset"]) == (seed, "digits")
-            metrics = {value["name"]["tag"]: value["value"] for value in session["metricValues"]}
-            for metric in METRICS:
-                assert metrics[f"results/{metric}"] == pytest.approx(results[metric])
+    names = [(setting, seed) for setting in SETTINGS for seed in range(2)]
+    assert rows.keys() == {f"{setting}/seed={seed}/validation" for setting, seed in names}
+    for setting, seed in names:
+        group, session = rows[f"{setting}/seed={seed}/validation"]
+        rate = float(setting.partition("=")[2])
+        assert {f"seed={seed}", "dataset=digits"} <= set(group["name"].split())
+        assert (f"learning_rate={rate}" in group["name"]) == (rate != 0.001)  # the name omits defaults
+        assert group["hparams"].items() >= {"learning_rate": rate, "seed": seed, "dataset": "digits"}.items()
+        metrics = {value["name"]["tag"]: value["value"] for value in session["metricValues"]}
+        results = read_results(workdir, setting)[seed]
+        assert [metrics[f"results/{m}"] for m in METRICS] == pytest.approx([results[m] for m in METRICS])
 
 
 def test_only_missing_runs_run_again_and_a_failure_does_not_stop_the_others(copy):
     missing = copy / SETTINGS[1] / "seed=0" / "results.json"
     before = json.loads(missing.read_text())
-    others = [path for path in copy.glob("*/*/results.json") if path != missing]
-    times = [path.stat().st_mtime_ns for path in others]
-    missing.unlink()
+    times = {path: path.stat().st_mtime_ns for path in copy.glob("*/*/results.json") if path != missing}
+    missing.write_text(missing.read_text()[:100])
     code, output = do_sweep(copy, grid="learning_rate=1e9,1e-3,3e-3", seeds=1, jobs=2)
     assert code == 1
-    lines = output.splitlines()
-    assert lines[0] == "1 of 3 runs are finished already"
-    failed, done = sorted(lines[1:3], key=lambda line: "learning_rate=1e9" not in line)
+    first, *lines = output.splitlines()
+    assert first == "1 of 3 runs are finished already"
+    failed, done = sorted(lines[:2], key=lambda line: "learning_rate=1e9" not in line)
     assert " learning_rate=1e9 seed=0: FAILED with exit code 1: error: the " in failed
     assert "Try a lower --learning_rate in another --workdir., see " in failed
     assert f" {SETTINGS[1]} seed=0: test accuracy " in done
-    assert "1 of 3 runs FAILED" in output
+    assert lines[-1] == "1 of 3 runs FAILED"
     assert json.loads(missing.read_text())["test_accuracy"] == before["test_accuracy"]
-    assert [path.stat().st_mtime_ns for path in others] == times
+    assert {path: path.stat().st_mtime_ns for path in times} == times
     assert counts(copy) == ["0", "1", "1"]
 
 
@@ -303,9 +298,8 @@ def test_a_mean_over_two_data_sets_is_rejected(copy):
         do_sweep(copy, jobs=0)
 
 
-@pytest.mark.parametrize("content", DAMAGE)
-def test_a_run_with_damaged_results_is_unfinished(copy, content):
-    (copy / SETTINGS[0] / "seed=0" / "results.json").write_bytes(content)
+def test_a_run_with_damaged_results_is_unfinished(copy):
+    (copy / SETTINGS[0] / "seed=0" / "results.json").write_bytes(b"[" * 99999)
     assert "nan" not in do_sweep(copy, jobs=0)[1]
     assert counts(copy) == ["1", "2"]
     assert read_csv(copy / "table.csv")[0]["test_accuracy_std_percent"] == ""
@@ -346,28 +340,24 @@ def idea(tmp_path_factory):
 def test_a_file_with_flags_of_its_own_is_swept_and_never_imported(idea):
     folder, _, _ = idea
     assert "idea" not in sys.modules
-    assert {path.name for path in (folder / "sweep").glob("*=*")} == {
-        f"metric={value},noise={noise}" for value in ("a%2Cb", "c") for noise in (0.1, 0.2)
-    }
-    for path in (folder / "sweep").glob("*/seed=0"):
-        lines = (path / "sweep.flags").read_text().splitlines()
-        assert lines[0] == f"# python {folder}/idea.py --flagfile=<this file> --workdir=<its folder>"
-        values = dict(part.split("=") for part in path.parent.name.replace("%2C", "+").split(","))
+    folders = {f"metric={value},noise={noise}" for value in ("a%2Cb", "c") for noise in (0.1, 0.2)}
+    assert {path.name for path in (folder / "sweep").glob("*=*")} == folders
+    for name in folders:
+        path = folder / "sweep" / name / "seed=0"
+        first = (path / "sweep.flags").read_text().splitlines()[0]
+        assert first == f"# python {folder}/idea.py --flagfile=<this file> --workdir=<its folder>"
         flags = (path / "flags.txt").read_text().splitlines()
-        assert {f"--noise={values['noise']}", f"--metric={values['metric'].replace('+', ',')}"} <= set(flags)
+        assert {f"--{flag}".replace("%2C", ",") for flag in name.split(",")} <= set(flags)
 
 
 def test_a_metric_that_no_run_has_is_reported_early_and_stops_no_run(idea):
     folder, lines, error = idea
-    results = json.loads(next((folder / "sweep").glob("*/*/results.json")).read_text())
-    keys = {key for key, value in results.items() if value is None or type(value) in (int, float)}
-    start, _, names = error.partition(" The metrics are ")
-    assert start == "--metric=test_f1: no run has it."
-    assert set(names.rstrip(".").split(", ")) == keys
+    rows = read_csv(folder / "sweep" / "runs.csv")
+    assert error.startswith("--metric=test_f1: no run has it. The metrics are ")
+    assert {"test_error", "test_diverged", "steps"} <= set(re.findall(r"\w+", error))
     assert f"{error} The runs go on. The same command with another --metric tabulates them." in lines[1:3]
     assert len(lines) == 5
-    assert len(list((folder / "sweep").glob("*/*/results.json"))) == 4
-    assert {row["test_diverged"] for row in read_csv(folder / "sweep" / "runs.csv")} == {""}
+    assert [row["test_diverged"] for row in rows] == [""] * 4
     assert not (folder / "sweep" / "table.txt").exists()
 
 
@@ -526,58 +516,53 @@ def test_a_comparison_takes_any_metric_and_omits_a_seed_without_it(tmp_path):
     assert "+0.5, 95 % interval " in text
 
 
-def test_a_comparison_names_mistakes(tmp_path):
-    for name, seeds in (("a=1", (0, 1)), ("a=2", (1,))):
-        for seed in seeds:
-            write_results(tmp_path / "sweep" / name / f"seed={seed}", test_accuracy=0.9)
-    for path, metric, message in (
-        ("nothing", "test_accuracy", "is not a folder"),
-        ("sweep", "test_accuracy", "has 2 settings"),
-        ("sweep/a=1/seed=0", "test_accuracy", "has no seed=N"),
-        ("sweep/a=1", "validation_accuracy", "a=1: --metric=validation_accuracy: no run has it. .* are test_accuracy"),
-    ):
-        with pytest.raises(Error, match=message):
-            compare.read_values(str(tmp_path / path), metric)
-    first, second = (compare.read_values(str(tmp_path / "sweep" / name), "test_accuracy") for name in ("a=1", "a=2"))
-    with pytest.raises(Error, match="1 seeds on one data set in common, of 2 and 1"):
-        compare.compare(first, second)
-    with pytest.raises(Error, match="0 seeds on one data set in common"):
-        compare.compare(first, {("mnist", seed): value for (_, seed), value in first.items()})
-    shutil.rmtree(tmp_path / "sweep" / "a=2")
-    values = compare.read_values(str(tmp_path / "sweep"), "test_accuracy")  # a sweep of a single setting
-    assert values == {("digits", 0): 90, ("digits", 1): 90}
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("nothing", "a=1", "nothing is not a folder"),
+        ("empty", "a=1", "empty has no seed=N"),
+        ("", "a=1", "has 5 settings"),
+        ("a=1/seed=0", "nothing", "nothing is not: it has no results.json"),
+        ("a=1/seed=0", "empty", "empty is not: it has no results.json"),
+        ("a=1/seed=0", "old/seed=0", "old/seed=0 is not: it has no results.json"),
+        ("old", "a=1", "only some that are older"),
+        ("a=1", "a=2", "1 seeds on one data set in common, of 2 and 1"),
+        ("a=1", "mnist", "0 seeds on one data set in common"),
+        ("a=1", "f1", "f1: --metric=test_accuracy: no run has it. The metrics are test_f1"),
+        ("damaged", "a=1", "damaged/seed=0/results.json is damaged"),
+        ("damaged/seed=0", "a=1/seed=0", "damaged/seed=0/results.json is damaged"),
+    ],
+)
+def test_a_comparison_names_the_mistake(tmp_path, first, second, message):
+    for setting, seed in (("a=1", 0), ("a=1", 1), ("a=2", 1), ("old", 0)):
+        write_results(tmp_path / setting / f"seed={seed}", test_accuracy=0.9)
+    write_results(tmp_path / "mnist" / "seed=0", test_accuracy=0.9, dataset="mnist")
+    write_results(tmp_path / "f1" / "seed=0", test_f1=0.9)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged" / "seed=0").mkdir(parents=True)
+    (tmp_path / "damaged" / "seed=0" / "results.json").write_text("{")
+    (tmp_path / "old" / "seed=0" / "sweep.flags").write_text("")
+    os.utime(tmp_path / "old" / "seed=0" / "results.json", (0, 0))
+    with pytest.raises(Error, match=re.escape(message)):
+        compare.main(types.SimpleNamespace(metric="test_accuracy"), [str(tmp_path / name) for name in (first, second)])
 
 
-def compare_folders(*folders):
-    compare.main(types.SimpleNamespace(metric="test_accuracy"), list(map(str, folders)))
+def test_a_comparison_omits_results_older_than_their_flags_and_takes_a_sweep_of_one_setting(tmp_path):
+    for seed, age in enumerate((0, -1, 1)):
+        path = tmp_path / "a=1" / f"seed={seed}" / "sweep.flags"
+        write_results(path.parent, test_accuracy=0.5)
+        path.write_text("")
+        written = path.with_name("results.json").stat().st_mtime_ns
+        os.utime(path, ns=(written, written + age * 10**9))
+    expected = {("digits", 0): 50, ("digits", 1): 50}
+    assert [compare.read_values(str(path), "test_accuracy") for path in (tmp_path, tmp_path / "a=1")] == [expected] * 2
 
 
 @pytest.mark.parametrize("content", DAMAGE)
-def test_both_comparisons_name_damaged_results(tmp_path, content):
-    folders = [tmp_path / "sweep" / name for name in "ab"]
-    for folder in folders:
-        (folder / "seed=0").mkdir(parents=True)
-        (folder / "seed=0" / "results.json").write_bytes(content)
-    message = re.escape(f"{tmp_path}/sweep/a/seed=0/results.json is damaged")
-    with pytest.raises(Error, match=message):
-        compare_folders(*folders)
-    with pytest.raises(Error, match=message):
-        compare_folders(*(folder / "seed=0" for folder in folders))
-
-
-def test_results_that_are_older_than_the_flags_are_omitted(tmp_path):
-    for name in ("a=1", "a=2"):
-        for seed, age in enumerate((0, -1, 1)):
-            write_results(tmp_path / name / f"seed={seed}", test_accuracy=0.5)
-            flagfile = tmp_path / name / f"seed={seed}" / "sweep.flags"
-            flagfile.write_text("")
-            written = flagfile.with_name("results.json").stat().st_mtime_ns
-            os.utime(flagfile, ns=(written, written + age * 10**9))
-    assert compare.read_values(str(tmp_path / "a=1"), "test_accuracy") == {("digits", 0): 50, ("digits", 1): 50}
-    with pytest.raises(Error, match="seed=2 is not"):
-        compare_folders(*(tmp_path / "a=1" / f"seed={seed}" for seed in (0, 2)))
-    with pytest.raises(Error, match="only some that are older"):
-        compare_folders(*[tmp_path / "a=1" / "seed=2"] * 2)
+def test_damaged_results_are_named(tmp_path, content):
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(Error, match=re.escape(f"{tmp_path}/results.json is damaged")):
+        over_seeds.read_results(str(tmp_path))
 
 
 def test_two_plain_runs_are_compared_by_flags_and_metrics(finished):
@@ -597,12 +582,3 @@ def test_plain_runs_without_flags_or_with_different_metrics_are_compared(tmp_pat
     lines = [line.split() for line in compare.compare_runs([str(tmp_path / name) for name in "ab"]).splitlines()]
     assert lines[1][:2] == ["--data_dir", "-"]
     assert lines[2:] == [["test_loss", "0.5", "-"], ["test_f1", "-", "-"], ["test_auc", "-", "0.75"]]
-
-
-@pytest.mark.parametrize(("other", "message"), [("empty", "has no seed=N"), ("missing", "is not a folder")])
-def test_a_folder_without_a_run_is_not_compared(finished, tmp_path, other, message):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(Error, match=f"{other} is not: it has no results.json"):
-        compare_folders(finished[0] / SETTINGS[0] / "seed=0", tmp_path / other)
-    with pytest.raises(Error, match=message):
-        compare_folders(*[tmp_path / other] * 2)

@@ -25,6 +25,22 @@ def train(workdir, dataset, cls=TrainStep, **options):
     return train_and_evaluate(step, dataset, str(workdir), **({"epochs": 2, "eval_every": 5} | options))
 
 
+def best_steps(workdir):
+    return checkpoint.steps(str(workdir / "checkpoints" / "best"))
+
+
+def lose_checkpoints(workdir, first=0):
+    """Deletes the checkpoints from step `first` on, as if the run had been killed before them. Keeps the best."""
+    for path in (workdir / "checkpoints").glob("ckpt-*"):
+        if int(path.stem.partition("-")[2]) >= first:
+            path.unlink()
+    (workdir / "checkpoints" / "checkpoint").unlink()
+
+
+def measure(run, examples):
+    return compute_metrics(make_predict_logits(run.model)(examples.images).numpy(), examples.labels)
+
+
 @pytest.fixture(scope="module")
 def held():
     return data.load("digits", holdout=297)
@@ -48,7 +64,7 @@ def test_the_best_is_kept_and_results_hold_it_beside_the_last(kept, held):
     for which, prefix in (("best", "best_"), (best["step"], "best_"), ("newest", ""), (str(results["steps"]), "")):
         run = finished.load(str(workdir), which)
         for part, examples in (("validation", held.validation), ("test", held.test)):
-            metrics = compute_metrics(make_predict_logits(run.model)(examples.images).numpy(), examples.labels)
+            metrics = measure(run, examples)
             assert metrics["accuracy"] == results[f"{prefix}{part}_accuracy"], (which, part)
             assert metrics["loss"] == pytest.approx(results[f"{prefix}{part}_loss"], rel=1e-6)
 
@@ -70,33 +86,26 @@ def test_a_new_run_removes_the_best_of_another(held, tmp_path):
     """The other run was killed after a better evaluation, before its first checkpoint."""
     options = {"keep_best": "validation_loss", "checkpoint_every": 1000}
     train(tmp_path, held, max_steps=38, **options)
-    for path in (tmp_path / "checkpoints").glob("ckpt-*"):
-        path.unlink()
-    (tmp_path / "checkpoints" / "checkpoint").unlink()
+    lose_checkpoints(tmp_path)
     results = train(tmp_path, held, max_steps=10, **options)
-    assert checkpoint.steps(str(tmp_path / "checkpoints" / "best")) == [results["best_step"]] != [38]
+    assert best_steps(tmp_path) == [results["best_step"]] != [38]
 
 
 def test_a_best_that_the_run_has_yet_to_reach_does_not_count(held, tmp_path):
     options = {"keep_best": "max:validation_accuracy", "checkpoint_every": 7, "max_steps": 25}
     with pytest.raises(Interrupted):
         train(tmp_path, held, interrupt=StopAfter(5), steps_per_loop=3, **options)
-    later = checkpoint.load_newest(str(tmp_path / "checkpoints" / "best"))[1]["step"]
-    for path in (tmp_path / "checkpoints").glob("ckpt-*"):
-        if int(path.stem.partition("-")[2]) >= later:
-            path.unlink()
-    (tmp_path / "checkpoints" / "checkpoint").unlink()
+    lose_checkpoints(tmp_path, first=best_steps(tmp_path)[0])
     results = train(tmp_path, held, **options | {"eval_every": 4})  # another step may be the best then
     run = finished.load(str(tmp_path), "best")
     assert run.step == results["best_step"]
-    metrics = compute_metrics(make_predict_logits(run.model)(held.validation.images).numpy(), held.validation.labels)
-    assert metrics["accuracy"] == results["best_validation_accuracy"]
+    assert measure(run, held.validation)["accuracy"] == results["best_validation_accuracy"]
 
 
 def test_early_stopping_keeps_the_best_by_default(held, tmp_path):
     results = train(tmp_path, held, epochs=9, early_stopping_patience=1)
     assert results["best_validation_loss"] <= results["validation_loss"]
-    assert checkpoint.steps(str(tmp_path / "checkpoints" / "best")) == [results["best_step"]]
+    assert best_steps(tmp_path) == [results["best_step"]]
 
 
 def test_a_missing_checkpoint_or_metric_is_refused(kept, held, tmp_path):
@@ -106,9 +115,7 @@ def test_a_missing_checkpoint_or_metric_is_refused(kept, held, tmp_path):
     train(tmp_path / "plain", held, max_steps=5)
     with pytest.raises(Error, match=r"--checkpoint=best: .* keeps no best, as it was trained without --keep_best"):
         finished.load(str(tmp_path / "plain"), "best")
-    with pytest.raises(
-        Error, match=r"--keep_best=validation_recall: no evaluation has it; there are .*validation_loss"
-    ):
+    with pytest.raises(Error, match=r"--keep_best=validation_recall: no evaluation has it; .*validation_loss"):
         train(tmp_path / "other", held, keep_best="validation_recall")
     assert not (tmp_path / "other" / "results.json").exists()
 
@@ -116,7 +123,7 @@ def test_a_missing_checkpoint_or_metric_is_refused(kept, held, tmp_path):
 def test_the_best_by_another_metric_is_refused(held, tmp_path):
     workdir = str(tmp_path)
     train(tmp_path, held, max_steps=10, keep_best="max:validation_loss")  # the rate is so high that it rises at first
-    first = checkpoint.load_newest(str(tmp_path / "checkpoints" / "best"))[1]["step"]
+    (first,) = best_steps(tmp_path)
     assert finished.load(workdir, "best").step == first
     results = train(tmp_path, held, max_steps=11, keep_best="validation_loss")
     assert "best_step" not in results, "it has a new best: this test shows nothing"
@@ -162,15 +169,13 @@ def test_the_best_of_a_longer_run_does_not_count_for_a_shorter_one(held, tmp_pat
     """The run is killed after its best evaluation, and resumes with an end before it."""
     options = {"keep_best": "max:validation_far", "steps_per_loop": 1}
     train(tmp_path, held, Far, max_steps=7, **options)
-    best = tmp_path / "checkpoints" / "best"
-    assert checkpoint.steps(str(best)) == [7]
-    best.rename(tmp_path / "kept")
-    for path in (tmp_path / "checkpoints").glob("*"):
-        path.unlink()
+    assert best_steps(tmp_path) == [7]
+    best = (tmp_path / "checkpoints" / "best").rename(tmp_path / "kept")
+    lose_checkpoints(tmp_path)
     (tmp_path / "results.json").unlink()
     with pytest.raises(Interrupted):
         train(tmp_path, held, Far, max_steps=7, interrupt=StopAfter(1), **options | {"keep_best": ""})
-    (tmp_path / "kept").rename(best)
+    best.rename(tmp_path / "checkpoints" / "best")
     assert finished.load(str(tmp_path), "best").step == 7  # still to come
     results = train(tmp_path, held, Far, max_steps=3, **options)
     assert "best_step" not in results

@@ -1,9 +1,9 @@
-"""A setting is a keyword, an attribute, a flag, a range and a part of the fingerprint."""
+"""A setting is a keyword, an attribute with a range, a flag, and a part of the fingerprint."""
 
 import os
 
 from mnist import Error
-from mnist.checkpoint.fingerprint import _hyperparameters
+from mnist.checkpoint import attributes
 from mnist.model import CNN
 from mnist.settings import Setting, defined_flags, local_path, read_flags, settings_of, take
 from mnist.step import TrainStep
@@ -28,17 +28,17 @@ def make(cls=Radius, **settings):
     return cls(CNN(), keras.optimizers.Adam(), **settings)
 
 
-def test_settings_are_keywords_with_defaults_and_attributes():
+def parse(cls, *arguments):
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["test", *arguments])
+    return read_flags(cls)
+
+
+def test_settings_are_keywords_with_defaults_and_compared_attributes():
     step = make(rho=0.1, sizes=[1, 2], seed=3)
-    assert (step.rho, step.rounds, step.mode, step.sizes, step.loud, step.limit) == (
-        0.1,
-        1,
-        "fast",
-        (1, 2),
-        False,
-        None,
-    )
-    assert step.seed == 3
+    values = {"rho": 0.1, "rounds": 1, "mode": "fast", "sizes": (1, 2), "loud": False, "limit": None, "seed": 3}
+    assert {name: getattr(step, name) for name in values} == values
+    assert attributes(step) == values | {"slices": 1, "share": 0.5, "sizes": [1, 2]}
 
 
 @pytest.mark.parametrize(
@@ -131,33 +131,20 @@ def test_a_default_out_of_range_is_a_mistake_of_the_class():
 
 
 def test_settings_are_flags_while_entered_and_round_trip_through_their_text():
-    def parse(*arguments):
-        flags.FLAGS.unparse_flags()
-        flags.FLAGS(["test", *arguments])
-        return read_flags(Radius)
-
     before = set(flags.FLAGS)
     try:
         with defined_flags(Radius):
-            assert vars(parse()) == {name: getattr(make(), name) for name in settings_of(Radius)}
-            values = parse("--rho=1e-5", "--rounds=3", "--mode=slow", "--sizes=0.3,2", "--loud", "--limit=1")
+            assert vars(parse(Radius)) == {name: getattr(make(), name) for name in settings_of(Radius)}
+            values = parse(Radius, "--rho=1e-5", "--rounds=3", "--mode=slow", "--sizes=0.3,2", "--loud", "--limit=1")
             assert values.sizes == (0.3, 2.0)
             step = make(**vars(values))
             texts = [flags.FLAGS[name].serialize() for name in settings_of(Radius)]
             assert "--sizes=0.3,2.0" in texts
-            assert parse(*texts) == values
+            assert parse(Radius, *texts) == values
             assert {name: getattr(step, name) for name in vars(values)} == vars(values)
-            for bad in (
-                "--rho=-1",
-                "--rounds=10",
-                "--mode=x",
-                "--sizes=0.1,x",
-                "--sizes=-1",
-                "--sizes=nan",
-                "--limit=x",
-            ):
+            for bad in ["rho=-1", "rounds=10", "mode=x", "sizes=0.1,x", "sizes=-1", "sizes=nan", "limit=x"]:
                 with pytest.raises(flags.IllegalFlagValueError, match="expected"):
-                    parse(bad)
+                    parse(Radius, f"--{bad}")
             with pytest.raises(Error, match="'slices' of speed has the name of another flag"), defined_flags(Radius):
                 pass
             assert "rho" in flags.FLAGS
@@ -171,22 +158,17 @@ def test_paths_are_given_one_by_one_and_may_contain_commas():
         workdir = Setting(None, "Folders.", kind=[local_path])
         others = Setting(["x"], "More folders.", kind=[local_path])
 
-    def parse(*arguments):
-        flags.FLAGS.unparse_flags()
-        flags.FLAGS(["test", *arguments])
-        return read_flags(Options)
-
     try:
         with defined_flags(Options):
-            assert vars(parse()) == {"workdir": None, "others": ("x",)}
-            values = parse("--workdir=lr=0.1,seed=0", "--workdir", "~/b", "--others=y", "--others=y")
+            assert vars(parse(Options)) == {"workdir": None, "others": ("x",)}
+            values = parse(Options, "--workdir=lr=0.1,seed=0", "--workdir", "~/b", "--others=y", "--others=y")
             assert values.workdir == ("lr=0.1,seed=0", os.path.expanduser("~/b"))
             assert values.others == ("y", "y")  # in place of the default
             texts = [line for name in vars(values) for line in flags.FLAGS[name].serialize().splitlines()]
-            assert parse(*texts) == values
+            assert parse(Options, *texts) == values
             assert "one for each time" in flags.FLAGS["workdir"].setting.expected()
             with pytest.raises(Error, match="gs://b is a URL"):
-                parse("--workdir=a", "--workdir=gs://b")
+                parse(Options, "--workdir=a", "--workdir=gs://b")
     finally:
         flags.FLAGS.mark_as_parsed()
     options = Options()
@@ -196,21 +178,7 @@ def test_paths_are_given_one_by_one_and_may_contain_commas():
         options.workdir = ["a", 3]
 
 
-def test_settings_are_hyperparameters_whatever_their_kind():
-    found = _hyperparameters(make(limit=None, loud=True))
-    assert {name: found[name] for name in settings_of(Radius)} == {
-        "slices": 1,
-        "rho": 0.05,
-        "rounds": 1,
-        "share": 0.5,
-        "mode": "fast",
-        "sizes": [0.1, 0.2],
-        "loud": True,
-        "limit": None,
-    }
-
-
-def test_a_setting_that_is_read_too_early_says_so():
+def test_a_setting_that_is_read_before_the_constructor_of_the_base_is_refused():
     class Early(TrainStep):
         rho = Setting(0.1, "Radius.")
 
