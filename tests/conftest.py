@@ -32,6 +32,11 @@ def small():
 """
 
 
+def nightly_but(daily, values):
+    """Returns the values of one parameter. Those that are not in `daily` are marked `nightly`."""
+    return [value if value in daily else pytest.param(value, marks=pytest.mark.nightly) for value in values]
+
+
 def idx_bytes(array):
     """A uint8 array as an IDX file holds it: magic number, shape, data."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()

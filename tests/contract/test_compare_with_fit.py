@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import pytest
 from compare_with_fit import compare, difference, make_features, make_optimizers, train_with_loop
+from conftest import nightly_but
 
 EPOCHS, BATCH_SIZE = 5, 64  # 1,500 images make 24 steps an epoch, and the last batch has 28 images
 
 
-@pytest.mark.parametrize("name", make_optimizers(1))
+@pytest.mark.parametrize("name", nightly_but(["adam", "sgd_momentum"], make_optimizers(1)))
 def test_all_bits_equal_model_fit(name, digits):
     epochs = EPOCHS if name == "adam" else 2
     rows = compare(make_optimizers(24 * epochs)[name], digits.train, batch_size=BATCH_SIZE, epochs=epochs)

@@ -110,14 +110,14 @@ def digests(make_step, replicas, examples):
     return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in found.items()}
 
 
-def main(out):
+def main(out, *names):
     tf.config.threading.set_intra_op_parallelism_threads(1)
     twice = start(devices=2, slices=4)
     cluster = twice.cluster
     once = Replicas(1, cluster)
     examples = data.Examples(*(part[: sum(SIZES)] for part in data.load("digits").train))
     found = {}
-    steps = make_steps()
+    steps = {name: step for name, step in make_steps().items() if name in names or not names}
     for name, (make_step, slices) in steps.items():
         found[name] = {f"process {cluster.worker}": digests(make_step, twice if slices > 2 else once, examples)}
     for name in [*steps][cluster.worker :: cluster.workers]:  # no process waits for another here
@@ -128,4 +128,4 @@ def main(out):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -49,6 +49,7 @@ def test_kill_9_at_any_moment_loses_nothing(python, tmp_path, monkeypatch):
     assert torture(str(tmp_path / "torture"), arguments, module=str(tmp_path / "small.py"), **options) == []
 
 
+@pytest.mark.nightly
 def test_kill_9_of_one_of_two_workers_loses_nothing(tmp_path):
     (tmp_path / "small.py").write_text(COMPOSED)
     arguments = ["--dataset=digits", "--epochs=2", "--checkpoint_every=7"]
