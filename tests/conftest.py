@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Fixtures and helpers that several test files share, and the order of the tests."""
 
 import atexit
 import contextlib
@@ -23,7 +23,7 @@ hypothesis.settings.register_profile("small", max_examples=40, deadline=10_000)
 hypothesis.settings.register_profile("large", max_examples=5_000, deadline=10_000)  # --hypothesis-profile=large
 hypothesis.settings.load_profile("small")
 
-# Of a script: a network that takes little time, for what does not depend on it.
+# Part of a script: a network that trains quickly, for tests that do not depend on the network.
 SMALL = """
 def small():
     layers = keras.layers
@@ -38,19 +38,19 @@ def nightly_but(daily, values):
 
 
 def idx_bytes(array):
-    """A uint8 array as an IDX file holds it: magic number, shape, data."""
+    """Returns a uint8 array as the bytes of an IDX file: magic number, shape, data."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
 def random_examples(count, seed=0):
-    """Random uint8 images `[count, 28, 28]` and labels `[count]` that hold each digit in turn."""
+    """Returns random uint8 images `[count, 28, 28]` and labels `[count]` in which every digit is as frequent."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (count, 28, 28), np.uint8)
     return images, random.permutation(np.arange(count) % 10).astype(np.uint8)
 
 
 def write_idx_folder(path, train=60, test=20):
-    """Writes the four IDX files of a tiny data set, the same for the same sizes; returns `path`."""
+    """Writes the four IDX files of a tiny data set, the same for the same sizes. Returns `path`."""
     path.mkdir(parents=True, exist_ok=True)
     for seed, (part, count) in enumerate((("train", train), ("t10k", test))):
         images, labels = random_examples(count, seed)
@@ -66,13 +66,13 @@ def idx_folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def digits():
-    from mnist import data  # not for the process that only hands out tests: this imports TensorFlow
+    from mnist import data  # here, because the process that only distributes tests needs no TensorFlow
 
     return data.load("digits")  # 24 steps of 64 an epoch
 
 
 class StopAfter:
-    """Asks a run to stop when it is asked for the n-th time."""
+    """An interrupt that asks a run to stop when the run reads it for the n-th time."""
 
     def __init__(self, n):
         self.n = n
@@ -94,7 +94,7 @@ def run_here(program, *arguments, cwd=None, env=None):
 
     TensorFlow has started already. What has to be set before needs a process of its own.
 
-    Returns: a namespace with `returncode`, `stdout` and `stderr`, as of `subprocess.run`.
+    Returns: a namespace with `returncode`, `stdout` and `stderr`, like `subprocess.run`.
     """
     flags, flag_names, modules = absl.flags.FLAGS, set(absl.flags.FLAGS), set(sys.modules)
     folder, environment, path = os.getcwd(), dict(os.environ), list(sys.path)
@@ -174,14 +174,14 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish(session):
-    # Else each full pass of the garbage collector looks through all modules of TensorFlow, and there are many passes.
+    # Otherwise each full pass of the garbage collector visits all modules of TensorFlow, and there are many passes.
     gc.freeze()
     gc.set_threshold(10_000, 20, 100)
 
 
 def pytest_configure(config):
     if hasattr(config, "workerinput"):
-        # A worker has said everything by then. To take all graphs of its tests apart would take it ten seconds.
+        # A worker has reported everything by then, and Python would take ten seconds to free all graphs of its tests.
         atexit.register(os._exit, 0)
 
 

@@ -99,6 +99,8 @@ def differences(old, new):
 
     If flags differ, only these are returned, as typed: all other differences follow from them.
     """
+    if not isinstance(old["dataset"], dict):
+        return ["it was written by an older version"]
     if old.get("version") != new["version"]:
         old, new = _common(old, new), _common(new, old)
     if "flags" in old and "flags" in new and (different := flagfile.differences(old["flags"], new["flags"])):
