@@ -150,11 +150,11 @@ def main(options, command):
             return code or 1
         reason = _last_line(paths[failed]) if failed else ""
         print(f"worker {failed} ended with {code}{f': {reason}' if reason else '.'}", file=sys.stderr, flush=True)
-        fewer = count // 2 if options.min_workers else count
         is_lost = code > 128 or code == LOST
-        if not is_lost or restart > options.restarts or fewer < (options.min_workers or 1):
+        if not is_lost or restart > options.restarts:
             return code
-        count = fewer
+        if options.min_workers and count // 2 >= options.min_workers:
+            count //= 2
         text = f"restart {restart} of {options.restarts}, on {count} worker{'s' * (count > 1)}"
         print(text, file=sys.stderr, flush=True)
 

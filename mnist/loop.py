@@ -58,7 +58,7 @@ def train_and_evaluate(
         state = trainer.restore()
         if step.slices > 1:
             say(replicas.describe(step.slices))
-        if plan.is_over(state.step, state.history):
+        if plan.is_over(state.step, state.history) and state.evaluated == state.step:
             trainer.compile()  # else the results of other code would be returned
             recorder.say(f"{workdir} is finished, at step {state.step:,}: --epochs or --max_steps may be raised.")
         else:
@@ -67,8 +67,9 @@ def train_and_evaluate(
             # A reader of stdout that leaves, such as `| head`, ends the run as a signal does.
             asked = cluster.agree([interrupt and interrupt.signum, recorder.closed])
             interrupted = any(signum or closed for signum, closed in asked)
-            # Evaluates also before it stops, so that the checkpoint of a step holds the evaluation of this step.
-            if plan.evaluation_due(state.step, state.evaluated):
+            is_over = plan.is_over(state.step, state.history)  # by a patience that is new, also within an epoch
+            # A due evaluation comes before the save, so that the checkpoint holds it.
+            if plan.evaluation_due(state.step, state.evaluated) or (is_over and state.evaluated < state.step):
                 trainer.evaluate()
             if plan.save_due(state.step) or interrupted:
                 trainer.save()

@@ -135,10 +135,11 @@ class Setting:
         if self.repeated:
             return "paths, one for each time that the flag is given"
         text = "numbers, separated by commas, each" if self.several else _NAMES[self.kind]
-        if self.high is not None or self.below is not None:
-            upper = _text(self.high) if self.below is None else f"below {_text(self.below)}"
-            return f"{text} from {_text(self.low)} to {upper}"
-        return text if self.low is None else f"{text} of at least {_text(self.low)}"
+        upper = "" if self.high is None else _text(self.high)
+        upper = upper if self.below is None else f"below {_text(self.below)}"
+        if self.low is None:
+            return f"{text} {upper if self.below is not None else f'of at most {upper}'}" if upper else text
+        return f"{text} from {_text(self.low)} to {upper}" if upper else f"{text} of at least {_text(self.low)}"
 
 
 def settings_of(cls):

@@ -3,7 +3,7 @@
 from mnist.cli import flagfile
 from mnist.cli.command import project_flags, run
 from mnist.cli.interrupt import Interrupt
-from mnist.cli.program import check_arguments, check_flags, find_program, last_words
+from mnist.cli.other_program import check_arguments, check_flags, find_program, last_words
 from mnist.cli.progress import Progress, in_short, say
 
 __all__ = [

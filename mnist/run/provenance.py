@@ -46,9 +46,11 @@ def describe():
 
 
 def _is_clean(folder):
-    """Returns whether the tracked files are as committed, and no Python file is untracked."""
-    lines = (_git(folder, "status", "--porcelain") or "").splitlines()
-    return not any(line.endswith(".py") or not line.startswith("??") for line in lines)
+    """Returns whether the tracked files are as committed, and no Python file is untracked. None if git fails."""
+    found = _git(folder, "status", "--porcelain", "-z", "--untracked-files=all")
+    if found is None:
+        return None
+    return not any(line.endswith(".py") or not line.startswith("??") for line in found.split("\0") if line)
 
 
 def _git(folder, *arguments):

@@ -1,7 +1,7 @@
 """One update of the weights in pieces that research overrides, and the compiled loop over it."""
 
 from mnist.step.context import Context
-from mnist.step.loop import compile_loop, compile_step, make_train_loop
+from mnist.step.inner_loop import compile_loop, compile_step, make_train_loop
 from mnist.step.measures import check_extra_metrics, describe_measuring, own_metrics
 from mnist.step.norms import counts, names_of, square
 from mnist.step.train_step import TrainStep

@@ -6,7 +6,7 @@ from mnist import Error, checkpoint
 from mnist.data import epoch_order
 from mnist.model import call_to_train, checks, count_outputs, scale_images
 from mnist.settings import Setting, take
-from mnist.step.averaging import AveragedModel
+from mnist.step.averaged_model import AveragedModel
 from mnist.step.context import Context
 
 import keras
@@ -66,7 +66,7 @@ class TrainStep(tf.Module):
                 raise _reserved(cls, name)
 
     def __setattr__(self, name, value):
-        if name in _RESERVED and name in vars(self) and not isinstance(value, Context):
+        if name in _RESERVED and name in vars(self) and not (name == "_context" and isinstance(value, Context)):
             raise _reserved(type(self), name)
         super().__setattr__(name, value)
 
@@ -138,11 +138,13 @@ class TrainStep(tf.Module):
           show. If the optimizer scales the loss, the gradients belong to the scaled loss.
         """
         variables = list(checkpoint.variables_of(self).values())
-        mean, jit_compile = self._context.replicas.mean, self._context.jit_compile
-        return mean(self._slice_gradients, self.slices, (images, labels), variables, jit_compile)
+        context = self._context
+        return context.replicas.mean(
+            self._slice_gradients, self.slices, (images, labels), variables, context.jit_compile
+        )
 
     def _slice_gradients(self, images, labels, number):
-        before = set(vars(self))
+        before = dict(vars(self))
         with self._context.tracing_slice(number):
             with tf.GradientTape() as tape, tf.name_scope("loss"):
                 loss, logits = self.compute_loss(images, labels)
@@ -153,8 +155,10 @@ class TrainStep(tf.Module):
                     if isinstance(gradient, tf.Tensor):  # images of a size unknown to the graph leave the shape open
                         gradient.set_shape(variable.shape)
         if self.slices > 1:  # a tensor that compute_loss kept has one slice, not the whole batch
-            for name in [name for name, value in vars(self).items() if tf.is_tensor(value) and name not in before]:
+            kept = [name for name, x in vars(self).items() if tf.is_tensor(x) and x is not before.get(name)]
+            for name in kept:
                 delattr(self, name)
+                vars(self).update({name: before[name]} if name in before else {})
         with tf.name_scope("metrics"):
             correct = tf.equal(tf.argmax(logits, 1), tf.argmax(labels, 1))
             accuracy = tf.reduce_mean(tf.cast(correct, tf.float32))

@@ -161,6 +161,14 @@ class Keeping(TrainStep):
         return gradients, scalars | {"largest": tf.reduce_max(self.kept)}
 
 
+class KeepingInPlace(Keeping):
+    """A step that keeps a tensor in an attribute of `__init__`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.kept = None
+
+
 class Constant(TrainStep):
     """A step with a tensor among its labels that has no row for each image."""
 
@@ -181,6 +189,8 @@ def test_tensors_of_one_slice_or_without_a_batch_are_refused():
     trace(Keeping, 1)
     with pytest.raises(AttributeError, match="no attribute 'kept'"):
         trace(Keeping, 2)
+    with pytest.raises(ValueError, match="None values not supported"):
+        trace(KeepingInPlace, 2)
     with pytest.raises(Error, match=r"prepare_batch gave a tensor \(10,\) beside"):
         trace(Constant, 2)
 

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import subprocess
+import sys
 import threading
 
 from mnist import train
@@ -129,3 +131,20 @@ def test_a_number_of_threads_after_the_first_tensor_is_rejected(start, tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --intra_op_threads=1 has no effect")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_program_among_files_that_git_does_not_know_is_not_clean(tmp_path):
+    def describe():
+        code = "from mnist.run import provenance; print(provenance.describe()['git_clean'])"
+        (tmp_path / "program.py").write_text(code)
+        done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True)
+        return done.stdout.strip() or done.stderr
+
+    describe()  # writes the program
+    git = ["git", "-C", tmp_path, "-c", "user.name=A", "-c", "user.email=a@b.c"]
+    for arguments in (["init", "-q"], ["add", "program.py"], ["commit", "-q", "-m", "First"]):
+        subprocess.run([*git, *arguments], check=True)
+    assert describe() == "True"
+    (tmp_path / "ideas").mkdir()
+    (tmp_path / "ideas" / "größer.py").write_text("")
+    assert describe() == "False"

@@ -240,6 +240,14 @@ def test_a_worker_that_does_not_start_is_named(script):
         assert re.fullmatch(expected, errors[1 - missing])
 
 
+def test_the_launcher_halves_the_workers_down_to_the_minimum():
+    lost = [sys.executable, "-c", f"raise SystemExit({LOST})"]
+    launch = [sys.executable, "-m", "mnist.launch_workers", "--workers=4", "--restarts=3", "--min_workers=2"]
+    done = run([*launch, "--", *lost])
+    assert done.returncode == LOST
+    assert re.findall("on ([0-9]) workers?$", done.stderr, re.MULTILINE) == ["2", "2", "2"]
+
+
 def test_the_launcher_resumes_on_fewer_workers_and_leaves_no_orphan(script):
     launch = [*LAUNCHER, f"--logs={script.parent}"]
     done = run([*launch, "--restarts=1", "--min_workers=1", "--", *command(script, "run_0")], FAULT="SIGKILL:1")

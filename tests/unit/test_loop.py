@@ -185,6 +185,21 @@ def test_early_stopping_ends_the_run_also_when_it_is_started_again(digits, tmp_p
     assert again == results
 
 
+def test_a_new_patience_that_ends_a_run_within_an_epoch_evaluates_its_weights(tmp_path):
+    held = data.load("digits", holdout=300)  # 19 steps an epoch
+
+    class Worse(TrainStep):
+        def apply_gradients(self, gradients):
+            super().apply_gradients([-g for g in gradients])
+
+    train(tmp_path, held, cls=Worse, epochs=9, interrupt=StopAfter(8), steps_per_loop=7)
+    before = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    _, results = train(tmp_path, held, cls=Worse, epochs=9, early_stopping_patience=1)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert before[-1] < results["steps"] == lines[-1]["step"]
+    assert results["validation_loss"] == lines[-1]["validation_loss"] != lines[-2]["validation_loss"]
+
+
 def test_an_order_that_draws_is_computed_once_per_epoch_wherever_the_run_stops(digits, tmp_path):
     class Drawing(TrainStep):
         def __init__(self, *args, **kwargs):

@@ -126,6 +126,17 @@ def test_a_subclass_gives_another_default_or_range_or_computes_the_value():
         assert flags.FLAGS["alpha"].default == 0.5
 
 
+@pytest.mark.parametrize(
+    ("bounds", "expected"), [({"high": 1.0}, "a number of at most 1"), ({"below": 1.0}, "a number below 1")]
+)
+def test_an_upper_bound_needs_no_lower_bound(bounds, expected):
+    setting = Setting(0.5, "Share.", **bounds)
+    assert setting.expected() == expected
+    assert setting.check(-3.0) == -3.0
+    with pytest.raises(ValueError, match=f"expected {expected}"):
+        setting.check(1.5)
+
+
 def test_a_default_out_of_range_is_a_mistake_of_the_class():
     with pytest.raises(ValueError, match="the default is 2, expected an integer from 0 to 1"):
         Setting(2, "Too much.", low=0, high=1)
