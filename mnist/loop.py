@@ -13,7 +13,7 @@ from mnist.step import Context, View
 
 
 class Interrupted(Exception):
-    """A run that was asked to stop, has saved and can be resumed. `signum` is the signal, or None."""
+    """A request to stop a run, which has saved everything that it had computed. `signum` is the signal, or None."""
 
     def __init__(self, message, signum=None):
         super().__init__(message)
@@ -37,7 +37,8 @@ def train_and_evaluate(
       options: the settings of `mnist.run.Plan`, such as `epochs=5`.
 
     Returns: the content of `results.json`, a flat dict.
-    Raises: `mnist.Error` for a mistake that the user can correct. `Interrupted` when everything is saved.
+    Raises: `mnist.Error` for a mistake that the user can correct. `Interrupted` once a run is saved that a signal or
+      a closed pipe stopped.
     """
     if module := being_imported():
         raise Error(f'{module} trains when it is imported: put what it starts under `if __name__ == "__main__":`.')

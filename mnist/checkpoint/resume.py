@@ -1,4 +1,7 @@
-"""Restores a step from the newest checkpoint of a run, or refuses if a resume would not be exact."""
+"""Restores a step from the newest checkpoint of a run, or refuses if a resume would not be exact.
+
+The other refusals are in `cli/flagfile.py` (flags), `fingerprint.py` (names what differs) and `traced.py` (the graph).
+"""
 
 import re
 

@@ -27,7 +27,7 @@ class Checkpointer:
         self._step, self._dataset, self._workdir, self._plan, self._cluster = step, dataset, workdir, plan, cluster
         self._directory = os.path.join(os.path.abspath(workdir), "checkpoints")
         self._fingerprint = fingerprint_of(step, dataset, plan, settings)
-        # Tracing may add variables that a new step would not have when it loads the checkpoint.
+        # Listed before tracing, because a new step would not have the variables that tracing may add.
         self.variables = checkpoint.variables_of(step)
         self._attributes = attributes(step)
         self._saved, self.best = (0, 0), None

@@ -41,8 +41,11 @@ class Evaluator:
         logits = self._predict_logits(examples.images).numpy()
         metrics = compute_metrics(logits, examples.labels)
         images_per_second = len(logits) / (time.perf_counter() - start)
-        view, self._step.view.part = self._step.view, part
-        with keep_state(self._step.eval_model):
-            own = self._step.extra_metrics(*examples, logits)
-        view.part = "train"
+        view = self._step.view
+        view.part = part
+        try:
+            with keep_state(self._step.eval_model):
+                own = self._step.extra_metrics(*examples, logits)
+        finally:
+            view.part = "train"
         return Measured(metrics | check_extra_metrics(own, metrics), logits, images_per_second)

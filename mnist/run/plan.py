@@ -117,7 +117,7 @@ class Plan:
         return key, order == "max:" if order else not is_lower_better(key)
 
     def position(self, step):
-        """Returns the epoch of the next step after `step`, counted from 0, and the batches done in that epoch."""
+        """Returns the epoch of step `step + 1`, counted from 0, and how many batches of that epoch are done."""
         return divmod(step, self.steps_per_epoch)
 
     def epoch_of(self, step):
@@ -155,7 +155,7 @@ class Plan:
         return step >= self.last_step or stalled
 
     def steps_to_next_event(self, step):
-        """Returns the steps from `step` to the next evaluation or save, or to the next edge of the profile."""
+        """Returns the steps from `step` to the next evaluation, save or edge of the profile, or to the end."""
         periods = [n for n in (self.steps_per_epoch, self.checkpoint_every, self.eval_every) if n]
         edges = [self.profiled[0] - 1, self.profiled[1]] if self.profiled else []
         ends = [self.last_step, *(edge for edge in edges if edge > step)]

@@ -75,9 +75,9 @@ class Recorder:
 
     def begin(self, state, step, dataset, graph):
         """Opens all files for a run that goes on from a `RunState`. The graph is the graph of the step."""
-        lines = map(self._line, state.history, state.times)  # without evaluations that no checkpoint holds
+        lines = map(self._line, state.history, state.times)  # drops evaluations later than the checkpoint
         files.write_atomically(os.path.join(self._folder, "metrics.jsonl"), "".join(lines))
-        with contextlib.suppress(FileNotFoundError):  # a longer run has not finished
+        with contextlib.suppress(FileNotFoundError):  # the run is no longer finished
             os.remove(os.path.join(self._folder, "results.json"))
         self.open_writer()
         shown = {"dataset": (dataset.name, "mnist")} | (self._shown or hparams_of(step, self._plan))

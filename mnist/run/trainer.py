@@ -18,13 +18,13 @@ import tensorflow as tf
 class Trainer:
     """The step of a run, its batches and its compiled loop.
 
-    The first training step or evaluation compiles the step, then opens the files. A finished run needs neither, and
-    a step that is refused leaves no file.
+    The first training step or evaluation compiles the step, then opens the files. A finished run is compiled only to
+    compare its code, and opens no files. A step that is refused leaves no file.
 
     Args:
       step, dataset, plan: the same as in `train_and_evaluate`.
       context: the `Context` for the compilation of the step.
-      checkpointer, recorder: the other two owners of the run.
+      checkpointer, recorder: objects that save the run, and that write what people read.
 
     Attributes:
       state: the `RunState` now.
@@ -103,7 +103,9 @@ class Trainer:
         batch_sizes = plan.batch_sizes(first, done)
         state.add_steps(scalars, batch_sizes, seconds)
         counted = int(self.step.iterations)
-        skips = isinstance(self.step.optimizer, keras.optimizers.LossScaleOptimizer)  # an update that is not finite
+        skips = isinstance(
+            self.step.optimizer, keras.optimizers.LossScaleOptimizer
+        )  # updates that are not finite, so that its count may lag
         if counted != state.step and not skips:
             raise RuntimeError(f"optimizer.iterations is {counted} after step {state.step}.")
         recorder.report_steps(state, scalars, sum(batch_sizes) / seconds, done / seconds)

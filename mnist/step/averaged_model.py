@@ -22,5 +22,7 @@ class AveragedModel:
         weights = [variable.value.numpy() for variable in trainable]
         self._optimizer.finalize_variable_values(trainable)  # no public name of Keras reads the averages
         for variable, value in zip(trainable, weights, strict=True):
-            copies[id(variable)].assign(variable)  # by identity, because a frozen layer of the model is not in the copy
+            copies[id(variable)].assign(
+                variable
+            )  # by identity, since a layer frozen in the model is trainable in the copy
             variable.assign(value)

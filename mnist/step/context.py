@@ -1,4 +1,4 @@
-"""Decisions of the code that compiles a step, which the step's methods use while TensorFlow traces them."""
+"""The context of a step, which its methods read while TensorFlow traces them."""
 
 import contextlib
 
@@ -16,7 +16,7 @@ class Context:
 
     Attributes:
       slice_number: an int. The slice that is being traced, 0 outside of the loss.
-      gradients: a list of tensors and Nones. The last update that was traced.
+      gradients: a list of tensors and Nones. The gradients of the update that was traced last.
     """
 
     def __init__(self, replicas=None, view=None, jit_compile=False):

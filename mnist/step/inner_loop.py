@@ -96,7 +96,7 @@ def compile_loop(step, context, spec, variables, open_writer):
 
 
 class Loop:
-    """A loop that trains many steps per call into the graph, but one by one those that the view measures.
+    """A loop that trains many steps in one call into the graph. It runs the steps that the view measures one by one.
 
     To measure within the graph would slow each step down by 2 %.
 

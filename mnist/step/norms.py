@@ -11,8 +11,11 @@ def names_of(model):
     for variable in model.trainable_variables:
         *layers, name = variable.path.split("/")
         layer = "/".join(layers[1:] if layers[:1] == [model.name] and layers[1:] else layers) or name
-        times[layer, name] += 1
-        names.append((layer if times[layer, name] == 1 else f"{layer}_{times[layer, name]}", name))
+        base = layer
+        while (layer, name) in names:  # because two models in one have layers of equal names
+            times[base, name] += 1
+            layer = f"{base}_{times[base, name] + 1}"
+        names.append((layer, name))
     return names
 
 

@@ -21,8 +21,8 @@ class TrainStep(tf.Module):
     """One step of training. Override the smallest method that suffices, and call `super()`.
 
     Checkpoints save every `tf.Variable`, Keras model, layer and optimizer in the attributes of a subclass. Its
-    hyperparameters are `Setting`s. A resume with other settings is refused, also with other numbers or strings in
-    public attributes. Attributes whose name begins with `_` are not compared.
+    hyperparameters are `Setting`s. A resume is refused if settings differ, or public attributes that can be compared.
+    Attributes whose name begins with `_` are not compared.
 
     Args:
       model: a built `keras.Model` from float32 images `[B, 28, 28, 1]` to logits `[B, classes]`.

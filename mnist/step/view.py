@@ -53,7 +53,7 @@ class View:
 
     @contextlib.contextmanager
     def writing(self, iterations):
-        """Gives the summaries of a traced step the number of steps before it, an integer `tf.Variable`, plus 1."""
+        """Lets `tf.summary` record the step that is traced, under the number `iterations` + 1."""
         if self.writer is None:
             yield
             return
