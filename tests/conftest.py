@@ -115,6 +115,8 @@ def run_here(program, *arguments, cwd=None, env=None):
             os.environ.update(environment)
             for name in set(flags) - flag_names:  # of the user's file
                 delattr(flags, name)
+            for group in flags.flags_by_module_dict().values():  # a file that is imported may hide a flag
+                group[:] = [flag for flag in group if flag.name in flags]
             for name in set(sys.modules) - modules:  # another test may have a file of the same name
                 if str(getattr(sys.modules[name], "__file__", None) or "").startswith(tempfile.gettempdir()):
                     del sys.modules[name]
