@@ -6,7 +6,6 @@ import warnings
 
 from mnist import Error
 from mnist.data.dataset import BOX, is_framed
-from mnist.data.ink import find_ink
 from mnist.data.readers import SIDE
 
 import numpy as np
@@ -36,6 +35,8 @@ def read_digit(path, framed=True):
     grey = _read_grey(path)
     if not framed and grey.shape == (SIDE, SIDE):
         return np.rint(grey).astype(np.uint8)[..., np.newaxis], None
+    from mnist.data.ink import find_ink  # imports scipy.ndimage, which training does without
+
     ink = find_ink(grey)
     if ink is None:
         raise Error(f"{path}: holds no digit: nothing stands out from the paper.")

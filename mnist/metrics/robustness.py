@@ -9,7 +9,6 @@ from typing import NamedTuple
 from mnist.metrics.predictions import compute_metrics
 
 import numpy as np
-from scipy import ndimage
 
 
 class Corruption(NamedTuple):
@@ -26,12 +25,12 @@ class Corruption(NamedTuple):
 
 def shift(images, rows, columns):
     """Moves images, uint8 `[N, 28, 28, 1]`, by whole pixels down and to the right."""
-    return ndimage.shift(images, (0, rows, columns, 0), order=0, mode="nearest")
+    return _ndimage().shift(images, (0, rows, columns, 0), order=0, mode="nearest")
 
 
 def rotate(images, degrees):
     """Turns images, uint8 `[N, 28, 28, 1]`, counterclockwise around their centre, with bilinear interpolation."""
-    turned = ndimage.rotate(images, degrees, axes=(1, 2), reshape=False, output=np.float32, order=1, mode="nearest")
+    turned = _ndimage().rotate(images, degrees, axes=(1, 2), reshape=False, output=np.float32, order=1, mode="nearest")
     return _to_uint8(turned)
 
 
@@ -46,7 +45,13 @@ def add_noise(images, deviation):
 
 def blur(images, sigma):
     """Blurs images, uint8 `[N, 28, 28, 1]`, with a Gaussian of `sigma` pixels."""
-    return _to_uint8(ndimage.gaussian_filter(images, (0, sigma, sigma, 0), output=np.float32, mode="nearest"))
+    return _to_uint8(_ndimage().gaussian_filter(images, (0, sigma, sigma, 0), output=np.float32, mode="nearest"))
+
+
+def _ndimage():
+    from scipy import ndimage  # here, because it takes 0.1 s, and training does without
+
+    return ndimage
 
 
 def _to_uint8(images):
