@@ -3,6 +3,7 @@
 import collections
 import pathlib
 import shutil
+import types
 
 from mnist import Error, checkpoint, data
 from mnist.loop import Interrupted, train_and_evaluate
@@ -198,3 +199,22 @@ def test_each_layer_has_a_name_of_its_own():
     twins = Chain("twins", "same", "same")
     twins(tf.zeros([1, 10]))
     assert [layer for layer, _ in names_of(twins)] == ["same", "same", "same_2", "same_2"]
+
+
+def test_layers_of_equal_names_are_told_apart_from_any_other_layer():
+    paths = ["model/conv2d/kernel", "model/conv2d/kernel", "model/conv2d_2/kernel"]
+    variables = [types.SimpleNamespace(path=path) for path in paths]
+    names = names_of(types.SimpleNamespace(name="model", trainable_variables=variables))
+    assert names[0] == ("conv2d", "kernel")
+    assert len(set(names)) == 3
+
+
+def test_a_metric_that_raises_leaves_the_view_on_the_training(digits, tmp_path):
+    class Raises(TrainStep):
+        def extra_metrics(self, images, labels, logits):
+            raise RuntimeError(self.view.part)
+
+    step = Raises(make_model(), keras.optimizers.Adam())
+    with pytest.raises(RuntimeError, match="validation"):
+        train_and_evaluate(step, digits, str(tmp_path), max_steps=1)
+    assert step.view.part == "train"
