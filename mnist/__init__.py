@@ -96,6 +96,21 @@ def _without_optional():
             sys.modules.pop(name, None)
 
 
+def _report_interrupt(kind, error, traceback, *, report=sys.excepthook):
+    """Prints one line for Ctrl-C while modules are imported, and exits with 130, as `mnist.cli.run` does later."""
+    modules, entry = [], traceback
+    while entry:
+        if entry.tb_frame.f_code.co_name == "<module>":
+            modules.append(entry.tb_frame.f_globals.get("__package__") or "")
+        entry = entry.tb_next
+    if kind is not KeyboardInterrupt or not (modules[1:] or "".join(modules).startswith("mnist")):
+        return report(kind, error, traceback)
+    with contextlib.suppress(OSError):
+        sys.stderr.write("interrupted\n")
+    sys.exit(130)
+
+
+sys.excepthook = _report_interrupt
 # Python has None for a stream that is closed at the start, and the next file that is opened would take its number.
 for _number, _name in enumerate(("stdin", "stdout", "stderr")):
     if getattr(sys, _name) is None:

@@ -16,9 +16,15 @@ def describe(path):
 
 
 def main():
-    if len(sys.argv) > 1:
-        sys.exit(f"error: unexpected argument: {sys.argv[1]!r} (a command is started as python -m mnist.train).")
     ideas = sorted((FOLDER / "research").glob("[!_]*.py"))
+    if len(sys.argv) > 1:
+        from mnist.cli import close_names, did_you_mean  # here, because the list has to appear at once
+
+        known = {name: f"python -m mnist.{name}" for name in COMMANDS}
+        known |= {path.stem: f"python -m mnist.research.{path.stem}" for path in ideas}
+        wanted = sys.argv[1].rpartition(".")[2]
+        close = [wanted] if wanted in known else close_names(wanted, list(known))
+        sys.exit(f"error: unexpected argument {sys.argv[1]!r}{did_you_mean([known[name] for name in close])}")
     lines = [
         "Commands, each with --help:\n",
         *(f"  python -m mnist.{name:<15} {describe(FOLDER / f'{name}.py')}" for name in COMMANDS),

@@ -11,7 +11,8 @@ each setting, the best first: mean, standard deviation, 95 % interval of the mea
 results.json. A row of TensorBoard's HParams tab is a run, and its name lists all flags that differ from their defaults.
 
 To choose a setting, do not use the test set: `--metric=validation_accuracy -- --holdout=10000`. Any number of
-results.json is a metric. Of a loss, an error or seconds, by the end of its name, the lowest value is the best.
+results.json is a metric. By the end of its name, the highest accuracy is the best, and the lowest loss, error or
+seconds. Any other name follows min: or max:, as in --metric=max:test_f1.
 
 The jobs share the cores. The number of threads, and so --jobs, changes the last bits of a result, and a stopped run
 cannot resume with another number. With --jobs=0 a scheduler does the runs: the sweep writes their flags, and tabulates
@@ -26,6 +27,7 @@ For a file: `python FILE` in place of `python -m MODULE`, as in the first line o
 import contextlib
 import csv
 import errno
+import glob
 import hashlib
 import io
 import itertools
@@ -42,10 +44,14 @@ from mnist import Error, files
 from mnist.cli import Interrupt, check_arguments, check_flags, find_program, flagfile, last_words, say
 from mnist.cli import run as run_command
 from mnist.machine import num_cores
+from mnist.metrics import is_lower_better
 from mnist.metrics import seeds as over_seeds
 from mnist.settings import Setting, local_path
 
 _DIGEST = " has SHA-256 "
+# The metrics of an evaluation, which a step may add to, and the other numbers of results.json.
+_METRIC = r"(?:best_)?(?:train|validation|test)_\S+"
+_NUMBERS = ("parameters", "seed", "epochs", "steps", "batch_size", "train_seconds", "images_per_second", "cores")
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")  # OMP: NumPy
 
 
@@ -99,6 +105,20 @@ def parse_grid(text):
             raise Error(f"--grid has {part!r}: a flag or value twice, or a flag that the sweep sets.")
         grid[name] = values
     return grid
+
+
+def parse_metric(text):
+    """Parses the metric `test_loss` or `max:test_f1`. Returns: its name, and whether its lowest value is the best.
+
+    Raises: `mnist.Error` for a name that no results.json has, and for an unknown one without min: or max:.
+    """
+    order, name = re.fullmatch("(min:|max:)?(.*)", text, re.DOTALL).groups()
+    if not re.fullmatch(_METRIC, name) and name not in _NUMBERS:
+        raise Error(f"--metric={text}: results.json has test_..., validation_..., train_... and {', '.join(_NUMBERS)}.")
+    lowest = is_lower_better(name) if order is None else order == "min:"
+    if lowest is None:
+        raise Error(f"--metric={text}: is a low or a high {name} better? Give --metric=min:{name} or max:{name}.")
+    return name, lowest
 
 
 def make_runs(workdir, grid, seeds, program, arguments):
@@ -158,21 +178,20 @@ def _outcome(run, returncode, results, metric):
         return f"{metric.replace('_', ' ')} {number}"
     with open(os.path.join(run.workdir, "log.txt"), errors="replace") as file:
         reason = last_words(file.read())
-    hint = "" if returncode else " (it wrote no results: does it call mnist.train.launch?)"
-    return f"FAILED with exit code {returncode}: {reason}{hint}, see {run.workdir}/log.txt"
+    return f"FAILED with exit code {returncode}: {reason}, see {run.workdir}/log.txt"
 
 
 def _run_all(runs, program, jobs, metric, interrupt, say):
     """Runs the unfinished runs, `jobs` at a time. Returns: the number of failures."""
     finished = {run.workdir: results for run in runs if (results := run.results())}
     waiting = [run for run in runs if run.workdir not in finished]
-    running, failed, done, began, message = {}, 0, 0, time.monotonic(), ""
+    running, failed, done, began = {}, 0, 0, time.monotonic()
     if finished:
         say(f"{len(finished)} of {len(runs)} runs are finished already")
     try:
         while (waiting or running) and not interrupt.signum:
-            if not message and (message := over_seeds.missing_metric(metric, list(finished.values()))):
-                say(f"{message} The runs go on. The same command with another --metric tabulates them.")
+            if message := over_seeds.missing_metric(metric, list(finished.values())):
+                raise Error(f"{message}\nThe same command with another --metric resumes the sweep.")
             while waiting and len(running) < jobs:
                 run = waiting.pop(0)
                 _check_unedited(run)
@@ -210,12 +229,14 @@ def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=
 
     Returns: the exit code, which is 0, 1 if a run failed, or 128 + N after signal N. Raises: `mnist.Error`.
     """
-    grid, program = parse_grid(grid), find_program(module)
+    grid, program, (metric, lowest) = parse_grid(grid), find_program(module), parse_metric(metric)
     check_arguments(arguments, ("seed", "workdir", *grid))
+    if glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "ckpt-*")):
+        raise Error(f"--workdir={workdir} is the folder of a run: name the folder of a sweep, or a new one.")
     runs = make_runs(workdir, grid, seeds, program, arguments)
     if not all(run.results() for run in runs):
         values = [f"--{name}={value}" for name, values in grid.items() for value in values]
-        check_flags(program, [*arguments, *values, "--seed=0"])
+        check_flags(program, arguments, [*values, "--seed=0"])
     with files.lock(workdir), Interrupt() as interrupt:
         for run in runs:
             _write_flags(run)
@@ -232,7 +253,7 @@ def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=
         for run, results in finished:
             settings[run.name].append(results)
         rows = over_seeds.summarize(settings, metric)
-        table = over_seeds.format_summary(rows, metric)
+        table = over_seeds.format_summary(rows, metric, lowest)
         files.write_atomically(os.path.join(workdir, "table.txt"), table)
         _write_csv(os.path.join(workdir, "table.csv"), rows)
     say(f"\n{table}" + (f"\n{failed} of {len(runs)} runs FAILED" if failed else ""))
@@ -247,7 +268,9 @@ class Sweep:
     grid = Setting("", 'Flags of the module, in every combination: NAME=VALUE,VALUE;NAME="a,b",c has two values each.')
     seeds = Setting(5, "Number of seeds, which are 0, 1, 2...", low=1)
     jobs = Setting(1, "Number of runs at a time. 0: only write flags, and tabulate what is finished.", low=0)
-    metric = Setting("test_accuracy", "Metric to tabulate, any number of results.json.")
+    metric = Setting(
+        "test_accuracy", "Metric to tabulate, any number of results.json, with min: or max: before a name of your own."
+    )
 
 
 def main(options, arguments):

@@ -1,21 +1,24 @@
 """Trains a model on MNIST: python -m mnist.train --workdir=runs/first --epochs=5"""
 
 import functools
+import glob
+import inspect
 import os
 import shlex
 import signal
+import sys
 import threading
 import time
 
 from mnist import Error, checkpoint, data, finished
-from mnist.cli import Interrupt, flagfile, in_short, run, say
+from mnist.cli import Interrupt, flagfile, in_short, read_flags, run, say
 from mnist.data import NUM_CLASSES
-from mnist.distributed import start
+from mnist.distributed import is_chief, start
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.machine import num_threads
 from mnist.model import CNN, Optimizer, Rate, being_imported, make_learning_rate, make_optimizer
 from mnist.run import Plan
-from mnist.settings import Setting, local_path, read_flags, settings_of
+from mnist.settings import Setting, check_own_settings, local_path, settings_of
 from mnist.step import TrainStep
 
 import keras
@@ -97,9 +100,10 @@ def launch(step=TrainStep, *, model=CNN, optimizer=None):
 
     Args:
       step: `TrainStep` or a subclass, whose `Setting`s become flags of the command.
-      model: a function without arguments, called under the dtype policy of --precision. It returns a built
-        `keras.Model` from float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, classes]`. The `CNN` or a subclass
-        is called with the number of classes of the data.
+      model: a function, called under the dtype policy of --precision. It returns a built `keras.Model` from float32
+        images `[B, 28, 28, 1]` in [0, 1] to logits `[B, classes]`. A parameter whose default is a `Setting` is a flag,
+        as in `def make_model(rate=Setting(0.1, "Rate of dropout.", low=0, below=1))`, and gets its value. The `CNN` or
+        a subclass also gets the number of classes of the data.
       optimizer: a function of the learning rate, a float or a Keras schedule, as --learning_rate, --schedule and
         --warmup give it. It returns a Keras optimizer. Default: the optimizer of --optimizer.
 
@@ -112,26 +116,58 @@ def launch(step=TrainStep, *, model=CNN, optimizer=None):
         raise RuntimeError("launch() runs a command, in the main thread alone: in another, call train_and_evaluate().")
     if not (isinstance(step, type) and issubclass(step, TrainStep)):
         raise TypeError(f"launch() takes a subclass of TrainStep, not {step!r}")
-    classes = [step, Launch, Plan, Rate, *([] if optimizer else [Optimizer])]
-    run(lambda _: _main(classes, step, model, optimizer), *classes)
+    try:
+        of_model = _settings_of_model(model)
+    except Error as error:
+        sys.exit(f"error: {error}")
+    classes = [step, of_model, Launch, Plan, Rate, *([] if optimizer else [Optimizer])]
+    run(lambda _: _main(classes, step, model, of_model, optimizer), *classes)
 
 
-def _main(classes, step_class, make_model, make_own_optimizer):
-    flagfile.take_flags_of_run(flags.FLAGS.workdir)
+def _settings_of_model(make_model):
+    """Returns a class with the settings among the parameters of a function, or of the constructors of a class."""
+    is_class, name = isinstance(make_model, type), getattr(make_model, "__name__", "model")
+    if is_class and (misplaced := [*settings_of(make_model)]):
+        raise Error(f"{name}.{misplaced[0]} has no effect: make the Setting the default of a parameter of __init__.")
+    bases = [base for base in make_model.__mro__ if "__init__" in vars(base)] if is_class else [make_model]
+    defaults = {}
+    for base in bases:
+        parameters = inspect.signature(vars(base)["__init__"] if is_class else base).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items()} | defaults
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break  # a constructor that cannot pass on the values of others
+    settings = {name: default for name, default in defaults.items() if isinstance(default, Setting)}
+    cls = type("model" if name == "<lambda>" else name, (), settings)
+    check_own_settings(cls)
+    return cls
+
+
+def _main(classes, step_class, make_model, of_model, make_own_optimizer):
+    lines = flagfile.lines_of_run(flags.FLAGS.workdir) if is_chief() else {}
+    flagfile.take_flags(lines)
     options = read_flags(*classes)
     workdir = options.workdir or os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
-    _set_threads(options.intra_op_threads or int(options.slices > 1))
-    replicas = start(options.devices, options.slices, options.worker_timeout)
-    is_chief = replicas.cluster.is_chief
-    if options.resume and is_chief:
-        flagfile.refuse_other_flags(workdir)
+    _set_threads(options.intra_op_threads or int(options.slices > 1 or not is_chief()))
+    replicas = start(options.devices, options.slices if is_chief() else None, options.worker_timeout)
+    if replicas.cluster.workers > 1:  # the chief alone reads the folder of the run
+        flagfile.take_flags(replicas.cluster.agree(lines)[0])
+        options = read_flags(*classes)
+    if is_chief():
+        if glob.glob(os.path.join(glob.escape(workdir), "*", "seed=*", "sweep.flags")):
+            raise Error(f"{workdir} is the folder of a sweep: name the folder of a run, or a new one.")
+        if options.resume:
+            flagfile.refuse_other_flags(workdir)
     dataset = data.load(options.dataset, options.data_dir, options.holdout)
     plan_options, rate = _plan(options, len(dataset.train.labels))
     keras.utils.set_random_seed(options.seed)
-    model = _make_model(make_model, options.precision, len(dataset.classes))
-    if options.init_from and is_chief and not checkpoint.steps(os.path.join(workdir, "checkpoints")):
-        finished.take_weights(model, options.init_from)
+    values = {name: getattr(options, name) for name in settings_of(of_model)}
+    model = _make_model(make_model, options.precision, len(dataset.classes), values)
     optimizer = make_own_optimizer(rate) if make_own_optimizer else make_optimizer(options, rate)
+    if make_own_optimizer and _ignores_rate(make_own_optimizer, optimizer, rate):
+        _report_ignored_rate(lines)
+    is_new = is_chief() and not checkpoint.steps(os.path.join(workdir, "checkpoints"))
+    if options.init_from and is_new:
+        finished.take_weights(model, options.init_from)
     settings = {name: getattr(options, name) for name in settings_of(step_class)}
     step = step_class(model, optimizer, seed=options.seed, **settings)
     known_name = dataset.name if dataset.name in data.NAMES else "auto"
@@ -149,10 +185,10 @@ def _main(classes, step_class, make_model, make_own_optimizer):
                 **plan_options,
             )
         except Interrupted as stop:
-            if is_chief:
+            if is_chief():
                 say(f"{stop}. To resume: {flagfile.command()} --workdir={shlex.quote(workdir)}")
             return 128 + (stop.signum or getattr(signal, "SIGPIPE", 13))
-    if is_chief:
+    if is_chief():
         if options.dry_run:
             _draw(step, dataset, results, workdir)
         metrics = [f"{name[5:]} {in_short(value)}" for name, value in results.items() if name.startswith("test_")]
@@ -188,17 +224,37 @@ def _plan(options, num_examples):
     return plan_options, make_learning_rate(options.schedule, options.learning_rate, total_steps, options.warmup)
 
 
-def _make_model(make_model, precision, num_classes):
-    """Returns a new model with the dtype policy of --precision. A `CNN` gets `num_classes` outputs."""
+def _make_model(make_model, precision, num_classes, values):
+    """Returns a new model of some settings with the dtype policy of --precision. A `CNN` gets `num_classes` outputs."""
     is_cnn = isinstance(make_model, type) and issubclass(make_model, CNN)
     if is_cnn and num_classes != NUM_CLASSES and make_model.takes_num_classes():
-        make_model = functools.partial(make_model, num_classes=num_classes)
+        values = values | {"num_classes": num_classes}
     before = keras.config.dtype_policy()  # of the whole process
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     try:
-        return make_model()
+        return make_model(**values)
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def _ignores_rate(make_own_optimizer, optimizer, rate):
+    """Returns whether an optimizer is the same for another learning rate."""
+    if not isinstance(optimizer, keras.optimizers.Optimizer) or getattr(optimizer, "_learning_rate", None) is rate:
+        return False
+    other = make_own_optimizer(rate / 2 if isinstance(rate, float) and rate else 0.5)
+    return checkpoint.plain(optimizer) == checkpoint.plain(other)
+
+
+def _report_ignored_rate(lines):
+    """Prints which flags have no effect. Raises: `mnist.Error` if one was given, and is not in the `lines_of_run`."""
+    names = [*settings_of(Rate)]
+    ignores = "the function of optimizer= ignores the learning rate that it gets"
+    own = [flags.FLAGS[name] for name in names if name not in lines]
+    if given := [flag.name for flag in own if flag.present or flag.value != flag.default]:
+        raise Error(f"--{given[0]} has no effect, because {ignores}: leave out the flag, or use the rate there.")
+    flagfile.set_without_effect(names)
+    if is_chief():
+        say(f"{ignores}, so that {', '.join(f'--{name}' for name in names)} have no effect")
 
 
 def _draw(step, dataset, results, workdir):

@@ -13,6 +13,7 @@ from mnist.checkpoint.bundle import (
     variables_of,
     variables_of_eval_model,
 )
+from mnist.checkpoint.comparable import plain
 from mnist.checkpoint.fingerprint import attributes, fingerprint_of
 from mnist.checkpoint.traced import check_attributes, check_unchanged, written_variables
 
@@ -27,6 +28,7 @@ __all__ = [
     "fingerprint_of",
     "load",
     "load_newest",
+    "plain",
     "remove_newer",
     "save",
     "steps",

@@ -9,7 +9,7 @@ import os
 from mnist.checkpoint.comparable import plain
 from mnist.cli import flagfile
 from mnist.machine import num_threads
-from mnist.settings import settings_of
+from mnist.settings import settings_of, values_of
 
 import keras
 import numpy as np
@@ -40,8 +40,8 @@ def _environment():
 
 
 def _fixed_settings(owner):
-    settings = settings_of(type(owner)).items()
-    return {name: getattr(owner, name) for name, setting in settings if not setting.may_change}
+    settings = settings_of(type(owner))
+    return {name: value for name, value in values_of(owner).items() if not settings[name].may_change}
 
 
 def attributes(step):

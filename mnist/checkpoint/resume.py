@@ -9,7 +9,7 @@ from mnist import Error
 from mnist.checkpoint import bundle
 from mnist.checkpoint.fingerprint import differences
 from mnist.model import is_like
-from mnist.settings import settings_of
+from mnist.settings import values_of
 
 import numpy as np
 import tensorflow as tf
@@ -33,7 +33,7 @@ def restore(step, plan, fingerprint, directory, workdir, cluster):
         return _restore(step, plan, fingerprint, directory, workdir)
     restored = _restore(step, plan, fingerprint, directory, workdir) if cluster.is_chief else (None, None)
     # A resume may change most settings of the plan, but workers with different ones would wait for each other for ever.
-    settings = fingerprint | {name: getattr(plan, name) for name in settings_of(type(plan))}
+    settings = fingerprint | values_of(plan)
     for worker, other in enumerate(fingerprints := cluster.agree(settings, cluster.timeout)):
         if different := differences(fingerprints[0], other):
             named = "; ".join(_compare_with_chief(text, worker) for text in different[:3])

@@ -1,21 +1,25 @@
 """Flags, --help, flags.txt, signals, errors in one line."""
 
 from mnist.cli import flagfile
-from mnist.cli.command import project_flags, run
+from mnist.cli.command import close_names, did_you_mean, project_flags, run
 from mnist.cli.interrupt import Interrupt
 from mnist.cli.other_program import check_arguments, check_flags, find_program, last_words
 from mnist.cli.progress import Progress, in_short, say
+from mnist.cli.setting_flags import read_flags
 
 __all__ = [
     "Interrupt",
     "Progress",
     "check_arguments",
     "check_flags",
+    "close_names",
+    "did_you_mean",
     "find_program",
     "flagfile",
     "in_short",
     "last_words",
     "project_flags",
+    "read_flags",
     "run",
     "say",
 ]

@@ -15,10 +15,12 @@ import textwrap
 
 from mnist import Error
 from mnist.cli.progress import discard_stdout
-from mnist.settings import defined_flags, read_flags
+from mnist.cli.setting_flags import defined_flags, read_flags
+from mnist.settings import local_path
 
 from absl import app, flags, logging
 
+VALID = "The flags are valid."  # the output of --only_check_args, by which a sweep recognizes a training command
 _GROUPS = ("data", "length", "optimizer", "speed", "output")  # the order of --help
 
 
@@ -34,9 +36,10 @@ def run(main, *classes, arguments=False):
 
     def guarded(argv):
         gc.freeze()  # each full collection would look through all modules of TensorFlow for 0.2 s
-        if not flags.FLAGS["verbosity"].present:  # the import of TensorFlow set it to INFO
+        if flags.FLAGS["verbosity"].using_default_value:  # the import of TensorFlow set it to INFO
             logging.set_verbosity(logging.WARNING)
         std_logging.getLogger("tensorflow").setLevel("WARNING")
+        logging.get_absl_handler().python_handler.setFormatter(std_logging.Formatter("warning: %(message)s"))
         try:
             os.getcwd()
         except FileNotFoundError:
@@ -92,22 +95,75 @@ def _parse(argv):
         print(_help(wanted[0]), flush=True)
         sys.exit(0)
     try:
-        return flags.FLAGS(argv)
+        lines, typed = _split(argv[1:])
+        _, *stray = flags.FLAGS([argv[0], *lines])
+        # Each flag that is typed replaces what a file holds, and has one value.
+        singles = project_flags().values()
+        for flag in singles:
+            flag.present, flag.allow_overwrite = 0, False
+        try:
+            argv = [*flags.FLAGS([argv[0], *typed]), *stray]
+        finally:
+            for flag in singles:
+                flag.allow_overwrite = True
+        if flags.FLAGS["only_check_args"].value:
+            print(VALID)
+        return argv
     except flags.UnrecognizedFlagError as error:
-        raise Error(f"there is no flag --{error.flagname}{_suggest(error.flagname)} --help lists all.") from None
+        close = [f"--{name}" for name in close_names(error.flagname, list(project_flags()))]
+        raise Error(f"there is no flag --{error.flagname}{did_you_mean(close)} --help lists all.") from None
     except (flags.Error, ValueError) as error:
         error = re.sub(r"\('Non-boolean .*\)", "expected true or false", str(error))
+        error = re.sub("already defined as (.*)", r"the flag is given twice, also as \1", error, flags=re.DOTALL)
         raise Error(f"{error.removeprefix('flag ').rstrip('.')}.") from None
 
 
-def _suggest(name):
-    """Suggests up to three flags with these initials (lr), this part (patience) or a similar spelling (bach_size)."""
-    known = list(project_flags())
-    likely = [flag for flag in known if "".join(word[0] for word in flag.split("_")) == name]
+def _split(arguments, inside=()):
+    """Splits arguments. Returns: the flags in the files of --flagfile, in their order, and all other arguments.
+
+    Args:
+      inside: a tuple of paths. The flag files that the arguments come from.
+    """
+    lines, others, rest = [], [], iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            others += [argument, *rest]
+        elif match := re.fullmatch("--?flagfile(=.*)?", argument):
+            lines += _read_flag_file(match[1][1:] if match[1] else next(rest, ""), inside)
+        else:
+            others.append(argument)
+    return lines, others
+
+
+def _read_flag_file(path, inside):
+    """Returns the flags in a file. They follow the flags of files that it names, because a later flag wins."""
+    if not path:
+        raise Error("--flagfile is empty: name a file.")
+    path, text = local_path(path), ""
+    if path in inside:
+        raise Error(f"--flagfile={path} reads itself.")
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", "it is not a text file")
+        raise Error(f"cannot read --flagfile={path}: {reason}.") from None
+    lines = [re.sub(r"(^//|(^|\s)#).*", "", line).strip() for line in text.splitlines()]
+    nested, own = _split([line for line in lines if line], (*inside, path))
+    return [*nested, *own]
+
+
+def close_names(name, known):
+    """Returns up to three known names with these initials (lr), this part (patience) or a like spelling (bach_size)."""
+    likely = [other for other in known if "".join(word[:1] for word in other.split("_")) == name]
     if len(name) > 2:
         likely += difflib.get_close_matches(name, known)
-        likely += [flag for flag in known if name in flag or flag in name]
-    names = [f"--{flag}" for flag in dict.fromkeys(likely)][:3]
+        likely += [other for other in known if name in other or other in name]
+    return list(dict.fromkeys(likely))[:3]
+
+
+def did_you_mean(names):
+    """Returns the end of a message, a question with names. Without names it is a full stop."""
     return f": did you mean {' or '.join(names)}?" if names else "."
 
 

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -35,12 +36,25 @@ def flags_text(dataset, data_dir):
     """
     for name, flag in project_flags().items():
         for value in flag.value if isinstance(flag.value, (list, tuple)) else [flag.value]:
-            fits = not isinstance(value, str) or (value == value.rstrip() and len(value.splitlines()) <= 1)
+            fits = not isinstance(value, str) or (value == value.rstrip() and not re.search(r"\s#|[\r\n]", value))
+            fits = fits and (not isinstance(value, str) or len(value.splitlines()) <= 1)
             if not fits and name not in _LEFT_OUT:
-                raise Error(f"--{name}={value!r} has a line break or a space at its end, which flags.txt cannot hold.")
-    program = command().partition(" ")[2]
-    first = f"# python {program} --flagfile=<this file> --workdir=<another folder>"
-    return "\n".join([first, *_lines(dataset=dataset, data_dir=data_dir).values(), ""])
+                found = f"--{name}={value!r} has a line break, a space at its end, or a comment"
+                raise Error(f"{found}, which flags.txt cannot hold.")
+    lines = [line for name, line in _lines(dataset=dataset, data_dir=data_dir).items() if _has_effect(name)]
+    text = "\n".join([*lines, ""])
+    program, count = command().partition(" ")[2], text.count("\n")
+    return f"# python {program} --flagfile=<this file> --workdir=<another folder> ({count} lines follow)\n{text}"
+
+
+def set_without_effect(names):
+    """Marks flags that no number of this run depends on, so that flags.txt and HParams do not list them."""
+    for name in names:
+        flags.FLAGS[name].has_effect = False
+
+
+def _has_effect(name):
+    return name not in flags.FLAGS or getattr(flags.FLAGS[name], "has_effect", True)
 
 
 def _lines(**resolved):
@@ -63,8 +77,9 @@ def hparams():
     """Returns the program and the flags that the numbers depend on, a dict from names to (value, default)."""
     values = {"module": (command().partition(" ")[2].removeprefix("-m "), "mnist.train")}
     for name, flag in project_flags().items():
-        if not _may_change(flag) or flag.setting.group == "length":
-            values[name] = (flag.value, flag.default)
+        if _has_effect(name) and (not _may_change(flag) or flag.setting.group == "length"):
+            plain = flag.setting.plain if hasattr(flag, "setting") else lambda value: value
+            values[name] = (plain(flag.value), plain(flag.default))
     return values
 
 
@@ -81,8 +96,12 @@ def compared_flags(lines=None):
 def differences(old, new):
     """Returns what differs between two dicts of `compared_flags`, a list of texts as "--seed was 0, is 1".
 
-    The length of a run may change if the learning rate does not depend on it.
+    The length of a run may change if the learning rate does not depend on it. A setting that the run did not record,
+    as an older version without it, had its default.
     """
+    settings = {name: flag.setting for name, flag in project_flags().items() if hasattr(flag, "setting")}
+    defaults = {name: setting.serialize(setting.default).lower() for name, setting in settings.items()}
+    new = {name: value for name, value in new.items() if name in old or value.lower() != defaults.get(name)}
     because = dict.fromkeys(_LENGTH, " (the schedule depends on it)")
     may_change = _LENGTH if new.get("schedule", "constant") == "constant" else ()
     names = [name for name in {**new, **old} if name not in may_change and old.get(name) != new.get(name)]
@@ -90,14 +109,20 @@ def differences(old, new):
     return [f"--{name} was {was}, is {now}{because.get(name, '')}" for name, (was, now) in pairs.items()]
 
 
+def _holds_run(workdir):
+    return bool(glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "ckpt-*")))
+
+
 def refuse_other_flags(workdir):
     """Raises `mnist.Error` if the flags are not those that the run in `workdir` was started with.
 
     A command calls it before it loads the data, because other flags may need other data.
     """
-    if not glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "ckpt-*")):
+    if not _holds_run(workdir):
         return
-    _, lines = _read(workdir)
+    lines, dry_run = _read(workdir) or {}, project_flags().get("dry_run")
+    if dry_run is not None and dry_run.value and lines.get("dry_run") != "--dry_run=true":
+        raise Error(f"--dry_run: {workdir} holds a run already: name another folder, or leave out --workdir.")
     if lines and (different := differences(compared_flags(lines), compared_flags())):
         raise Error(
             f"{workdir} holds a run with other flags: {'; '.join(different[:3])}.\n"
@@ -106,43 +131,53 @@ def refuse_other_flags(workdir):
 
 
 def _read(workdir):
-    """Returns the first line of a run's flags.txt, and the others by flag. Both are empty without a file.
+    """Returns the lines of a run's flags.txt by flag, {} without a file, None if it is damaged.
 
-    Raises: `mnist.Error` if the file is damaged.
+    Raises: `mnist.Error` if another command wrote it.
     """
     path, known, lines = os.path.join(workdir, _NAME), project_flags(), {}
     if not os.path.isfile(path):
-        return "", {}
+        return {}
     try:
         with open(path, encoding="utf-8") as file:
             first, *rest = file.read().splitlines() or [""]
     except UnicodeDecodeError:
         first, rest = "", []
-    if not first.startswith("# ") or not all(line.startswith("-") for line in rest):
-        raise Error(f"{path} is damaged: give all flags of the run and --flagfile={os.devnull}, or another folder.")
+    count = re.search(r"\((\d+) lines follow\)$", first)  # an older version did not write it
+    is_cut = count and len(rest) < int(count[1])
+    if not first.startswith("# ") or not all(line.startswith("-") for line in rest) or is_cut:
+        return None
     for line in rest:
         name = line.lstrip("-").partition("=")[0]
         if name not in known and name.startswith("no") and name[2:] in known:
             name = name[2:]
-        lines[name] = f"{lines[name]}\n{line}" if name in lines else line  # a flag that is given several times
-    return first, lines
-
-
-def take_flags_of_run(workdir):
-    """Sets the flags that were not given to the values that the run in `workdir` was started with.
-
-    A --flagfile holds all flags of a run, so nothing is taken if one is given.
-
-    Raises: `mnist.Error` if the run was started by a command with other flags.
-    """
-    if not workdir or any(argument.lstrip("-").startswith("flagfile") for argument in sys.argv[1:]):
-        return
-    first, lines = _read(workdir)
-    known = project_flags()
-    if known["epochs"].present:  # gives the length of the run, which a former --max_steps would cut
-        lines.pop("max_steps", None)
-    for name in lines:
         if name not in known:
             started = first.lstrip("# ").partition(" --flagfile")[0]
             raise Error(f"{workdir} holds a run of another command, with --{name}: resume it with {started}.")
-    flags.FLAGS(["", *(line for name in lines if not known[name].present for line in lines[name].splitlines())])
+        lines[name] = f"{lines[name]}\n{line}" if name in lines else line  # a flag that is given several times
+    return lines
+
+
+def lines_of_run(workdir):
+    """Returns the lines of flags.txt by flag for the flags that were not given, so that a resume takes them.
+
+    A --flagfile holds all flags of a run, so nothing is taken if one is given.
+
+    Raises: `mnist.Error` if the file is damaged, if a run has lost it, or if the run is of a command with other flags.
+    """
+    if not workdir or any(argument.lstrip("-").startswith("flagfile") for argument in sys.argv[1:]):
+        return {}
+    lines, known = _read(workdir), project_flags()
+    if lines is None or (not lines and _holds_run(workdir)):
+        what = f"{os.path.join(workdir, _NAME)} is {'missing' if lines == {} else 'damaged'}"
+        raise Error(f"{what}: give all flags of the run and --flagfile={os.devnull}, or another folder.")
+    if known["epochs"].present:  # gives the length of the run, which a former --max_steps would cut
+        lines.pop("max_steps", None)
+    return {name: line for name, line in lines.items() if not known[name].present}
+
+
+def take_flags(lines):
+    """Sets flags to the values in lines that `lines_of_run` returned. They do not count as typed."""
+    flags.FLAGS(["", *(line for lines_of_flag in lines.values() for line in lines_of_flag.splitlines())])
+    for name in lines:
+        flags.FLAGS[name].present = 0

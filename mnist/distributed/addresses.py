@@ -33,6 +33,12 @@ def read_cluster():
     return _read_slurm(int(tasks)) if tasks.isdecimal() and int(tasks) > 1 else ()
 
 
+def is_chief():
+    """Returns whether this process is worker 0 of its run, before it is connected. Raises: as `read_cluster`."""
+    described = read_cluster()
+    return not described or described[1:] == (min(described[0]), 0)
+
+
 def _read_slurm(tasks):
     try:
         # Slurm assigns the GPUs itself, and without a number of GPUs the resolver would count ports in steps of 0.

@@ -32,12 +32,15 @@ def _bounds(batch_size, slices):
 def start(devices=1, slices=1, timeout=60):
     """Connects the processes that the environment describes, of `devices` each, which must start in `timeout` seconds.
 
+    `slices` may be None in a process that gets it from the chief, which checks it.
+
     Returns: a `Replicas`.
     Raises: `mnist.Error` as `check_slices`, `read_cluster` and `Cluster`, and if TensorFlow has computed already.
     """
     described = read_cluster()
     workers = sum(map(len, described[0].values())) if described else 1
-    check_slices(slices, workers, devices)
+    if slices is not None:
+        check_slices(slices, workers, devices)
     if devices > 1 and not tf.config.list_physical_devices("GPU"):
         cores = [tf.config.LogicalDeviceConfiguration()] * devices
         try:

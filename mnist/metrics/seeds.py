@@ -6,7 +6,6 @@ import os
 import statistics
 
 from mnist import Error
-from mnist.metrics.predictions import is_lower_better
 
 import numpy as np
 
@@ -97,9 +96,12 @@ def summarize(settings, metric):
     return rows
 
 
-def format_summary(rows, metric):
-    """Returns the rows of `summarize` as text: the best mean first and starred, settings without a value last."""
-    sign = -1 if is_lower_better(metric) else 1
+def format_summary(rows, metric, lowest):
+    """Returns the rows of `summarize` as text: the best mean first and starred, settings without a value last.
+
+    `lowest` is whether the lowest mean is the best.
+    """
+    sign = -1 if lowest else 1
     rows = [tuple(row.values()) for row in rows]
     best, *_ = rows = sorted(rows, key=lambda row: -math.inf if row[2] is None else sign * row[2], reverse=True)
     width = max(len(name) for name, *_ in rows) + 2

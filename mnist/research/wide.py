@@ -8,9 +8,9 @@ CNN.
 
 from mnist import train
 from mnist.research.record import CentredCNN, Recipe
+from mnist.settings import Setting
 
 import keras
-from absl import flags
 
 
 @keras.saving.register_keras_serializable(package="mnist")
@@ -26,5 +26,5 @@ class WideCNN(CentredCNN):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("width", 2, "Factor for the channels of each layer.", 1, 8)
-    train.launch(Recipe, model=lambda: WideCNN(width=flags.FLAGS.width))
+    width = Setting(2, "Factor for the channels of each layer.", low=1, high=8)
+    train.launch(Recipe, model=lambda width=width: WideCNN(width=width))

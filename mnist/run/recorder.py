@@ -8,7 +8,7 @@ from mnist import Error, files
 from mnist.cli import Progress
 from mnist.model import describe_model, probe, rebuild, summarize_model
 from mnist.run.profiler import Profiler
-from mnist.settings import settings_of
+from mnist.settings import settings_of, values_of
 from mnist.summaries import Summaries, hparams_of
 
 import numpy as np
@@ -62,8 +62,9 @@ class Recorder:
             rebuild(describe_model(model), [v.numpy() for v in model.variables], probe(model), f"the {name}")
         except Error as error:
             self.say(f"{error} It trains and resumes; other commands cannot evaluate or export it.")
+        values, last_step = values_of(step), self._plan.last_step
         for name, setting in settings_of(type(step)).items():
-            value, last_step = getattr(step, name), self._plan.last_step
+            value = values[name]
             if setting.is_step and value is not None and value > last_step:
                 self.say(f"--{name}={value}: the run ends before, at step {last_step:,}.")
         self.say(f"workdir: {self._workdir}" + (f", resuming from step {start_step:,}" if start_step else ""))

@@ -8,7 +8,7 @@ from mnist.data import as_tensors, check_order, epoch_batches
 from mnist.run import provenance
 from mnist.run.evaluator import Evaluator
 from mnist.run.state import RunState
-from mnist.step import compile_loop
+from mnist.step import check_settings_are_used, compile_loop
 
 import keras
 import numpy as np
@@ -53,6 +53,7 @@ class Trainer:
         spec = self._make_batches(order).element_spec
         variables = self.checkpointer.variables
         make_loop, graph, digest = compile_loop(self.step, self.context, spec, variables, open_writer)
+        check_settings_are_used(self.step)
         self.checkpointer.check_traced(self.state, digest)
         return make_loop, graph
 

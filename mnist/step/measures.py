@@ -2,7 +2,7 @@
 
 from mnist import Error, checkpoint
 from mnist.model import copy_model, import_objects, module_of
-from mnist.settings import settings_of
+from mnist.settings import values_of
 from mnist.step.train_step import TrainStep
 
 import keras
@@ -30,8 +30,7 @@ def describe_measuring(step):
     cls = type(step)
     if cls.extra_metrics is TrainStep.extra_metrics:
         return None
-    settings = {name: getattr(step, name) for name in settings_of(cls)}
-    return {"module": module_of(cls), "name": cls.__name__, "seed": step.seed, "settings": settings}
+    return {"module": module_of(cls), "name": cls.__name__, "seed": step.seed, "settings": values_of(step)}
 
 
 def own_metrics(description, model, tensors, images, labels, logits):

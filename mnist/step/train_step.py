@@ -5,7 +5,7 @@ import zlib
 from mnist import Error, checkpoint
 from mnist.data import epoch_order
 from mnist.model import call_to_train, checks, count_outputs, scale_images
-from mnist.settings import Setting, take
+from mnist.settings import Setting, check_own_settings, take
 from mnist.step.averaged_model import AveragedModel
 from mnist.step.context import Context
 
@@ -64,6 +64,7 @@ class TrainStep(tf.Module):
         for name in _RESERVED:
             if getattr(cls, name, None) is not getattr(TrainStep, name, None):
                 raise _reserved(cls, name)
+        check_own_settings(cls, TrainStep)
 
     def __setattr__(self, name, value):
         if name in _RESERVED and name in vars(self) and not (name == "_context" and isinstance(value, Context)):

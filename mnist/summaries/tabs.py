@@ -8,7 +8,7 @@ import tempfile
 
 from mnist.metrics import is_lower_better
 from mnist.model import features_of
-from mnist.settings import settings_of
+from mnist.settings import settings_of, values_of
 
 import numpy as np
 import tensorflow as tf
@@ -30,9 +30,10 @@ def hparams_of(step, plan):
     rate = float(str(np.float32(rate))) if isinstance(rate, float) else (rate or {}).get("class_name")
     values["learning_rate"] = (rate, 1e-3)
     for part in (plan, step):
+        now = values_of(part)
         for name, setting in settings_of(type(part)).items():
             if not setting.may_change or setting.group == "length":
-                values[name] = (getattr(part, name), setting.default)
+                values[name] = (now[name], setting.plain(setting.default))
     return values
 
 

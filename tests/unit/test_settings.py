@@ -4,8 +4,9 @@ import os
 
 from mnist import Error
 from mnist.checkpoint import attributes
+from mnist.cli.setting_flags import defined_flags, read_flags
 from mnist.model import CNN
-from mnist.settings import Setting, defined_flags, local_path, read_flags, settings_of, take
+from mnist.settings import Setting, local_path, settings_of, take
 from mnist.step import TrainStep
 
 import keras
@@ -138,8 +139,10 @@ def test_an_upper_bound_needs_no_lower_bound(bounds, expected):
 
 
 def test_a_default_out_of_range_is_a_mistake_of_the_class():
-    with pytest.raises(ValueError, match="the default is 2, expected an integer from 0 to 1"):
-        Setting(2, "Too much.", low=0, high=1)
+    with pytest.raises(Error, match=r"Wrong\.rounds has a default .*: rounds is 2, expected an integer from 0 to 1"):
+
+        class Wrong(TrainStep):
+            rounds = Setting(2, "Too much.", low=0, high=1)
 
 
 def test_settings_are_flags_while_entered_and_round_trip_through_their_text():
@@ -157,7 +160,7 @@ def test_settings_are_flags_while_entered_and_round_trip_through_their_text():
             for bad in ["rho=-1", "rounds=10", "mode=x", "sizes=0.1,x", "sizes=-1", "sizes=nan", "limit=x"]:
                 with pytest.raises(flags.IllegalFlagValueError, match="expected"):
                     parse(Radius, f"--{bad}")
-            with pytest.raises(Error, match="'slices' of speed has the name of another flag"), defined_flags(Radius):
+            with pytest.raises(Error, match=r"TrainStep\.slices has the name of another flag"), defined_flags(Radius):
                 pass
             assert "rho" in flags.FLAGS
     finally:

@@ -1,0 +1,349 @@
+"""Settings, flags and flag files of a person are respected, or refused by name."""
+
+import enum
+import json
+import pathlib
+import subprocess
+import sys
+
+from mnist import Error, checkpoint, sweep
+from mnist.settings import Setting
+from mnist.step import TrainStep
+
+import numpy as np
+import pytest
+from conftest import SMALL, run_here
+
+HEAD = f"""
+import enum, pathlib, keras
+from mnist import train
+from mnist.settings import Setting
+from mnist.step import TrainStep
+{SMALL}
+class Mode(enum.Enum):
+    FAST, SLOW = 1, 2
+
+def read(step):
+    return step.strength
+
+class Mine(TrainStep):
+    strength = Setting(0.1, "Strength.", low=0)
+    mode = Setting(Mode.FAST, "Mode.")
+    place = Setting(pathlib.Path("here"), "Place.")
+
+    def extra_metrics(self, images, labels, logits):
+        assert isinstance(self.mode, Mode) and isinstance(self.place, pathlib.Path)
+        return {{"f1": read(self)}}
+
+def make_model(drop_path=Setting(0.1, "Rate of dropout.", low=0, below=1)):
+    inner = [*small().layers[:-1], keras.layers.Dropout(drop_path), keras.layers.Dense(10)]
+    return keras.Sequential([keras.Input([28, 28, 1]), *inner])
+"""
+QUICK = ("--dataset=digits", "--max_steps=2", "--norms_every=0")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a script of a step and a model with settings, and a run of it, `run`."""
+    folder = tmp_path_factory.mktemp("flags")
+    (folder / "mine.py").write_text(f"{HEAD}\nif __name__ == '__main__':\n    train.launch(Mine, model=make_model)\n")
+    done = run_here("mine.py", *QUICK, "--drop_path=0.5", "--mode=SLOW", "--workdir=run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def refused(done):
+    """Returns the message of a command that refuses in one or two lines."""
+    assert done.returncode not in (0, None), done.stdout
+    assert done.stderr.startswith("error: "), done.stderr
+    assert len(done.stderr.splitlines()) <= 2, done.stderr
+    return done.stderr
+
+
+def test_a_setting_of_the_model_is_a_flag_whose_value_arrives(folder):
+    lines = (folder / "run/flags.txt").read_text().splitlines()
+    assert {"--drop_path=0.5", "--mode=SLOW", "--place=here"} <= set(lines)
+    metadata = checkpoint.load_newest(str(folder / "run/checkpoints"))[1]
+    assert metadata["model"]["config"]["layers"][3]["config"]["rate"] == 0.5
+    assert metadata["fingerprint"]["flags"]["drop_path"] == "0.5"
+    assert metadata["fingerprint"]["mode"] == metadata["measures"]["settings"]["mode"] == "SLOW"
+    done = run_here("mine.py", "--workdir=run", "--drop_path=0.2", cwd=folder)
+    assert "--drop_path was 0.5, is 0.2" in refused(done)
+    assert (
+        "\nmake_model:\n  --drop_path=0.1\n      Rate of dropout." in run_here("mine.py", "--help", cwd=folder).stdout
+    )
+    done = run_here("mnist.evaluate", "--workdir=run", "--json", cwd=folder)
+    assert json.loads(done.stdout)["own_metrics"] == {"f1": 0.1}
+
+
+LAUNCH = "\ntrain.launch({})\n"
+OF_CNN = """
+from mnist.model import CNN
+class Thin(CNN):
+    def __init__(self, *, rate=Setting(0.1, "Rate."), **kwargs):
+        self.dropout = keras.layers.Dropout(rate)
+        super().__init__(**kwargs)
+    def call(self, images, training=False):
+        return self.logits(self.dropout(self.features(images), training=training))
+class Thinner(Thin):
+    def build(self, input_shape=None):
+        assert self.dropout.rate == 0.3
+        super().build(input_shape)
+train.launch(model=Thinner)
+"""
+UNREAD = "\nclass Deaf(TrainStep):\n    drop_path = Setting(0.1, 'Rate.')\n"
+LATE = """
+class Late(TrainStep):
+    sharpness = Setting(0.1, "Sharpness.")
+    unit = Setting(1, "Unit.")
+    def epoch_order(self, examples, epoch):
+        if epoch > 99:
+            print([getattr(self, name) for name in ["unit"]])
+            (lambda: self.sharpness)()
+        return super().epoch_order(examples, epoch)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (OF_CNN, ["--rate=0.3"], None),
+        (UNREAD + LAUNCH.format("Deaf, model=small"), [], "nobody reads the setting 'drop_path' of Deaf"),
+        (UNREAD + "\n    def decay(self):\n        return 1\n" + LAUNCH.format("Deaf, model=small"), [], "'drop_path'"),
+        (LATE + LAUNCH.format("Late, model=small"), [], None),
+        (LAUNCH.format("model=small, optimizer=lambda rate: keras.optimizers.SGD(0.2)"), [], None),
+        (
+            LAUNCH.format("model=small, optimizer=lambda rate: keras.optimizers.SGD(0.2)"),
+            ["--schedule=cosine"],
+            "--schedule has no effect, because the function of optimizer= ignores the learning rate",
+        ),
+        (
+            LAUNCH.format("model=small, optimizer=lambda rate: keras.optimizers.SGD(0.2)"),
+            ["--flagfile=sweep.flags"],
+            "--learning_rate has no effect",
+        ),
+        (LAUNCH.format("model=small, optimizer=lambda r: keras.optimizers.SGD(2 * r)"), ["--learning_rate=0.1"], None),
+        (
+            "\nclass Own(TrainStep):\n    workdir = Setting('', 'x')\n" + LAUNCH.format("Own"),
+            [],
+            "Own.workdir has the name",
+        ),
+        ("\nsmall.f = lambda x=Setting(1, ''): 0" + LAUNCH.format("model=small.f"), [], "model.x has no help"),
+        (
+            "\nclass M(keras.Model):\n    rate = Setting(1, 'R.')\n" + LAUNCH.format("model=M"),
+            [],
+            "M.rate has no effect",
+        ),
+    ],
+)
+def test_a_declaration_takes_effect_or_is_refused(tmp_path, script, arguments, message):
+    (tmp_path / "idea.py").write_text(HEAD + script)
+    (tmp_path / "sweep.flags").write_text("--learning_rate=0.5\n")
+    done = run_here("idea.py", *QUICK, *arguments, "--workdir=run", cwd=tmp_path)
+    if message:
+        assert message in refused(done)
+        assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*/ckpt*"))
+        return
+    assert done.returncode == 0, done.stderr
+    ignored = "SGD(0.2)" in script
+    assert ("ignores the learning rate" in done.stdout) == ignored
+    assert ("--learning_rate" in (tmp_path / "run/flags.txt").read_text()) != ignored
+    assert run_here("idea.py", "--workdir=run", "--max_steps=3", cwd=tmp_path).returncode == 0
+
+
+class Colour(enum.Enum):
+    RED, GREEN = "r", "g"
+
+
+@pytest.mark.parametrize(
+    ("declare", "text", "value"),
+    [
+        (lambda: Setting(Colour.RED, "x"), "GREEN", Colour.GREEN),
+        (lambda: Setting([Colour.RED], "x"), "GREEN,RED", (Colour.GREEN, Colour.RED)),
+        (lambda: Setting(pathlib.Path("a"), "x"), "b/c", pathlib.Path("b/c")),
+        (lambda: Setting(np.float32(0.5), "x", low=0), "0.25", 0.25),
+        (lambda: Setting([np.int64(3)], "x"), "4,5", (4, 5)),
+        (lambda: Setting([], "x", kind=[float]), "1,2", (1.0, 2.0)),
+        (lambda: Setting(0.5, "x", high=1), "-3", -3.0),
+    ],
+)
+def test_a_setting_of_any_supported_type_is_read_from_its_text(declare, text, value):
+    setting = declare()
+    type("Own", (TrainStep,), {"own": setting})
+    assert setting.parse(text) == value
+    assert type(setting.parse(text)) is type(value)
+    assert setting.parse(setting.serialize(value)) == value
+    assert type(setting.default) is type(value)
+    json.dumps(setting.plain(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("own", lambda: Setting("3", "x", low=1), "has bounds, which only numbers have"),
+        ("own", lambda: Setting(None, "x"), "shows no type: give kind="),
+        ("own", lambda: Setting([], "x"), "shows no type"),
+        ("own", lambda: Setting([True, False], "x"), "list of bool"),
+        ("own", lambda: Setting({"a": 1}, "x"), "is of the kind dict"),
+        ("own", lambda: Setting(1j, "x"), "is of the kind complex"),
+        ("own", lambda: Setting(3, "x", high=2), "own is 3, expected an integer of at most 2"),
+        ("own", lambda: Setting(None, "x", kind=float, low=2, high=1), "allows no value"),
+        ("own", lambda: Setting(1, "x", low="0"), "a bound that is not a number"),
+        ("own", lambda: Setting("c", "x", kind=("a", "b")), "own is 'c', expected one of a, b"),
+        ("own", lambda: Setting(1, "x", kind=(1, 2)), "is of the kind"),
+        ("own", lambda: Setting(1.0), "has no help"),
+        *((name, lambda: Setting(1, "x"), "would hide") for name in ("steps", "epochs", "test_accuracy", "git_clean")),
+        *((name, lambda: Setting(1, "x"), "would hide") for name in ("compute_loss", "variables", "random_seed")),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_where_its_class_is_defined(name, setting, message):
+    with pytest.raises(Error, match=message) as caught:
+        type("Own", (TrainStep,), {name: setting()})
+    assert str(caught.value).startswith(f"Own.{name} ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["--seed=1", "--flagfile=F"], 1),
+        (["--flagfile=F", "--seed=1"], 1),
+        (["--flagfile", "outer"], 5),
+        (["--flagfile=outer", "--seed", "6"], 6),
+        (["--seed=7", "--seed=7"], 7),
+        (["--flagfile=F"], 2),
+    ],
+)
+def test_a_typed_flag_wins_over_a_file_and_a_file_over_those_that_it_names(tmp_path, arguments, value):
+    (tmp_path / "F").write_text("# first\n--seed=2   # the seed\n--keep_best=\n--workdir=x#y\n  # last\n")
+    (tmp_path / "outer").write_text("--seed=5\n--flagfile=F\n")
+    script = "from mnist.cli import run\nfrom mnist.settings import Setting\nclass Own:\n"
+    script += "    seed = Setting(0, 'x')\n    keep_best = Setting(None, 'x', kind=str)\n"
+    script += "    workdir = Setting('', 'x')\nrun(lambda o: print(o.seed, o.workdir), Own)"
+    (tmp_path / "show.py").write_text(script)
+    done = run_here("show.py", *arguments, cwd=tmp_path)
+    assert done.stdout.split() == [str(value), *["x#y"] * any("flagfile" in argument for argument in arguments)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir=a", "--workdir=b"], "--workdir=b: the flag is given twice, also as a."),
+        (["--epochs=1", "--noresume", "--epochs=2"], "--epochs=2: the flag is given twice, also as 1."),
+        (["--workdir="], "--workdir=: expected a path."),
+        (["--data_dir="], "--data_dir=: expected a path."),
+        (["--flagfile="], "--flagfile is empty"),
+        (["--flagfile=gone.flags"], "cannot read --flagfile=gone.flags: No such file or directory."),
+        (["--flagfile=loop.flags"], "--flagfile=loop.flags reads itself."),
+    ],
+)
+def test_a_flag_that_cannot_be_respected_is_refused(tmp_path, arguments, message):
+    (tmp_path / "loop.flags").write_text("--flagfile=loop.flags\n")
+    assert message in refused(run_here("mnist.train", *arguments, cwd=tmp_path))
+
+
+def test_the_same_flags_count_in_a_sweep(tmp_path):
+    (tmp_path / "F").write_text("--max_steps=9\n--seed=4\n--dataset=digits\n")
+    arguments = ["--max_steps=3", f"--flagfile={tmp_path / 'F'}"]
+    (run,) = sweep.make_runs(str(tmp_path / "W"), {}, 1, ["-m", "mnist.train"], arguments)
+    sweep._write_flags(run)
+    done = run_here("mnist.train", f"--flagfile={run.workdir}/sweep.flags", f"--workdir={run.workdir}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(pathlib.Path(run.workdir, "results.json").read_text())
+    assert (results["steps"], results["seed"]) == (3, 0)
+    assert "W is the folder of a sweep" in refused(run_here("mnist.train", f"--workdir={tmp_path / 'W'}"))
+    with pytest.raises(Error, match="is the folder of a run"):
+        sweep.sweep(run.workdir, arguments=["--dataset=digits"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda path: path.unlink(), "flags.txt is missing: give all flags of the run"),
+        (lambda path: path.write_text("".join(path.read_text().splitlines(True)[:3])), "flags.txt is damaged: "),
+        (lambda path: path.write_text(""), "flags.txt is damaged: "),
+    ],
+)
+def test_a_run_without_its_flags_is_not_resumed_with_defaults(folder, edit, message):
+    path = folder / "run/flags.txt"
+    text = path.read_text()
+    try:
+        edit(path)
+        assert message in refused(run_here("mine.py", "--workdir=run", cwd=folder))
+        whole = [line for line in text.splitlines() if line.startswith("--")]
+        (folder / "all.flags").write_text("\n".join(whole))
+        done = run_here("mine.py", "--workdir=run", "--flagfile=all.flags", cwd=folder)  # as the message asks
+        assert done.returncode == 0, done.stderr
+    finally:
+        path.write_text(text)
+
+
+def test_a_dry_run_in_the_folder_of_a_run_is_refused(folder):
+    done = run_here("mine.py", "--workdir=run", "--dry_run", cwd=folder)
+    assert "--dry_run: run holds a run already: name another folder" in refused(done)
+
+
+def test_a_damaged_checkpoint_is_reported_in_plain_lines(folder):
+    for step in ("3", "4"):
+        done = run_here("mine.py", "--workdir=run", f"--max_steps={step}", cwd=folder)
+        assert done.returncode == 0, done.stderr
+    (folder / "run/checkpoints/ckpt-4.index").write_bytes(b"damaged")
+    done = run_here("mine.py", "--workdir=run", "--max_steps=5", cwd=folder)
+    first, second = done.stderr.splitlines()
+    assert first.startswith("warning: ")
+    assert second == f"warning: Resuming from {folder / 'run/checkpoints/ckpt-3'} instead."
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "nonsense"}, "--metric=nonsense: results.json has test_"),
+        (
+            {"metric": "test_f1"},
+            "--metric=test_f1: is a low or a high test_f1 better\\? Give --metric=min:test_f1 or max:",
+        ),
+        ({"module": "mnist.research.sma"}, "there is no such module: did you mean .*mnist.research.sam"),
+        ({"module": "mnist.research.smooth"}, "did you mean mnist.research.label_smoothing\\?"),
+    ],
+)
+def test_a_sweep_refuses_before_it_trains(tmp_path, options, message):
+    with pytest.raises(Error, match=message):
+        sweep.sweep(str(tmp_path / "sweep"), **options)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_the_order_of_a_metric_is_as_typed():
+    assert [sweep.parse_metric(text) for text in ("test_loss", "max:test_f1", "min:test_accuracy")] == [
+        ("test_loss", True),
+        ("test_f1", False),
+        ("test_accuracy", True),
+    ]
+
+
+def test_an_unknown_command_is_suggested():
+    for name in ("smooth", "mnist.research.label_smoothing"):
+        done = run_here("mnist", name)
+        assert "did you mean python -m mnist.research.label_smoothing?" in refused(done)
+
+
+@pytest.mark.parametrize("code", ["import mnist, slow", "import mnist, slow.deep"])
+def test_ctrl_c_during_the_imports_prints_one_line(tmp_path, code):
+    (tmp_path / "slow").mkdir()
+    for path in ("slow/__init__.py", "slow/deep.py")[code.endswith("deep") :]:
+        (tmp_path / path).write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_ctrl_c_in_a_script_of_a_user_keeps_its_traceback():
+    code = "import mnist, signal\nsignal.raise_signal(signal.SIGINT)"
+    assert "Traceback" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+
+
+def test_a_worker_that_is_not_the_chief_takes_the_flags_of_the_chief(folder):
+    config = {"cluster": {"worker": ["localhost:1", "localhost:2"]}, "task": {"type": "worker", "index": 1}}
+    (folder / "other").mkdir(exist_ok=True)
+    (folder / "other/flags.txt").write_text("damaged")  # the worker has not to read it
+    done = run_here(
+        "mine.py", "--workdir=other", "--devices=8", "--slices=4", cwd=folder, env={"TF_CONFIG": json.dumps(config)}
+    )
+    assert "damaged" not in done.stderr
