@@ -163,6 +163,67 @@ def take_weights(model, workdir):
         variable.assign(value)
 
 
+def take_state(step, workdir):
+    """Assigns the state of a run to a step that has its weights and an optimizer of `count_on`, to continue it.
+
+    Assigns the weights as they were trained, not as they were evaluated, the slots of the weights that both train, and
+    the step's own variables. The number of updates and the learning rate stay.
+
+    Raises: `mnist.Error` if the optimizers are different.
+    """
+    tensors, metadata = _read(local_path(workdir), "newest")
+    there, optimizer = metadata["fingerprint"]["optimizer"], step.optimizer
+    if there["class"] != type(optimizer).__name__:
+        found = f"{workdir} was trained by {there['class']}, this run has {type(optimizer).__name__}"
+        raise Error(f"--init_optimizer: {found}: take the same --optimizer, or leave out the flag.")
+    model = load(workdir).model
+    for layer, description in zip(
+        model._flatten_layers(include_self=False), metadata["fingerprint"]["model"].get("layers", []), strict=True
+    ):
+        layer.trainable = description.get("config", description).get("trainable", True)
+    is_constant = isinstance(there["config"]["learning_rate"], float)
+    rate = 0.1 if is_constant else keras.optimizers.schedules.CosineDecay(0.1, 1)
+    old, new = _places(optimizer, model, rate), _places(optimizer, step.model)
+    count = sum(name.startswith("optimizer/") for name in tensors)
+    if count not in (len(old), len(old) - 1):  # without `updates_before`, which is the last
+        raise Error(f"--init_optimizer: the optimizer of {workdir} has other settings, as momentum or an average.")
+    before = tensors.get(f"optimizer/{old['updates_before', None]}", 0)
+    for key, place in new.items():
+        if key in old and key[0] not in ("iteration", "learning_rate", "updates_before"):
+            optimizer.variables[place].assign(tensors[f"optimizer/{old[key]}"])
+    optimizer.variables[new["updates_before", None]].assign(tensors["optimizer/0"] + before)
+    weights = {id(variable.value) for variable in step.model.weights}  # without the seeds of layers
+    for name, variable in checkpoint.variables_of(step).items():
+        is_own = not name.startswith(("model/", "optimizer/"))
+        if is_own and getattr(tensors.get(name), "shape", None) != tuple(variable.shape):
+            logging.warning("--init_optimizer: %s of the step starts fresh, because it does not fit %s.", name, workdir)
+        elif is_own or id(variable) in weights:
+            variable.assign(tensors[name])
+
+
+def _places(optimizer, model, rate=None):
+    """Returns the place of each variable that an optimizer would have for a model, a dict.
+
+    The keys are pairs: the name of a slot, and the number of the weight it belongs to or None.
+    """
+    config = optimizer.get_config()
+    copy = type(optimizer).from_config(config if rate is None else config | {"learning_rate": rate})
+    numbers, found, add = (
+        {id(weight): i for i, weight in enumerate(model.weights)},
+        {},
+        copy.add_variable_from_reference,
+    )
+
+    def record(reference, name=None, **options):
+        variable = add(reference, name, **options)
+        found[id(variable)] = name, numbers[id(reference)]
+        return variable
+
+    copy.add_variable_from_reference = record
+    copy.build(model.trainable_variables)
+    return {found.get(id(variable), (variable.name, None)): i for i, variable in enumerate(copy.variables)}
+
+
 def _read(workdir, which):
     """Returns the tensors and the metadata of a checkpoint, both as dicts."""
     directory = os.path.join(workdir, "checkpoints")

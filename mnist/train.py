@@ -16,7 +16,7 @@ from mnist.data import NUM_CLASSES
 from mnist.distributed import is_chief, start
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.machine import num_threads
-from mnist.model import CNN, Optimizer, Rate, being_imported, make_learning_rate, make_optimizer
+from mnist.model import CNN, Optimizer, Rate, being_imported, count_on, make_learning_rate, make_optimizer
 from mnist.run import Plan
 from mnist.settings import Setting, check_own_settings, local_path, settings_of
 from mnist.step import TrainStep
@@ -42,6 +42,12 @@ class Launch:
         None,
         "Folder of a run to fine-tune. The new run starts with the weights of its newest checkpoint, as evaluated.",
         kind=local_path,
+    )
+    init_optimizer = _data(
+        False,
+        "With --init_from, continue that run at another rate, batch size or with frozen layers. Also takes its weights "
+        "as trained, its averages, and its optimizer's state for the weights that both train. The schedule starts "
+        "from 0, but Adam's correction of bias counts on.",
     )
     dry_run = _output(False, "Ten steps of everything: train, evaluate, save and plot.", may_change=True)
     dataset = _data(
@@ -165,11 +171,17 @@ def _main(classes, step_class, make_model, of_model, make_own_optimizer):
     optimizer = make_own_optimizer(rate) if make_own_optimizer else make_optimizer(options, rate)
     if make_own_optimizer and _ignores_rate(make_own_optimizer, optimizer, rate):
         _report_ignored_rate(lines)
+    if options.init_optimizer:
+        if not options.init_from:
+            raise Error("--init_optimizer needs the run whose state it takes: give --init_from, too.")
+        count_on(optimizer)
     is_new = is_chief() and not checkpoint.steps(os.path.join(workdir, "checkpoints"))
     if options.init_from and is_new:
         finished.take_weights(model, options.init_from)
     settings = {name: getattr(options, name) for name in settings_of(step_class)}
     step = step_class(model, optimizer, seed=options.seed, **settings)
+    if options.init_optimizer and is_new:
+        finished.take_state(step, options.init_from)
     known_name = dataset.name if dataset.name in data.NAMES else "auto"
     with Interrupt() as interrupt:
         try:

@@ -12,7 +12,7 @@ from mnist.model.inference import (
     scale_images,
     summarize_model,
 )
-from mnist.model.optimizers import Optimizer, Rate, make_learning_rate, make_optimizer
+from mnist.model.optimizers import Optimizer, Rate, count_on, make_learning_rate, make_optimizer
 from mnist.model.serialize import (
     being_imported,
     copy_model,
@@ -35,6 +35,7 @@ __all__ = [
     "check_answers",
     "check_model_and_optimizer",
     "copy_model",
+    "count_on",
     "count_outputs",
     "describe",
     "describe_model",

@@ -83,3 +83,25 @@ def make_optimizer(options, learning_rate):
         if name not in inspect.signature(cls).parameters and name.startswith("beta"):
             raise Error(f"--optimizer={options.optimizer} has no {name}: leave out --{name}.")
     return cls(learning_rate, **values)
+
+
+def count_on(optimizer):
+    """Makes an optimizer that is not built count the updates of an earlier run, too, for Adam's correction of bias.
+
+    Its schedule still begins at 0. The number of these updates is its variable `updates_before`.
+    """
+    cls = type(optimizer)
+
+    class Continued(cls):
+        def build(self, variables):
+            is_new = not self.built
+            super().build(variables)
+            if is_new:
+                self._updates_before = self.add_variable((), dtype=self._iterations.dtype, name="updates_before")
+
+        @property
+        def iterations(self):
+            return super().iterations + self._updates_before
+
+    Continued.__name__, Continued.__qualname__, Continued.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    optimizer.__class__ = Continued

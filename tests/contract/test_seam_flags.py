@@ -2,14 +2,17 @@
 
 import enum
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
 from mnist import Error, checkpoint, sweep
+from mnist.model import count_on
 from mnist.settings import Setting
 from mnist.step import TrainStep
 
+import keras
 import numpy as np
 import pytest
 from conftest import SMALL, run_here
@@ -234,6 +237,7 @@ def test_a_typed_flag_wins_over_a_file_and_a_file_over_those_that_it_names(tmp_p
         (["--flagfile="], "--flagfile is empty"),
         (["--flagfile=gone.flags"], "cannot read --flagfile=gone.flags: No such file or directory."),
         (["--flagfile=loop.flags"], "--flagfile=loop.flags reads itself."),
+        (["--init_optimizer", "--dataset=digits"], "--init_optimizer needs the run"),
     ],
 )
 def test_a_flag_that_cannot_be_respected_is_refused(tmp_path, arguments, message):
@@ -347,3 +351,67 @@ def test_a_worker_that_is_not_the_chief_takes_the_flags_of_the_chief(folder):
         "mine.py", "--workdir=other", "--devices=8", "--slices=4", cwd=folder, env={"TF_CONFIG": json.dumps(config)}
     )
     assert "damaged" not in done.stderr
+
+
+def state_of(workdir):
+    return checkpoint.load_newest(os.path.join(workdir, "checkpoints"))[0]
+
+
+FROZEN = (
+    HEAD
+    + """
+def make_frozen():
+    model = small()
+    model.layers[0].trainable = False
+    return model
+train.launch(model=MODEL, optimizer=OPTIMIZER)
+"""
+)
+
+
+def test_a_run_continues_with_the_state_of_the_optimizer(tmp_path):
+    own = "lambda rate: keras.optimizers.Adam(rate, use_ema=True)"
+    (tmp_path / "whole.py").write_text(FROZEN.replace("MODEL", "small").replace("OPTIMIZER", own))
+    (tmp_path / "frozen.py").write_text(FROZEN.replace("MODEL", "make_frozen").replace("OPTIMIZER", own))
+    (tmp_path / "other.py").write_text(FROZEN.replace("MODEL", "small").replace("OPTIMIZER", "keras.optimizers.SGD"))
+    common = ("--dataset=digits", "--epochs=1", "--norms_every=0")
+    go = ("--init_from=first", "--init_optimizer")
+
+    def run(script, workdir, *flags):
+        return run_here(script, *common, f"--workdir={workdir}", *flags, cwd=tmp_path)
+
+    for done in (
+        run("whole.py", "first"),
+        run("whole.py", "second", *go, "--learning_rate=0.01", "--max_steps=3"),
+        run("frozen.py", "third", *go, "--max_steps=3"),
+        run("frozen.py", "third", "--max_steps=5"),
+        run("frozen.py", "straight_third", *go, "--max_steps=5"),
+    ):
+        assert done.returncode == 0, done.stderr
+    first, second, third = (state_of(tmp_path / name) for name in ("first", "second", "third"))
+    before = [name for name in second if name.startswith("optimizer/") and second[name].shape == ()]
+    assert sorted(second[name].tolist() for name in before)[1:] == [3, 24]  # the rate, new updates, those before
+    assert all((second[f"model/{i}"] != first[f"model/{i}"]).any() for i in range(4))
+    assert (third["model/0"] == first["model/0"]).all()
+    straight = state_of(tmp_path / "straight_third")
+    assert all(third[name].tobytes() == straight[name].tobytes() for name in third if name != "metadata")
+    assert "was trained by Adam, this run has SGD" in refused(run("other.py", "fourth", *go))
+
+
+def test_a_continued_adam_makes_the_updates_of_one_that_never_stopped():
+    variables = [keras.Variable([1.0, 2.0]) for _ in range(2)]
+    whole, parts = keras.optimizers.Adam(0.1), [keras.optimizers.Adam(0.1) for _ in range(2)]
+    count_on(parts[1])
+    whole.build(variables[:1])
+    for part in parts:
+        part.build(variables[1:])
+    for number in range(6):
+        if number == 3:
+            for i in (2, 3):
+                parts[1].variables[i].assign(parts[0].variables[i])
+            parts[1].variables[-1].assign(parts[0].variables[0])
+        gradient = np.float32([number - 2, 0.5])
+        whole.apply_gradients([(gradient, variables[0])])
+        parts[number // 3].apply_gradients([(gradient, variables[1])])
+    assert (variables[0].numpy() == variables[1].numpy()).all()
+    assert int(parts[1].variables[0].numpy()) == 3
