@@ -50,6 +50,11 @@ def variables_of(step):
     }
 
 
+def layers_of(step):
+    """Returns the Keras layers and models in the attributes of a step, also in lists, tuples and dicts."""
+    return [part for _, value in _attributes(step) for part in _leaves(value) if isinstance(part, keras.Layer)]
+
+
 def _attributes(module):
     """Returns names and values without the attributes that tf.Module adds."""
     return [item for item in vars(module).items() if not item[0].startswith("_self_")]
@@ -179,7 +184,9 @@ def load(directory, step):
         with without_pattern(directory) as place:
             reader = tf.train.load_checkpoint(os.path.join(place, f"ckpt-{step}"))
             tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-        return tensors, json.loads(tensors.pop("metadata"))
+        metadata = json.loads(tensors.pop("metadata"))
+        tensors.setdefault("iterations/0", np.array(metadata["step"]))  # an older version had no counter of its own
+        return tensors, metadata
     except Exception as error:  # DataLossError, NotFoundError, ValueError and others
         raise Error(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
 

@@ -100,18 +100,18 @@ def _check_scalars(scalars):
 
 def _check_compilation(function, train_step):
     """Compiles the step alone, because the error of the loop around it would fill a screen."""
-    images, labels = (tf.zeros([size or 1 for size in x.shape], x.dtype) for x in train_step.inputs[:2])
+    specs = train_step.structured_input_signature[0]
+    batch = [tf.zeros([size or 1 for size in x.shape], x.dtype) for x in specs]
     try:
-        function.experimental_get_compiler_ir(images, labels)(stage="hlo")
+        function.experimental_get_compiler_ir(*batch)(stage="hlo")
     except ValueError as error:
         operation = re.search(r"unsupported operations .*?: (\w+)", str(error))
         what = f"the operation {operation[1]} of " if operation else ""
         raise Error(f"XLA cannot compile {what}this step: leave out --jit_compile.") from None
 
 
-def written_variables(function, arguments, variables):
-    """Returns the part of `variables`, a list of `tf.Variable`s, that a function of tensors may write to."""
-    graph = tf.function(function).get_concrete_function(*arguments).graph
+def written_variables(graph, variables):
+    """Returns the part of `variables`, a list of `tf.Variable`s, that the graph of a function may write to."""
     outer_of = {id(inner): id(outer) for outer, inner in graph.captures}
     written = set()
     for operation in graph.get_operations():

@@ -1,6 +1,6 @@
 """Images, labels, their files and their order. Importing this room does not import TensorFlow."""
 
-from mnist.data.batches import as_tensors, epoch_batches, train_batches
+from mnist.data.batches import as_tensors, check_training_set, epoch_batches, train_batches
 from mnist.data.classes import DIGITS, NUM_CLASSES
 from mnist.data.dataset import Dataset, Examples
 from mnist.data.image_files import read_digit, read_image
@@ -17,6 +17,7 @@ __all__ = [
     "Examples",
     "as_tensors",
     "check_order",
+    "check_training_set",
     "epoch_batches",
     "epoch_order",
     "load",

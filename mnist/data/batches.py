@@ -4,9 +4,11 @@ from mnist import Error
 from mnist.data.order import epoch_order, steps_per_epoch
 from mnist.data.readers import ALIGNMENT
 
+import numpy as np
+
 
 def as_tensors(examples):
-    """Returns images and labels as two tensors, which share the memory of aligned NumPy arrays.
+    """Returns images, labels and any further arrays as tensors, which share the memory of aligned NumPy arrays.
 
     A large data set is then in memory once. A change to such an array changes the batches.
     """
@@ -21,7 +23,39 @@ def _as_tensor(array):
     return tf.constant(array)
 
 
-def epoch_batches(images, labels, order, batch_size, first_batch=0):
+def check_training_set(found, examples, num_classes, source):
+    """Returns what a `training_set` returned: a list of images, labels as uint8, and any number of further arrays.
+
+    Args:
+      found: a tuple of arrays `[N, ...]`.
+      examples: the `data.Examples` that it was made of.
+      num_classes: an int. The number of classes.
+      source: a str. The name of what made the arrays, for messages.
+
+    Raises: `mnist.Error` for other shapes and types, or a label that is not a class.
+    """
+    if not isinstance(found, (tuple, list)) or len(found) < 2:
+        raise Error(f"{source} returned a {type(found).__name__}, expected images, labels and any further arrays.")
+    images, labels, *more = (np.asarray(array) for array in found)
+    for name, array, kinds, shape in (
+        ("images", images, "u", examples.images.shape),
+        ("labels", labels, "ui", examples.labels.shape),
+        *((f"array {i}", array, "buif", (len(examples.labels), *array.shape[1:])) for i, array in enumerate(more, 2)),
+    ):
+        if array.shape != shape or array.dtype.kind not in kinds:
+            expected = "uint8" if kinds == "u" else "integers" if kinds == "ui" else "numbers"
+            raise Error(
+                f"{source} returned {array.dtype} {list(array.shape)} for {name}, expected {expected} {list(shape)}."
+            )
+    if images.dtype != np.uint8 or labels.min() < 0 or labels.max() >= num_classes:
+        raise Error(
+            f"{source} returned {images.dtype} images with labels {labels.min()} to {labels.max()}, "
+            f"expected uint8 images with labels 0 to {num_classes - 1}."
+        )
+    return [images, labels.astype(np.uint8, copy=False), *more]
+
+
+def epoch_batches(images, labels, order, batch_size, first_batch=0, more=()):
     """Returns the batches of one epoch, beginning at any batch.
 
     Each batch is one slice of the order and one gather, so that no state of the pipeline needs to be saved. The last
@@ -33,15 +67,16 @@ def epoch_batches(images, labels, order, batch_size, first_batch=0):
       order: an int32 tensor `[N]`. The indices of examples.
       batch_size: an int >= 1.
       first_batch: an int. The number of batches to skip.
+      more: further tensors `[N, ...]`.
 
-    Returns: a `tf.data.Dataset` of `(uint8 images [B, 28, 28, 1], uint8 labels [B])`.
+    Returns: a `tf.data.Dataset` of `(uint8 images [B, 28, 28, 1], uint8 labels [B], *further tensors [B, ...])`.
     """
 
     import tensorflow as tf
 
     def gather_batch(step):
         indices = order[step * batch_size : (step + 1) * batch_size]
-        return tf.gather(images, indices), tf.gather(labels, indices)
+        return tuple(tf.gather(tensor, indices) for tensor in (images, labels, *more))
 
     numbers = tf.data.Dataset.range(first_batch, steps_per_epoch(len(labels), batch_size))
     return numbers.map(gather_batch).prefetch(8).with_options(_options())

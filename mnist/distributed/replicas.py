@@ -9,12 +9,14 @@ import itertools
 
 from mnist import Error
 from mnist.checkpoint import written_variables
+from mnist.distributed.additions import added_variables
 from mnist.distributed.addresses import read_cluster
 from mnist.distributed.cluster import Cluster
 
 import numpy as np
 import tensorflow as tf
 
+_Aggregation = tf.VariableAggregation
 # The position of the seed in the state of a random generator of Keras and of TensorFlow.
 _SEEDS = {"seed_generator_state": 0, "StateVar": -1}
 
@@ -97,7 +99,8 @@ class Replicas:
         """Computes the mean over a batch, slice by slice.
 
         Each slice starts with the variables as they were before the step, but with random generators of its own. The
-        floating-point values that the slices write are averaged. Of other values, as a count, slice 0 decides.
+        `aggregation` of a variable decides how the changes of the slices are combined. They are summed or averaged, or
+        slice 0 decides. Default: floating-point values are averaged, and slice 0 decides others, such as a count.
 
         Args:
           compute: a function of the tensors of a slice and its number. It returns a structure of tensors and Nones,
@@ -108,6 +111,7 @@ class Replicas:
           jit_compile: a bool. Whether XLA compiles each slice.
 
         Returns: the structure, with means over the batch.
+        Raises: `mnist.Error` for a variable without an `aggregation` to which a slice adds something of its images.
         """
         if slices == 1:
             return compute(*batch, 0)
@@ -118,7 +122,13 @@ class Replicas:
         for x in tf.nest.flatten(batch):
             if x.shape[:1] != tf.nest.flatten(batch)[0].shape[:1]:
                 raise Error(f"prepare_batch gave a tensor {x.shape} beside others of a batch, which slices would cut.")
-        written = written_variables(lambda *batch: compute(*batch, 0), batch, variables)
+        graph = tf.function(lambda *batch: compute(*batch, 0)).get_concrete_function(*batch).graph
+        written = written_variables(graph, variables)
+        for variable in added_variables(graph, [v for v in written if v.aggregation == _Aggregation.NONE]):
+            raise Error(
+                f"compute_loss adds to the variable {variable.name}, but with --slices={slices} it gets one slice at a "
+                "time. Make it tf.Variable(..., aggregation=tf.VariableAggregation.SUM) to add sums, MEAN to add means."
+            )
         before = [variable.read_value() for variable in written]
         bases = [_base(value) for value in before]
         size, own, parts = tf.shape(tf.nest.flatten(batch)[0])[0], self._own(slices), []
@@ -131,16 +141,21 @@ class Replicas:
                 part = tf.nest.map_structure(lambda x, begin=begin, end=end: x[begin:end], batch)
                 structure = _compile(compute, i, jit_compile)(*part)
                 tensors = [tf.convert_to_tensor(x) for x in tf.nest.flatten(structure) if x is not None]
+                share = tf.cast(count, tf.float64) / tf.cast(size, tf.float64)
+                part = [_weigh(x, share) for x in tensors]
                 for variable, base in zip(written, bases, strict=True):
                     now = variable.read_value()
-                    tensors.append(now - base if now.dtype.is_floating else now)  # 0 if it was not written
-                share = tf.cast(count, tf.float64) / tf.cast(size, tf.float64)
-                parts.append([_weigh(x, share) for x in tensors])
-        parts = self._gather(parts)
-        means = [tf.cast(_mean(values), x.dtype) for values, x in zip(zip(*parts, strict=True), tensors, strict=True)]
+                    tensors.append(now - base if _is_move(variable) else now)  # 0 if it was not written
+                    part.append(_weigh_move(tensors[-1], variable.aggregation, share, i))
+                parts.append(part)
+        parts, sums = self._gather(parts), [False] * (len(tensors) - len(written)) + list(map(_is_sum, written))
+        means = [
+            tf.cast(_mean(values, is_sum), x.dtype)
+            for values, x, is_sum in zip(zip(*parts, strict=True), tensors, sums, strict=True)
+        ]
         moves = means[len(means) - len(written) :]
         for variable, base, moved in zip(written, bases, moves, strict=True):
-            variable.assign(base + moved if moved.dtype.is_floating else moved)
+            variable.assign(base + moved if _is_move(variable) else moved)
         means = iter(means)
         return tf.nest.map_structure(lambda x: None if x is None else next(means), structure)
 
@@ -191,9 +206,27 @@ def _weigh(x, share):
     return tf.math.multiply_no_nan(x, tf.cast(share, x.dtype))
 
 
-def _mean(values):
-    """Returns the sum of the values that `_weigh` returned, added in pairs. Of integers it returns the first."""
-    if not values[0].dtype.is_floating:
+def _is_sum(variable):
+    return variable.aggregation == _Aggregation.SUM and not variable.dtype.is_bool
+
+
+def _is_move(variable):
+    """Returns whether the changes of a variable are combined. Otherwise slice 0 decides its value."""
+    return variable.dtype.is_floating or _is_sum(variable)
+
+
+def _weigh_move(x, aggregation, share, i):
+    """Multiplies the change of a variable in slice `i` by its weight in the sum. Integers can only count fully."""
+    if aggregation == _Aggregation.SUM:
+        return tf.where(share > 0, x, tf.zeros_like(x))
+    if aggregation == _Aggregation.ONLY_FIRST_REPLICA and x.dtype.is_floating:
+        return tf.zeros_like(x) if i else x
+    return _weigh(x, share)
+
+
+def _mean(values, is_sum):
+    """Returns the sum of weighted values, added in pairs. Of integers it returns the first, unless they are summed."""
+    if not values[0].dtype.is_floating and not is_sum:
         return values[0]
     while len(values) > 1:
         # Without the snapshots Grappler would add (a + b) + (c + d) from left to right.

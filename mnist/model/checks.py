@@ -38,9 +38,6 @@ def check_model_and_optimizer(model, optimizer):
         )
     if not model.trainable_variables:
         raise Error(f"{name} has no trainable variables.")
-    known = getattr(optimizer, "_trainable_variables", [])
-    if optimizer.built and [id(v) for v in known] != [id(v) for v in model.trainable_variables]:
-        raise Error(f"the {type(optimizer).__name__} was built for the variables of another model: make a new one.")
 
 
 def _is_cross_entropy_of_logits(loss, config):

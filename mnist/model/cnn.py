@@ -18,11 +18,22 @@ if keras.config.image_data_format() != "channels_last":
     keras.config.set_image_data_format("channels_last")
 
 
+class _Constructing(type(keras.Model)):
+    """The class of `CNN`, which builds a model once the constructor of its own class has made all layers."""
+
+    def __call__(cls, *args, **kwargs):
+        model = super().__call__(*args, **kwargs)
+        if not model.built:
+            model.build()  # creates all variables now, and gives summary() its shapes
+        return model
+
+
 @keras.saving.register_keras_serializable(package="mnist")
-class CNN(keras.Model):
+class CNN(keras.Model, metaclass=_Constructing):
     """Three convolutions and two dense layers, as in TensorFlow's "Convolutional Neural Network" tutorial.
 
-    Maps float32 images `[B, 28, 28, 1]` in [0, 1] to float32 logits `[B, num_classes]`.
+    Maps float32 images `[B, 28, 28, 1]` in [0, 1] to float32 logits `[B, num_classes]`. The constructor of a subclass
+    may make more layers, before or after it calls `super().__init__()`.
 
     Args:
       num_classes: int. The number of logits. Default: 10.
@@ -46,8 +57,6 @@ class CNN(keras.Model):
         self.flatten = layers.Flatten(dtype=policy, name="flatten")
         self.dense1 = layers.Dense(64 * self.width, activation="relu", dtype=policy, name="dense1")
         self.logits = layers.Dense(num_classes, dtype="float32", name="logits")
-        # Building on a symbolic input creates all variables now and gives summary() its shapes.
-        self.build()
 
     def build(self, input_shape=None):
         self.call(keras.Input(IMAGE_SHAPE))

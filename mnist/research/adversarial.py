@@ -57,10 +57,10 @@ class Adversarial(TrainStep):
             attacked = tf.clip_by_value(moved, lowest, highest)
         return tf.stop_gradient(attacked)
 
-    def compute_gradients(self, images, labels):
+    def compute_gradients(self, images, labels, *more):
         with keep_state(self.model):
             attacked = self.attack(self.model, images, labels, self.epsilon, True)
-        return super().compute_gradients(attacked, labels)
+        return super().compute_gradients(attacked, labels, *more)
 
     def _is_robust(self, images, labels, epsilon):
         images = self.attack(

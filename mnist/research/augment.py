@@ -25,9 +25,9 @@ class Augment(TrainStep):
     pixels = Setting(1.5, "Largest shift along each axis, in pixels.", low=0.0, high=float(SIDE))
     scaling = Setting(0.08, "Largest change of size. 0.08 is 8 %.", low=0.0, below=1.0)
 
-    def prepare_batch(self, images, labels):
-        images, labels = super().prepare_batch(images, labels)
-        return self.resample(images, self.draw_maps(images)), labels
+    def prepare_batch(self, *batch):
+        images, labels, *more = super().prepare_batch(*batch)
+        return self.resample(images, self.draw_maps(images)), labels, *more
 
     def draw_maps(self, images):
         """Draws affine maps from pixels of the output to pixels of the input.

@@ -35,8 +35,8 @@ class Distillation(TrainStep):
                 raise Error(f"{cls.__name__} has to stand before Distillation, which expects the plain loss behind it.")
         self.teachers = [_load(folder, count_outputs(model)) for folder in self.teacher if self.share]
 
-    def compute_loss(self, images, labels):
-        loss, logits = super().compute_loss(images, labels)
+    def compute_loss(self, images, labels, *more):
+        loss, logits = super().compute_loss(images, labels, *more)
         if not self.teachers:
             return loss, logits
         answers = [tf.cast(teacher(images, training=False), logits.dtype) for teacher in self.teachers]

@@ -25,11 +25,11 @@ class Fading(TrainStep):
     )
     fade_steps = Setting(1, "Steps from the first unchanged image to all. Default: at once.", low=1)
 
-    def prepare_batch(self, images, labels):
-        changed = super().prepare_batch(images, labels)
+    def prepare_batch(self, images, labels, *more):
+        changed = super().prepare_batch(images, labels, *more)
         if self.fade_start is None:
             return changed
-        plain = TrainStep.prepare_batch(self, images, labels)
+        plain = TrainStep.prepare_batch(self, images, labels, *more)
         chance = tf.cast(self.iterations + 1 - self.fade_start, tf.float32) / self.fade_steps
         is_plain = tf.random.stateless_uniform(tf.shape(labels), self.random_seed("fading")) < chance
         return tuple(

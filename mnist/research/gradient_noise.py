@@ -32,12 +32,13 @@ class GradientNoise(TrainStep):
         super().__init__(model, optimizer, **kwargs)
         self.noise, self.signal = tf.Variable(0.0), tf.Variable(0.0)
 
-    def compute_gradients(self, images, labels):
-        gradients, scalars = super().compute_gradients(images, labels)
-        half = tf.maximum(tf.shape(images)[0] // 2, 1)  # pooling fails on an empty batch
+    def compute_gradients(self, *batch):
+        gradients, scalars = super().compute_gradients(*batch)
+        size = tf.shape(batch[0])[0]
+        half = tf.maximum(size // 2, 1)  # pooling fails on an empty batch
         with keep_state(self.model, self.own_variables()):
-            small, _ = super().compute_gradients(images[:half], labels[:half])
-        sizes = [tf.cast(n, tf.float32) for n in (half, tf.shape(images)[0])]
+            small, _ = super().compute_gradients(*(part[:half] for part in batch))
+        sizes = [tf.cast(n, tf.float32) for n in (half, size)]
         norms = [
             tf.linalg.global_norm([tf.cast(g, tf.float32) for g in part if g is not None]) ** 2
             for part in (small, gradients)

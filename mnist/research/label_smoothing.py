@@ -17,9 +17,9 @@ class LabelSmoothing(TrainStep):
 
     smoothing = Setting(0.05, "Share of the uniform distribution in the target. 0: none.", low=0.0, high=1.0)
 
-    def prepare_batch(self, images, labels):
-        images, labels = super().prepare_batch(images, labels)
-        return images, labels * (1 - self.smoothing) + self.smoothing / labels.shape[1]
+    def prepare_batch(self, *batch):
+        images, labels, *more = super().prepare_batch(*batch)
+        return images, labels * (1 - self.smoothing) + self.smoothing / labels.shape[1], *more
 
 
 if __name__ == "__main__":

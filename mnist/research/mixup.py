@@ -28,10 +28,10 @@ class Mixup(TrainStep):
         share = tf.math.divide_no_nan(gammas[0], tf.reduce_sum(gammas))
         return tf.maximum(share, 1 - share)
 
-    def prepare_batch(self, images, labels):
-        images, labels = super().prepare_batch(images, labels)
+    def prepare_batch(self, *batch):
+        images, labels, *more = super().prepare_batch(*batch)
         share = self.draw_share()
-        return tuple(share * x + (1 - share) * x[::-1] for x in (images, labels))
+        return *(share * x + (1 - share) * x[::-1] for x in (images, labels)), *more
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ class RandomErasing(TrainStep):
     erase = Setting(0.25, "Share of the images with an erased rectangle. 0: none.", low=0.0, high=1.0)
     largest_area = Setting(0.2, "Largest area of a rectangle, as a share of the image.", low=_SMALLEST_AREA, high=1.0)
 
-    def prepare_batch(self, images, labels):
-        images, labels = super().prepare_batch(images, labels)
+    def prepare_batch(self, *batch):
+        images, labels, *more = super().prepare_batch(*batch)
         if not self.erase:
-            return images, labels
+            return images, labels, *more
         shape = tf.shape(images)
         draws = tf.random.stateless_uniform([5, shape[0], 1], self.random_seed("erasing"))
         area = _SMALLEST_AREA + draws[0] * (self.largest_area - _SMALLEST_AREA)
@@ -38,7 +38,7 @@ class RandomErasing(TrainStep):
         columns = _is_inside(shape[2], tf.sqrt(area / ratio), draws[3])
         erased = rows[:, :, tf.newaxis] & columns[:, tf.newaxis] & (draws[4] < self.erase)[:, tf.newaxis]
         noise = tf.random.stateless_uniform(shape, self.random_seed("erased"))
-        return tf.where(erased[..., tf.newaxis], noise, images), labels
+        return tf.where(erased[..., tf.newaxis], noise, images), labels, *more
 
 
 def _is_inside(size, part, place):

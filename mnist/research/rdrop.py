@@ -35,14 +35,14 @@ class RDrop(TrainStep):
 
     consistency = Setting(1.0, "Weight of the divergence between two passes. 0: none.", low=0.0)
 
-    def compute_loss(self, images, labels):
-        loss, logits = super().compute_loss(images, labels)
+    def compute_loss(self, *batch):
+        loss, logits = super().compute_loss(*batch)
         if not self.consistency:
             return loss, logits
         kept = [v.value for v in self.model.non_trainable_variables if v.value.dtype.is_floating]  # without seeds
         kept += self.own_variables()
         statistics = [v.read_value() for v in kept]
-        other_loss, other_logits = super().compute_loss(images, labels)
+        other_loss, other_logits = super().compute_loss(*batch)
         for variable, value in zip(kept, statistics, strict=True):
             variable.assign(value)  # so that moving means count a batch once
         first, second = tf.nn.log_softmax(logits), tf.nn.log_softmax(other_logits)

@@ -22,11 +22,11 @@ class SAM(TrainStep):
 
     rho = Setting(0.05, "Radius of the perturbation, in the norm of all weights together. 0: none.", low=0.0)
 
-    def compute_gradients(self, images, labels):
-        weights = [v.value for v in self.model.trainable_variables]
+    def compute_gradients(self, *batch):
+        weights = self.trained_variables()
         before = [tf.identity(w) for w in weights]
         with keep_state(self.model):  # both passes start from the same state, and the second one updates it
-            gradients, scalars = super().compute_gradients(images, labels)
+            gradients, scalars = super().compute_gradients(*batch)
         own = self.own_variables()
         before += [tf.identity(v) for v in own]
         norm = tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients if g is not None])
@@ -34,7 +34,7 @@ class SAM(TrainStep):
         for w, g in zip(weights, gradients, strict=True):
             if g is not None:
                 w.assign_add(tf.cast(scale, w.dtype) * g)
-        gradients, _ = super().compute_gradients(images, labels)
+        gradients, _ = super().compute_gradients(*batch)
         for variable, value in zip([*weights, *own], before, strict=True):
             variable.assign(value)  # a subtraction would change last bits
         return gradients, scalars

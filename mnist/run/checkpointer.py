@@ -32,6 +32,10 @@ class Checkpointer:
         self._attributes = attributes(step)
         self._saved, self.best = (0, 0), None
 
+    def add_to_fingerprint(self, name, value):
+        """Makes a resume compare one more value, plain JSON."""
+        self._fingerprint[name] = value
+
     def restore(self):
         """Restores the step from the newest sound checkpoint, if there is one.
 
@@ -41,6 +45,8 @@ class Checkpointer:
         step, dataset, plan = self._step, self._dataset, self._plan
         metadata, order = resume.restore(step, plan, self._fingerprint, self._directory, self._workdir, self._cluster)
         state = RunState.from_json(metadata or {})
+        if metadata and metadata["fingerprint"].get("version") != self._fingerprint["version"]:
+            state.traced = None  # an older version traced the same step to another graph
         state.fingerprint, state.measures, state.keep_best = self._fingerprint, describe_measuring(step), plan.best
         state.dataset, state.data_dir, state.classes = dataset.name, dataset.data_dir, dataset.classes
         state.framed, state.test_sha256 = dataset.is_framed(), dataset.test.digest()

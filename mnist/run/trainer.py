@@ -4,13 +4,12 @@ import math
 import time
 import zlib
 
-from mnist.data import as_tensors, check_order, epoch_batches
+from mnist.data import Examples, as_tensors, check_order, check_training_set, epoch_batches
 from mnist.run import provenance
 from mnist.run.evaluator import Evaluator
 from mnist.run.state import RunState
-from mnist.step import check_settings_are_used, compile_loop
+from mnist.step import TrainStep, check_settings_are_used, compile_loop
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -35,9 +34,27 @@ class Trainer:
         self.checkpointer, self.recorder = checkpointer, recorder
         self.evaluator = Evaluator(step, plan.eval_batch_size)
         self.state, self._order = RunState(), None
-        self._images, self._labels = as_tensors(dataset.train)
+        self._examples = dataset.train
+        self._tensors = as_tensors(self._training_set())
         self._batches, self._epoch = None, None  # an iterator over the batches of that epoch
         self._loop = None  # before the first training step or evaluation
+
+    def _training_set(self):
+        """Returns the arrays that the step trains on. Adds the digest of a subclass's arrays to the fingerprint."""
+        train, name = self.dataset.train, f"training_set of {type(self.step).__name__}"
+        if type(self.step).training_set is TrainStep.training_set:
+            return train
+        views = [array.view() for array in train]
+        for view in views:
+            view.flags.writeable = False
+        found = check_training_set(self.step.training_set(*views), train, len(self.dataset.classes), name)
+        found = [
+            own if array is view else array for array, view, own in zip(found[:2], views, train, strict=True)
+        ] + found[2:]
+        self._examples = Examples(*found[:2])
+        digests = [zlib.crc32(np.ascontiguousarray(array)) for array in found]
+        self.checkpointer.add_to_fingerprint("training_set", digests)
+        return found
 
     def restore(self):
         """Restores the run from its newest sound checkpoint, if there is one. Returns: its `RunState`."""
@@ -73,7 +90,7 @@ class Trainer:
         """Makes the batches of the next epoch, or of the rest of the epoch in which the run resumes."""
         epoch, done = self.plan.position(self.state.step)
         if self._order is None or not done:
-            order = self.step.epoch_order(self.dataset.train, epoch)
+            order = self.step.epoch_order(self._examples, epoch)
             self._order = check_order(order, self.plan.num_examples, f"epoch_order of {type(self.step).__name__}")
             self.context.replicas.cluster.check_same(
                 zlib.crc32(self._order.numpy().tobytes()),
@@ -83,7 +100,8 @@ class Trainer:
         self._batches, self._epoch = iter(self._make_batches(self._order, done)), epoch
 
     def _make_batches(self, order, done=0):
-        return epoch_batches(self._images, self._labels, order, self.plan.batch_size, done)
+        images, labels, *more = self._tensors
+        return epoch_batches(images, labels, order, self.plan.batch_size, done, more)
 
     def train_steps(self, num_steps):
         """Trains `num_steps` in one call into the graph. Raises: `mnist.Error` for a loss that is not finite."""
@@ -104,11 +122,8 @@ class Trainer:
         batch_sizes = plan.batch_sizes(first, done)
         state.add_steps(scalars, batch_sizes, seconds)
         counted = int(self.step.iterations)
-        skips = isinstance(
-            self.step.optimizer, keras.optimizers.LossScaleOptimizer
-        )  # updates that are not finite, so that its count may lag
-        if counted != state.step and not skips:
-            raise RuntimeError(f"optimizer.iterations is {counted} after step {state.step}.")
+        if counted != state.step:
+            raise RuntimeError(f"step.iterations is {counted} after step {state.step}.")
         recorder.report_steps(state, scalars, sum(batch_sizes) / seconds, done / seconds)
 
     def evaluate(self):

@@ -5,6 +5,10 @@ import contextlib
 from mnist.distributed import Replicas
 from mnist.step.view import View
 
+import tensorflow as tf
+
+_FuncGraph = tf.__internal__.FuncGraph  # branches and loops have graphs of subclasses
+
 
 class Context:
     """The replicas, the view and the compiler of a step.
@@ -17,29 +21,77 @@ class Context:
     Attributes:
       slice_number: an int. The slice that is being traced, 0 outside of the loss.
       gradients: a list of tensors and Nones. The gradients of the update that was traced last.
+      has_losses: a bool. Whether the loss that is being traced has the losses of the model.
+      untrained: a list of `tf.Variable`s. The loss depends on them, and they are not among the trained ones.
     """
 
     def __init__(self, replicas=None, view=None, jit_compile=False):
         self.replicas, self.view, self.jit_compile = replicas or Replicas(), view or View(), jit_compile
-        self.slice_number, self.gradients = 0, []
+        self.slice_number, self.gradients, self.has_losses, self.untrained = 0, [], False, []
+        self._graph = None  # the graph of the slice or of the step that is being traced
 
     @contextlib.contextmanager
     def tracing(self, step):
         """Makes a `TrainStep` use this context while one of its updates is traced."""
         before, step._context = step._context, self
-        self.gradients = []
+        self.gradients, self.untrained = [], []
         try:
-            with self.view.writing(step.iterations):
+            with self._retracing(step), self.view.writing(step.iterations):
                 yield
         finally:
             step._context = before
 
     @contextlib.contextmanager
-    def tracing_slice(self, number):
+    def tracing_slice(self, step, number):
         """Sets the number of the slice that is traced. Summaries of slices other than 0 are not recorded."""
-        before, self.slice_number = self.slice_number, number
+        before, self.slice_number, self.has_losses = self.slice_number, number, False
         try:
-            with self.view.recording(number == 0):
+            with self._retracing(step), self.view.recording(number == 0):
                 yield
         finally:
             self.slice_number = before
+
+    @contextlib.contextmanager
+    def _retracing(self, step):
+        """Makes TensorFlow trace each method of a step again that `tf.function` decorates.
+
+        Otherwise it would use the graph of another slice, with the tensors and the Python values of that slice.
+        """
+        for cls in type(step).__mro__:
+            for value in vars(cls).values():
+                getattr(value, "_descriptor_cache", {}).pop(step, None)  # TensorFlow has no public name for it
+        before, self._graph = self._graph, tf.compat.v1.get_default_graph()
+        try:
+            yield
+        finally:
+            self._graph = before
+
+    def slice_in_graph(self, step):
+        """Returns the number of the slice: an int, or a tensor in the graph of a `tf.function` within the slice.
+
+        The slices may share such a graph, so that it gets the number of the slice when it is called.
+        """
+        graph = tf.compat.v1.get_default_graph()
+        while graph is not self._graph and isinstance(graph, _FuncGraph) and type(graph) is not _FuncGraph:
+            graph = graph.outer_graph  # from a branch of tf.cond or the body of a loop
+        if graph is self._graph or not isinstance(graph, _FuncGraph):
+            return self.slice_number
+
+        def number_now():
+            return tf.convert_to_tensor(step._context.slice_in_graph(step), tf.int64)
+
+        with graph.as_default():
+            return graph.capture_call_time_value(number_now, tf.TensorSpec([], tf.int64))
+
+    def watched_others(self, tape, trained):
+        """Returns the `tf.Variable`s that a tape watched beside the trained ones. An empty list outside of a graph."""
+        known = {id(variable) for variable in trained}
+        watched = tape.watched_variables() if tf.inside_function() else ()
+        return [variable for variable in watched if id(variable) not in known]
+
+    def take_others(self, gradients, others):
+        """Returns the gradients of the trained variables. Stores which other variables have a gradient."""
+        count = len(gradients) - len(others)
+        pairs = zip(others, gradients[count:], strict=True)
+        self.untrained += [variable for variable, gradient in pairs if gradient is not None]
+        return gradients[:count]

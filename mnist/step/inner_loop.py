@@ -3,8 +3,10 @@
 import contextlib
 import tempfile
 
+from mnist import Error, checkpoint
 from mnist.checkpoint import traced
 from mnist.step.context import Context
+from mnist.step.train_step import NOT_A_DISTRIBUTION
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +15,7 @@ import tensorflow as tf
 def compile_step(step, context=None):
     """Compiles a `TrainStep`, which uses a `Context` while it is traced. Default: `Context()`.
 
-    Returns: a `tf.function` of images and labels, which returns the scalars of the step and its gradients.
+    Returns: a `tf.function` of the tensors of a batch, which returns the scalars of the step and its gradients.
     """
     context = context or Context()
     # XLA has no kernel for the collective gather of several slices, so it compiles each slice separately.
@@ -21,9 +23,11 @@ def compile_step(step, context=None):
 
 
 def _make_update(step, context):
-    def train_step(images, labels):
+    def train_step(images, labels, *more):
+        done = step.iterations.read_value()
         with context.tracing(step):
-            scalars = step(images, labels)
+            scalars = step(images, labels, *more)
+        step.iterations.assign(done + 1)  # also if a subclass replaces __call__ or calls it twice
         return scalars, context.gradients
 
     return train_step
@@ -44,9 +48,9 @@ def make_train_loop(step, context=None):
         rates, *scalars = [tf.TensorArray(tf.float32, num_steps, element_shape=[]) for _ in range(len(names) + 1)]
         done, finite = 0, True
         while done < num_steps and finite:
-            images, labels = next(iterator)
+            batch = next(iterator)
             rates = rates.write(done, tf.cast(step.optimizer.learning_rate, tf.float32))
-            result, _ = train_step(images, labels)
+            result, _ = train_step(*batch)
             scalars = [
                 array.write(done, tf.cast(result[name], tf.float32)) for array, name in zip(scalars, names, strict=True)
             ]
@@ -63,17 +67,17 @@ def compile_loop(step, context, spec, variables, open_writer):
 
     Args:
       step, context: a `TrainStep`, and the `Context` that it uses from now on.
-      spec: a tuple of `tf.TensorSpec`s. The images and labels of a batch.
+      spec: a tuple of `tf.TensorSpec`s. The images, the labels and further tensors of a batch.
       variables: a dict from names to `tf.Variable`s. Everything that a checkpoint holds.
       open_writer: a function that returns the `tf.summary` writer, called only if the step writes summaries of its own.
         None: this process writes nothing.
 
     Returns: a function that makes a `Loop`, the graph of the step, and a digest of what the step computes. The digest
       depends neither on who shares the run nor on what the step writes.
-    Raises: `mnist.Error` as `traced.check_step`.
+    Raises: `mnist.Error` as `traced.check_step`, or if the loss depends on a variable that nothing trains.
     """
     step._context, view, cluster = context, context.view, context.replicas.cluster
-    with contextlib.ExitStack() as stack:
+    with _plain_errors(), contextlib.ExitStack() as stack:
         if open_writer and not context.jit_compile:  # XLA has no kernel for tf.summary
             view.writer = tf.summary.create_file_writer(stack.enter_context(tempfile.TemporaryDirectory()))
         compiled, train_loop = make_train_loop(step, context)
@@ -81,6 +85,7 @@ def compile_loop(step, context, spec, variables, open_writer):
         # All processes have to trace the same number of times, because TensorFlow numbers the collectives.
         writes = any(cluster.agree(view.is_written(function), cluster.timeout))
         view.writer = None
+    _check_untrained(step, context.untrained, function.graph, variables)
     if step.slices > 1 or writes:
         traced_step = tf.function(_make_update(step, Context()), jit_compile=context.jit_compile)
         function = traced_step.get_concrete_function(*spec)
@@ -93,6 +98,29 @@ def compile_loop(step, context, spec, variables, open_writer):
         return Loop(step, context, *make_train_loop(step, context))
 
     return make_loop, function.graph, digest
+
+
+@contextlib.contextmanager
+def _plain_errors():
+    """Raises an `mnist.Error` of traced code as it was, because AutoGraph puts a traceback before its message."""
+    try:
+        yield
+    except Error as error:
+        while isinstance(error.__context__, Error):
+            error = error.__context__
+        raise error from None
+
+
+def _check_untrained(step, untrained, graph, variables):
+    """Raises `mnist.Error` for a variable of the checkpoint that the loss depends on and nothing writes."""
+    frozen = {id(v.value) for part in checkpoint.layers_of(step) for v in part.non_trainable_variables}
+    written = checkpoint.written_variables(graph, untrained)
+    for name, variable in variables.items():
+        if any(variable is v for v in untrained) and id(variable) not in frozen | {id(v) for v in written}:
+            raise Error(
+                f"the loss of {type(step).__name__} depends on {name} ({variable.name.partition(':')[0]}), which "
+                "nothing trains: return it from trained_variables, stop its gradient, or set trainable=False."
+            )
 
 
 class Loop:
@@ -112,7 +140,16 @@ class Loop:
         """Trains `num_steps` from step `first` on, and stops after a step whose loss is not finite.
 
         Returns: a dict of the step's scalars, and the learning rates, all float32 NumPy arrays `[steps done]`.
+        Raises: `mnist.Error` for labels that the loss of `TrainStep` cannot take.
         """
+        try:
+            return self._train(batches, first, num_steps)
+        except tf.errors.InvalidArgumentError as error:
+            if NOT_A_DISTRIBUTION in str(error):
+                raise Error(NOT_A_DISTRIBUTION) from None
+            raise
+
+    def _train(self, batches, first, num_steps):
         parts, end = [], first + num_steps
         while first < end:
             look = self._view.next_look(first)

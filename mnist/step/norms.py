@@ -5,11 +5,15 @@ import collections
 import numpy as np
 
 
-def names_of(model):
-    """Returns a list of the layer and the name of each trainable variable, as `("conv1", "kernel")`, all different."""
+def names_of(model, variables=None):
+    """Returns a list of the layer and the name of each variable, as `("conv1", "kernel")`, all different.
+
+    The variables are Keras variables and `tf.Variable`s. Default: the trainable variables of the model.
+    """
     names, times = [], collections.Counter()
-    for variable in model.trainable_variables:
-        *layers, name = variable.path.split("/")
+    for variable in model.trainable_variables if variables is None else variables:
+        path = variable.path if hasattr(variable, "path") else variable.name.partition(":")[0]
+        *layers, name = path.split("/")
         layer = "/".join(layers[1:] if layers[:1] == [model.name] and layers[1:] else layers) or name
         base = layer
         while (layer, name) in names:  # because two models in one have layers of equal names

@@ -1,11 +1,14 @@
 """One update of the weights, in small pieces that research overrides."""
 
+import functools
+import inspect
+import operator
 import zlib
 
 from mnist import Error, checkpoint
 from mnist.data import epoch_order
 from mnist.model import call_to_train, checks, count_outputs, scale_images
-from mnist.settings import Setting, check_own_settings, take
+from mnist.settings import Setting, check_own_settings, settings_of, take
 from mnist.step.averaged_model import AveragedModel
 from mnist.step.context import Context
 
@@ -13,11 +16,28 @@ import keras
 import tensorflow as tf
 
 # Attributes of TrainStep that no subclass may replace.
-_PRIVATE = ("_averaging", "_context", "_slice_gradients")
+_PRIVATE = ("_averaging", "_context", "_given", "_slice_gradients")
 _RESERVED = ("averaged", "iterations", "model", "optimizer", "seed", "view", *_PRIVATE)
+NOT_A_DISTRIBUTION = (
+    "prepare_batch gave rows of labels that do not sum to 1, for which TensorFlow computes a wrong gradient of the "
+    "cross-entropy: weight the losses in compute_loss instead."
+)
 
 
-class TrainStep(tf.Module):
+class _Constructing(type):
+    """The class of `TrainStep`, which completes a step once the constructor of its own class has returned."""
+
+    def __call__(cls, *args, **kwargs):
+        try:
+            inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+        except TypeError as error:
+            raise _wrong_constructor(cls, str(error)) from None
+        step = super().__call__(*args, **kwargs)
+        step._complete(kwargs)
+        return step
+
+
+class TrainStep(tf.Module, metaclass=_Constructing):
     """One step of training. Override the smallest method that suffices, and call `super()`.
 
     Checkpoints save every `tf.Variable`, Keras model, layer and optimizer in the attributes of a subclass. Its
@@ -44,6 +64,7 @@ class TrainStep(tf.Module):
 
     def __init__(self, model, optimizer, *, seed=0, **settings):
         super().__init__(name="train_step")
+        self._given = {"seed": seed, **settings}
         take(self, settings)
         if self.slices & (self.slices - 1):
             raise Error(f"--slices={self.slices} is not a power of two: expected 1, 2, 4, 8 and so on.")
@@ -54,10 +75,28 @@ class TrainStep(tf.Module):
         self.model = model
         self.optimizer = optimizer
         self.seed = seed
+        updates = _inner(optimizer).variables[0].value  # an optimizer that has trained counts on
+        self.iterations = tf.Variable(updates, trainable=False, name="iterations")
         self._context = Context()  # the code that compiles the step replaces it
-        optimizer.build(model.trainable_variables)
         self._averaging = AveragedModel(model, _inner(optimizer)) if _inner(optimizer).use_ema else None
         self.averaged = self._averaging and self._averaging.model  # checkpoints name its variables after the attribute
+
+    def _complete(self, given):
+        """Builds the optimizer, once a subclass has made its layers. `given` are the keywords of the constructor."""
+        cls = type(self)
+        if "averaged" not in vars(self):
+            raise _wrong_constructor(cls, "does not call super().__init__()")
+        for name in given.keys() & {"seed", *settings_of(cls)}:
+            if name not in self._given or (name == "seed" and given[name] != self.seed):
+                raise _wrong_constructor(cls, f"does not pass on {name!r}")
+        trained = list(self.trained_variables())
+        _check_trained(cls, trained)
+        inner = _inner(self.optimizer)
+        known = getattr(inner, "_trainable_variables", [])
+        if inner.built and [id(v) for v in known] != [id(v) for v in trained]:
+            raise Error(f"the {type(inner).__name__} was built for the variables of another model: make a new one.")
+        self.optimizer.build(trained)
+        del self._given
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -76,10 +115,14 @@ class TrainStep(tf.Module):
         """The `View` of the run: its folder, its data, and when the step's own summaries are written."""
         return self._context.view
 
-    @property
-    def iterations(self):
-        """The global step, an integer `tf.Variable`. It counts batches, while optimizers may count updates."""
-        return _inner(self.optimizer).variables[0].value
+    def trained_variables(self):
+        """Returns the variables that the step trains, a list of Keras variables and `tf.Variable`s.
+
+        Default: the trainable variables of the model. Gradients have this order. A subclass adds the variables of
+        layers that it has made in `__init__`, and that are built: `[*super().trained_variables(),
+        *self.head.trainable_variables]`.
+        """
+        return self.model.trainable_variables
 
     @property
     def eval_model(self):
@@ -89,20 +132,37 @@ class TrainStep(tf.Module):
     def update_eval_model(self):
         """Updates `eval_model`, called outside of any graph before the model is evaluated or saved."""
         if self._averaging:
-            self._averaging.update()
+            self._averaging.update([_as_variable(v) for v in self.trained_variables()])
 
     def random_seed(self, purpose):
         """Returns a seed for a stateless random op, int32 `[2]`, a function of `(seed, step, purpose)`.
 
         Draws of one step with the same purpose, a string, are equal. Within `compute_loss` each slice has its own seed.
         """
-        salt = (zlib.crc32(purpose.encode()) + 0x1E3779B9 * self._context.slice_number) & 0x7FFFFFFF
+        number = self._context.slice_in_graph(self) if self.slices > 1 else 0
+        salt = (zlib.crc32(purpose.encode()) + 0x1E3779B9 * number) & 0x7FFFFFFF
         step = tf.cast(self.iterations, tf.int32)
-        return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), salt)
+        return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), tf.cast(salt, tf.int32))
 
     def own_variables(self):
         """Returns the `tf.Variable`s that are attributes, for code that undoes what a second pass writes."""
-        return [value for value in vars(self).values() if isinstance(value, tf.Variable)]
+        values = vars(self).values()
+        return [value for value in values if isinstance(value, tf.Variable) and value is not self.iterations]
+
+    def training_set(self, images, labels):
+        """Returns what the step trains on, called once in plain Python before the first epoch.
+
+        Must depend on nothing but its arguments, the settings and the seed, because a resumed run calls it again. It
+        does not change the data of evaluations.
+
+        Args:
+          images: uint8 `[N, 28, 28, 1]`, a read-only NumPy array.
+          labels: integers `[N]`, a read-only NumPy array.
+
+        Returns: images and labels of the same shapes, and any number of further arrays `[N, ...]`. The rows of these
+          arrays travel with each image, and `prepare_batch` gets them after the labels.
+        """
+        return images, labels
 
     def epoch_order(self, examples, epoch):
         """Returns the order in which an epoch goes through the training set, integers `[N]`.
@@ -111,64 +171,125 @@ class TrainStep(tf.Module):
         Checkpoints save the order. An example may come twice or not at all.
 
         Args:
-          examples: a `data.Examples`. Uint8 images `[N, 28, 28, 1]` and integer labels `[N]`, NumPy arrays.
+          examples: a `data.Examples`. Uint8 images `[N, 28, 28, 1]` and integer labels `[N]`, NumPy arrays, as
+            `training_set` returned them.
           epoch: an int, counted from 0.
         """
         return epoch_order(len(examples.labels), self.seed, epoch)
 
-    def prepare_batch(self, images, labels):
-        """Converts uint8 images `[B, 28, 28, 1]` and integer labels `[B]` for the loss.
+    def prepare_batch(self, images, labels, *more):
+        """Converts a batch for the loss.
 
-        Returns: float32 images `[B, 28, 28, 1]` in [0, 1] and one-hot float32 labels `[B, classes]`.
+        Args:
+          images: uint8 `[B, 28, 28, 1]`.
+          labels: integers `[B]`.
+          more: the rows `[B, ...]` of further arrays that `training_set` returned. Default: none.
+
+        Returns: float32 images `[B, 28, 28, 1]` in [0, 1], one-hot float32 labels `[B, classes]`, and any number of
+          further tensors `[B, ...]`, which `compute_gradients` and `compute_loss` get after the labels. The loss of
+          this class takes labels whose rows sum to 1. Another `compute_loss` may take any.
         """
-        return scale_images(images), tf.one_hot(labels, count_outputs(self.model))
+        return scale_images(images), tf.one_hot(labels, count_outputs(self.model)), *more
 
     def compute_loss(self, images, labels):
         """Runs the model in training mode on what `prepare_batch` returned.
 
-        Returns: the mean loss with the losses of regularizers and `add_loss`, a scalar, and logits `[B, classes]`.
+        Returns: the mean loss with the losses of regularizers and `add_loss`, a scalar, and logits `[B, classes]`. A
+          subclass may return a dict of several losses in place of one. Each is shown under its name, and
+          `combine_gradients` gets the gradients of each.
         """
         logits = tf.cast(call_to_train(self.model, images), keras.config.floatx())  # as Keras' losses do
+        labels = tf.convert_to_tensor(labels)
+        if not labels.shape.is_compatible_with(logits.shape):
+            shapes = f"labels {list(labels.shape)}, expected {[None, logits.shape[-1]]}"
+            raise Error(f"prepare_batch of {type(self).__name__} gave {shapes}: override compute_loss for others.")
+        if self._may_change_labels():
+            is_one = tf.abs(tf.reduce_sum(tf.cast(labels, tf.float32), axis=1) - 1) < 1e-2  # [B]
+            tf.debugging.Assert(tf.reduce_all(is_one), [NOT_A_DISTRIBUTION])
         losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)  # [B]
-        return _total(tf.reduce_mean(losses), self.model.losses), logits
+        return self.add_losses(tf.reduce_mean(losses)), logits
 
-    def compute_gradients(self, images, labels):
+    def add_losses(self, loss):
+        """Adds the losses of the model's regularizers and of `add_loss` to a scalar loss.
+
+        A `compute_loss` that does not call `super()` calls this method once. Returns: a scalar.
+        """
+        self._context.has_losses = True
+        return _total(loss, self.model.losses)
+
+    def _may_change_labels(self):
+        """Returns whether labels may be other than one-hot, so that the graph of a plain step checks nothing."""
+        names = ("__call__", "prepare_batch", "compute_gradients", "compute_loss")
+        return any(getattr(type(self), name) is not getattr(TrainStep, name) for name in names)
+
+    def compute_gradients(self, images, labels, *more):
         """Computes means over the batch. With `slices` it calls `compute_loss` with one part of the batch at a time.
 
-        Returns: one gradient per trainable variable, None if the loss does not depend on it, and a dict of scalars to
+        Takes what `prepare_batch` returned.
+
+        Returns: one gradient per trained variable, None if the loss does not depend on it, and a dict of scalars to
           show. If the optimizer scales the loss, the gradients belong to the scaled loss.
         """
         variables = list(checkpoint.variables_of(self).values())
         context = self._context
-        return context.replicas.mean(
-            self._slice_gradients, self.slices, (images, labels), variables, context.jit_compile
+        gradients, scalars = context.replicas.mean(
+            self._slice_gradients, self.slices, (images, labels, *more), variables, context.jit_compile
         )
+        return self.combine_gradients(gradients) if isinstance(gradients, dict) else gradients, scalars
 
-    def _slice_gradients(self, images, labels, number):
-        before = dict(vars(self))
-        with self._context.tracing_slice(number):
-            with tf.GradientTape() as tape, tf.name_scope("loss"):
-                loss, logits = self.compute_loss(images, labels)
-                scaled_loss = self.optimizer.scale_loss(loss)
+    def combine_gradients(self, gradients):
+        """Combines the gradients of several losses. Called only if `compute_loss` returns a dict.
+
+        Args:
+          gradients: a dict from the name of each loss to its list of gradients, means over the whole batch. Each list
+            has the order of `trained_variables`, with None where the loss does not depend on the variable.
+
+        Returns: one list of gradients. Default: the sums.
+        """
+        return [functools.reduce(_add, parts) for parts in zip(*gradients.values(), strict=True)]
+
+    def _slice_gradients(self, images, labels, *rest):
+        *more, number = rest
+        before, context = dict(vars(self)), self._context
+        batch = (images, labels, *more)
+        _check_takes(self, "compute_loss", batch)
+        trained = [_as_variable(v) for v in self.trained_variables()]
+        with context.tracing_slice(self, number):
+            # Outside of a graph a tape has to be persistent if there are several losses.
+            with tf.GradientTape(persistent=tf.executing_eagerly()) as tape, tf.name_scope("loss"):
+                losses, logits = self._check_loss(self.compute_loss(*batch))
+                scaled = tf.nest.map_structure(self.optimizer.scale_loss, losses)
+            others = context.watched_others(tape, trained)
             with tf.name_scope("gradients"):
-                gradients = tape.gradient(scaled_loss, [v.value for v in self.model.trainable_variables])
-                for gradient, variable in zip(gradients, self.model.trainable_variables, strict=True):
-                    if isinstance(gradient, tf.Tensor):  # images of a size unknown to the graph leave the shape open
-                        gradient.set_shape(variable.shape)
+                if isinstance(losses, dict):
+                    # A persistent tape would change the graph of a step with one loss, which comes this way, too.
+                    differentiate = tape.gradient if tf.executing_eagerly() else tf.gradients
+                    parts = {name: differentiate(loss, [*trained, *others]) for name, loss in scaled.items()}
+                    gradients = {name: context.take_others(part, others) for name, part in parts.items()}
+                else:
+                    gradients = context.take_others(tape.gradient(scaled, [*trained, *others]), others)
+                for part in gradients.values() if isinstance(gradients, dict) else [gradients]:
+                    for gradient, variable in zip(part, trained, strict=True):
+                        if isinstance(gradient, tf.Tensor):  # images of a size unknown to the graph leave it open
+                            gradient.set_shape(variable.shape)
         if self.slices > 1:  # a tensor that compute_loss kept has one slice, not the whole batch
             kept = [name for name, x in vars(self).items() if tf.is_tensor(x) and x is not before.get(name)]
             for name in kept:
                 delattr(self, name)
                 vars(self).update({name: before[name]} if name in before else {})
         with tf.name_scope("metrics"):
-            correct = tf.equal(tf.argmax(logits, 1), tf.argmax(labels, 1))
+            correct = tf.equal(tf.argmax(logits, 1), self._classes_of(labels, logits))
             accuracy = tf.reduce_mean(tf.cast(correct, tf.float32))
-        return gradients, {"loss": loss, "accuracy": accuracy}
+        if isinstance(losses, dict):
+            return gradients, {"loss": functools.reduce(operator.add, losses.values()), "accuracy": accuracy, **losses}
+        return gradients, {"loss": losses, "accuracy": accuracy}
 
     def apply_gradients(self, gradients):
-        """Updates the model's trainable variables and counts the step."""
+        """Updates the trained variables. Takes one gradient for each, or None for a variable that stays as it is."""
+        variables = self.trained_variables()
+        _check_count(self, "apply_gradients got", gradients, variables)
         # `fit` calls apply_gradients too, so an optimizer may override it.
-        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     def extra_metrics(self, images, labels, logits):
         """Returns a dict of numbers, the metrics of an evaluation beside loss and accuracy. Default: an empty dict.
@@ -179,19 +300,128 @@ class TrainStep(tf.Module):
         """
         return {}
 
-    def __call__(self, images, labels):
-        """Makes one update from uint8 images `[B, 28, 28, 1]` and integer labels `[B]`.
+    def __call__(self, images, labels, *more):
+        """Makes one update from uint8 images `[B, 28, 28, 1]`, integer labels `[B]`, and rows of `training_set`.
 
         Returns: a flat dict of float32 scalars, with the `loss` and the `accuracy` before the update. Each key becomes
           `batch/<key>` and `epoch/<key>` in TensorBoard.
         """
+        batch, name = (images, labels, *more), type(self).__name__
+        _check_takes(self, "prepare_batch", batch)
         with tf.name_scope("prepare_batch"):
-            images, labels = self.prepare_batch(images, labels)
-        gradients, scalars = self.compute_gradients(images, labels)
+            batch = self.prepare_batch(*batch)
+        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+            raise Error(f"prepare_batch of {name} returned {_describe(batch)}, expected images and labels.")
+        _check_takes(self, "compute_gradients", batch)
+        found = self.compute_gradients(*batch)
+        if not isinstance(found, (tuple, list)) or len(found) != 2 or not isinstance(found[1], dict):
+            what = "expected a list of gradients and a dict of scalars"
+            raise Error(f"compute_gradients of {name} returned {_describe(found)}, {what}.")
+        gradients, scalars = found
+        _check_count(self, "compute_gradients returned", gradients, self.trained_variables())
         self._context.gradients = gradients
         with tf.name_scope("optimizer"):
             self.apply_gradients(gradients)
+        self.iterations.assign_add(1)
         return scalars
+
+    def _classes_of(self, labels, logits):
+        """Returns the class of each image, int64 `[B]`, of labels `[B, classes]` or `[B]`."""
+        shape = tf.TensorShape(labels.shape) if hasattr(labels, "shape") else None
+        if shape is not None and shape.is_compatible_with(logits.shape):
+            return tf.argmax(labels, 1)
+        if shape is not None and shape.rank == 1:
+            return tf.cast(labels, tf.int64)
+        raise Error(
+            f"prepare_batch of {type(self).__name__} gave {_describe(labels)} for the labels, which has no accuracy: "
+            "return labels [B] or [B, classes], and other targets after them."
+        )
+
+    def _check_loss(self, found):
+        """Returns the loss or the dict of losses, and the logits, of what `compute_loss` returned.
+
+        Raises: `mnist.Error` for anything else, or if the losses of the model are missing.
+        """
+        where = f"compute_loss of {type(self).__name__}"
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise Error(f"{where} returned {_describe(found)}, expected the loss and the logits.")
+        losses, logits = found
+        named = losses if isinstance(losses, dict) else {"loss": losses}
+        for name, loss in named.items():
+            if getattr(loss, "shape", None) != () or not loss.dtype.is_floating:
+                raise Error(f"{where} returned {_describe(loss)} for {name!r}, expected a scalar: take its mean.")
+        if isinstance(losses, dict) and (not losses or losses.keys() & {"loss", "accuracy"}):
+            raise Error(f"{where} returned losses named {[*losses]}, expected other names than 'loss' and 'accuracy'.")
+        if not hasattr(logits, "shape") or not tf.TensorShape(logits.shape).is_compatible_with([None, None]):
+            raise Error(f"{where} returned {_describe(logits)} for the logits, expected [B, classes].")
+        if not self._context.has_losses and self.model.losses:
+            raise Error(
+                f"{where} leaves out the losses of regularizers and add_loss, which the {type(self.model).__name__} "
+                "has: pass its loss through self.add_losses(loss), which adds them."
+            )
+        return losses, logits
+
+
+def _check_trained(cls, variables):
+    where, seen = f"trained_variables of {cls.__name__}", set()
+    for variable in variables:
+        if not isinstance(variable, (keras.Variable, tf.Variable)):
+            raise Error(f"{where} has a {type(variable).__name__}, expected Keras variables or tf.Variables.")
+        name = variable.path if hasattr(variable, "path") else variable.name
+        if not variable.trainable:
+            raise Error(f"{where} has {name}, which is not trainable.")
+        if id(_as_variable(variable)) in seen:
+            raise Error(f"{where} has {name} twice.")
+        seen.add(id(_as_variable(variable)))
+
+
+def _check_count(step, what, gradients, variables):
+    if len(gradients) != len(variables):
+        raise Error(
+            f"{what} {len(gradients)} gradients, but {type(step).__name__} trains {len(variables)} variables: give "
+            "one for each of trained_variables, or None."
+        )
+
+
+@tf.autograph.experimental.do_not_convert
+def _check_takes(step, name, batch):
+    """Raises `mnist.Error` for a method of a step that does not take the tensors of a batch."""
+    try:
+        inspect.signature(getattr(step, name)).bind(*batch)
+    except TypeError:
+        more = f" and {len(batch) - 2} more" if len(batch) > 2 else ""
+        raise Error(
+            f"{name} of {type(step).__name__} does not take a batch of images, labels{more}: "
+            "give it the arguments that training_set or prepare_batch returns."
+        ) from None
+
+
+def _describe(value):
+    """Describes what a method returned, for a message."""
+    if isinstance(value, (tuple, list)):
+        return f"{len(value)} values"
+    shape = getattr(value, "shape", None)
+    if shape is None or tf.TensorShape(shape).rank is None:
+        return f"a {type(value).__name__}"
+    return f"a tensor {list(shape)}"
+
+
+def _as_variable(variable):
+    """Returns the `tf.Variable` of a Keras variable, or else the variable itself."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _add(one, other):
+    if one is None or other is None:
+        return other if one is None else one
+    return tf.convert_to_tensor(one) + tf.convert_to_tensor(other)
+
+
+def _wrong_constructor(cls, found):
+    return Error(
+        f"{cls.__name__}.__init__ {found}. Write it as def __init__(self, model, optimizer, **settings), and call "
+        "super().__init__(model, optimizer, **settings) in it."
+    )
 
 
 def _reserved(cls, name):

@@ -40,16 +40,18 @@ class View:
         with contextlib.ExitStack() as stack:
             if number is not None and self.part == "train":
                 stack.enter_context(tf.summary.record_if(tf.equal(number % steps, 0) if self._is_recording else False))
-                stack.enter_context(tf.name_scope("/"))  # TensorFlow would put the graph's scopes before the name
+                stack.enter_context(tf.name_scope(""))  # TensorFlow would put the graph's scopes before the name
             yield
 
     @contextlib.contextmanager
     def recording(self, is_recording):
         """Sets whether summaries of what is traced are recorded, also within `every`."""
         before, self._is_recording = self._is_recording, is_recording
-        with contextlib.nullcontext() if is_recording else tf.summary.record_if(False):
-            yield
-        self._is_recording = before
+        try:
+            with contextlib.nullcontext() if is_recording else tf.summary.record_if(False):
+                yield
+        finally:
+            self._is_recording = before
 
     @contextlib.contextmanager
     def writing(self, iterations):
@@ -81,11 +83,11 @@ class View:
         """
         if self._is_silent:
             return take_step()[0]
-        variables = [variable.value for variable in step.model.trainable_variables]
+        variables = step.trained_variables()
         before = list(map(_to_floats, variables))
         scale = np.float32(step.optimizer.scale_loss(1.0))
         scalars, gradients = take_step()
-        after, names = list(map(_to_floats, variables)), names_of(step.model)
+        after, names = list(map(_to_floats, variables)), names_of(step.model, variables)
         known = {i: _to_floats(tf.convert_to_tensor(g)) / scale for i, g in enumerate(gradients) if g is not None}
         norms_due, histograms_due = (n and number % n == 0 for n in (self._norms_every, self._histograms_every))
         norms = measure_norms(names, before, after, known) if norms_due else {}

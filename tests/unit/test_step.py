@@ -102,7 +102,7 @@ def test_a_subclass_that_replaces_an_attribute_of_the_base_is_refused(replace, n
 def test_random_seeds_depend_on_seed_step_and_purpose():
     def draw(seed=0, iterations=0, purpose="mixup"):
         step = make_step(seed=seed)
-        step.optimizer.iterations.assign(iterations)
+        step.iterations.assign(iterations)
         return tuple(step.random_seed(purpose).numpy())
 
     draws = [draw(), draw(seed=1), draw(iterations=1), draw(purpose="augment")]

@@ -1,0 +1,530 @@
+"""Methods of a `TrainStep` are trained and counted correctly, or refused by name before the first step."""
+
+import collections
+
+from mnist import Error, checkpoint
+from mnist.loop import Interrupted, train_and_evaluate
+from mnist.model import CNN, call_to_train
+from mnist.step import TrainStep, compile_step, names_of
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import StopAfter
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+layers, optimizers = keras.layers, keras.optimizers
+cross_entropy = tf.nn.softmax_cross_entropy_with_logits
+
+
+def make_model(**last):
+    return keras.Sequential(
+        [keras.Input([28, 28, 1]), layers.Flatten(), layers.Dense(8, activation="relu"), layers.Dense(10, **last)]
+    )
+
+
+def make(cls, optimizer=None, model=make_model, **settings):
+    keras.utils.set_random_seed(0)
+    return cls(model(), optimizer or optimizers.Adam(), **settings)
+
+
+def train(folder, dataset, cls, optimizer=None, model=make_model, steps=5, run=None, **settings):
+    step = make(cls, optimizer, model, **settings)
+    train_and_evaluate(step, dataset, str(folder / "run"), **{"epochs": 9, "max_steps": steps} | (run or {}))
+    return step
+
+
+def is_refused(match, folder, *args, **kwargs):
+    with pytest.raises(Error, match=match) as caught:
+        train(folder, *args, **kwargs)
+    assert str(caught.value).count("\n") < 2
+    assert not (folder / "run" / "checkpoints").exists()
+
+
+def read(folder):
+    return EventAccumulator(str(folder), size_guidance=collections.defaultdict(int)).Reload()
+
+
+def bits(step):
+    return [variable.numpy().tobytes() for variable in checkpoint.variables_of(step).values()]
+
+
+# Trained
+
+
+class Head(TrainStep):
+    """A step with an auxiliary head on the features, made after the base's constructor."""
+
+    def __init__(self, model, optimizer, **settings):
+        super().__init__(model, optimizer, **settings)
+        self.head, self.scale = layers.Dense(10, name="head"), tf.Variable(1.0, name="scale")
+        self.head.build([None, 8])
+        self.features = keras.Model(model.inputs, model.layers[-1].input)
+
+    def look(self, images):
+        return self.scale * self.head(self.features(images))
+
+    def compute_loss(self, images, labels):
+        loss, logits = super().compute_loss(images, labels)
+        return loss + tf.reduce_mean(cross_entropy(labels, self.look(images))), logits
+
+
+class Trained(Head):
+    def trained_variables(self):
+        return [*super().trained_variables(), *self.head.trainable_variables, self.scale]
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+@pytest.mark.parametrize("make_optimizer", [optimizers.Adam, lambda: optimizers.SGD(0.1, use_ema=True)])
+def test_the_variables_that_a_step_adds_are_trained_saved_and_measured(make_optimizer, slices, digits, tmp_path):
+    run = {"norms_every": 2, "histograms_every": 2}
+    step = train(tmp_path, digits, Trained, make_optimizer(), slices=slices, run=run)
+    start = make(Trained, make_optimizer())
+    for now, before in zip([*step.head.variables, step.scale], [*start.head.variables, start.scale], strict=True):
+        assert not np.array_equal(now.numpy(), before.numpy())
+    assert [layer for layer, _ in names_of(step.model, step.trained_variables())][-3:] == ["head", "head", "scale"]
+    assert {"weights/head", "gradients/scale", "updates/head"} <= set(read(tmp_path / "run/train").Tags()["tensors"])
+    options = {"slices": slices, "steps": 9}
+    train(tmp_path, digits, Trained, make_optimizer(), **options)
+    resumed, straight = (train(tmp_path / x, digits, Trained, make_optimizer(), **options) for x in ("", "straight"))
+    assert bits(resumed) == bits(straight)
+
+
+class Stopped(Head):
+    def look(self, images):
+        return tf.stop_gradient(super().look(images))
+
+
+class Frozen(Head):
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.scale, self.head.trainable = tf.Variable(1.0, trainable=False), False
+
+
+class OwnUpdate(Head):
+    """A step that moves its head itself, and trains `scale`."""
+
+    def trained_variables(self):
+        return [*super().trained_variables(), self.scale]
+
+    def compute_gradients(self, images, labels):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(cross_entropy(labels, self.look(images)))
+        for variable, gradient in zip(*[self.head.weights, tape.gradient(loss, self.head.weights)], strict=True):
+            variable.assign(variable - 0.1 * gradient)
+        return super().compute_gradients(images, labels)
+
+
+def test_a_variable_of_the_loss_that_nothing_trains_is_refused(digits, tmp_path):
+    is_refused(r"loss of Head depends on head/0 \(.*kernel\), which nothing trains: return it", tmp_path, digits, Head)
+    half = type("Half", (Trained,), {"trained_variables": lambda self: [*Head.trained_variables(self), self.scale]})
+    is_refused("loss of Half depends on head/0", tmp_path, digits, half, slices=4)
+    for cls in (Stopped, Frozen, OwnUpdate):
+        assert train(tmp_path / cls.__name__, digits, cls, steps=2).iterations == 2
+
+
+class TwoRates(Trained):
+    """A head with an optimizer of its own."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.second = optimizers.SGD(0.5)
+        self.second.build(self.head.trainable_variables)
+
+    def apply_gradients(self, gradients):
+        super().apply_gradients([*gradients[:4], None, None, gradients[-1]])
+        self.second.apply_gradients(zip(gradients[4:6], self.head.trainable_variables, strict=True))
+
+
+def test_a_head_may_have_an_optimizer_of_its_own(digits, tmp_path):
+    start, step = make(TwoRates), train(tmp_path, digits, TwoRates, optimizers.SGD(0.0), steps=1)
+    images, labels = start.prepare_batch(*(part[start.epoch_order(digits.train, 0)[:64]] for part in digits.train))
+    expected = start.compute_gradients(images, labels)[0][4]
+    np.testing.assert_allclose(start.head.kernel - step.head.kernel, 0.5 * expected, rtol=1e-4, atol=1e-7)
+    assert np.array_equal(start.model.get_weights()[0], step.model.get_weights()[0])
+
+
+class Before(CNN):
+    def __init__(self, **kwargs):
+        self.norm = layers.BatchNormalization(name="norm")
+        super().__init__(**kwargs)
+
+    def features(self, images):
+        return self.norm(super().features(images))
+
+
+class After(Before):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.more = layers.Dense(64, name="more")
+
+    def features(self, images):
+        return self.more(super().features(images))
+
+
+def test_a_subclass_of_the_cnn_may_make_layers_before_and_after(digits, tmp_path):
+    step = train(tmp_path, digits, TrainStep, model=After, steps=2)
+    assert {"norm", "more"} <= {layer for layer, _ in names_of(step.model)}
+
+
+class OwnLoss(TrainStep):
+    def compute_loss(self, images, labels):
+        logits = call_to_train(self.model, images)
+        return tf.reduce_mean(cross_entropy(labels, logits)), logits
+
+
+class OwnLossWith(OwnLoss):
+    def compute_loss(self, images, labels):
+        loss, logits = super().compute_loss(images, labels)
+        return self.add_losses(loss), logits
+
+
+class Squares(layers.Layer):
+    def call(self, x):
+        self.add_loss(0.1 * keras.ops.mean(keras.ops.square(x)))
+        return x
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda: make_model(kernel_regularizer="l2"), lambda: keras.Sequential([make_model(), Squares()])],
+)
+def test_a_loss_of_its_own_has_the_losses_of_the_model_once_or_is_refused(model, digits, tmp_path):
+    is_refused(
+        "compute_loss of OwnLoss leaves out the losses of reg.*self.add_losses", tmp_path, digits, OwnLoss, model=model
+    )
+    own, plain = (train(tmp_path / cls.__name__, digits, cls, model=model) for cls in (OwnLossWith, TrainStep))
+    assert own.model.get_weights()[0].tobytes() == plain.model.get_weights()[0].tobytes()
+
+
+def preparing(change, **methods):
+    def prepare_batch(self, images, labels):
+        return change(*TrainStep.prepare_batch(self, images, labels))
+
+    return type("Mine", (TrainStep,), {"prepare_batch": prepare_batch, **methods})
+
+
+def doubled(images, labels):
+    return images, labels * tf.where(tf.range(tf.shape(labels)[0])[:, None] == 3, 2.0, 1.0)
+
+
+def test_rows_of_labels_that_do_not_sum_to_one_are_refused(digits, tmp_path):
+    for settings in ({}, {"slices": 4}):
+        is_refused(
+            "rows of labels that do not sum to 1.*in compute_loss", tmp_path, digits, preparing(doubled), **settings
+        )
+    smooth = preparing(lambda images, labels: (images, labels * 0.7 + 0.3 * labels[::-1]))
+    own = preparing(doubled, compute_loss=OwnLoss.compute_loss)
+    for i, cls in enumerate((smooth, own)):
+        train(tmp_path / str(i), digits, cls, steps=2)
+
+
+def method(name, function):
+    return type("Mine", (TrainStep,), {name: function})
+
+
+def no_settings(self, model, optimizer):
+    TrainStep.__init__(self, model, optimizer)
+
+
+def dropping(self, model, optimizer, **settings):
+    TrainStep.__init__(self, model, optimizer)
+
+
+def cut(function):
+    """Returns a class that changes what a method of the base returns, the method that the argument is named after."""
+    name = function.__code__.co_varnames[0]
+    return method(name, lambda self, *batch: function(getattr(TrainStep, name)(self, *batch)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "match"),
+    [
+        (preparing(lambda x, y: (x, tf.argmax(y, 1))), r"of Mine gave labels \[None\], expected \[None, 10\]"),
+        (preparing(lambda x, y: (x, y[:, :7])), r"of Mine gave labels \[None, 7\], expected \[None, 10\]"),
+        (preparing(lambda x, y: x), "prepare_batch of Mine returned a tensor .*, expected images and labels"),
+        (preparing(lambda x, y: (x, y, y)), "compute_loss of Mine does not take a batch of .* and 1 more"),
+        (cut(lambda compute_loss: compute_loss[0]), "expected the loss and the logits"),
+        (cut(lambda compute_loss: (tf.zeros([3]), compute_loss[1])), r"a tensor \[3\] for 'loss', expected a scalar"),
+        (cut(lambda compute_loss: ({"a": 1.0}, compute_loss[1])), "a float for 'a', expected a scalar"),
+        (cut(lambda compute_loss: ({"loss": compute_loss[0]}, compute_loss[1])), "losses named .'loss'., expected"),
+        (cut(lambda compute_gradients: compute_gradients[0]), "expected a list of gradients and a dict of scalars"),
+        (cut(lambda compute_gradients: (compute_gradients[0][:3], {})), "returned 3 gradients, but Mine trains 4"),
+        (method("apply_gradients", lambda self, g: TrainStep.apply_gradients(self, g[1:])), "got 3 gradients, but"),
+        (method("trained_variables", lambda self: [1.0]), "has a float, expected Keras variables"),
+        (method("trained_variables", lambda self: self.optimizer.variables[:1]), "iteration, which is not trainable"),
+        (method("trained_variables", lambda self: self.model.weights * 2), "kernel twice"),
+        (method("__init__", no_settings), "Mine.__init__ got an unexpected keyword argument 'seed'.*settings"),
+        (method("__init__", dropping), "Mine.__init__ does not pass on 'seed'. Write it as"),
+        (method("__init__", lambda self, model, optimizer, **settings: None), r"does not call super\(\).__init__"),
+    ],
+)
+def test_a_method_that_returns_something_else_is_refused_in_a_line(cls, match, digits, tmp_path):
+    is_refused(match, tmp_path, digits, cls, seed=3)
+
+
+# Frozen by tracing
+
+
+class Drawing(TrainStep):
+    def compute_loss(self, images, labels):
+        images += 0.1 * tf.random.stateless_normal(tf.shape(images), self.random_seed("noise"))
+        return super().compute_loss(images, labels)
+
+
+class Decorated(Drawing):
+    @tf.function
+    def compute_loss(self, images, labels):
+        return super().compute_loss(images, labels)
+
+
+class ByAttribute(Drawing):
+    """A step with a function in an attribute, which has another function in it."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.inner = tf.function(self.draw)
+        self.outer = tf.function(lambda images: self.inner(images))
+
+    def draw(self, images):
+        return images + 0.1 * tf.random.stateless_normal(tf.shape(images), self.random_seed("noise"))
+
+    def compute_loss(self, images, labels):
+        return TrainStep.compute_loss(self, self.outer(images), labels)
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_a_function_within_a_slice_has_the_draws_of_the_slice(slices, digits):
+    found = []
+    for cls in (Drawing, Decorated, ByAttribute):
+        step = make(cls, slices=slices)
+        update = compile_step(step)
+        for i in range(3):
+            update(*(tf.constant(part[64 * i : 64 * i + 64]) for part in digits.train))
+        found.append([v.numpy().tobytes() for v in step.model.variables])
+    assert found[0] == found[1] == found[2]
+
+
+class Summing(TrainStep):
+    """A step that adds up the pixels, the images and the steps that its loss sees, and has a metric of Keras."""
+
+    def __init__(self, *args, aggregation=tf.VariableAggregation.SUM, **settings):
+        super().__init__(*args, **settings)
+        self.pixels = tf.Variable(0.0, aggregation=aggregation, trainable=False)
+        self.images = tf.Variable(0, aggregation=aggregation)
+        self.steps, self.mean = tf.Variable(0.0), keras.metrics.Mean()
+        self.average = tf.Variable(0.0)
+
+    def compute_loss(self, images, labels):
+        self.pixels.assign_add(tf.reduce_sum(images))
+        self.images.assign(self.images + tf.shape(labels)[0])
+        self.steps.assign_add(1.0)
+        self.mean.update_state(tf.reduce_sum(images, axis=[1, 2, 3]))
+        self.average.assign_sub(0.1 * (self.average - tf.reduce_mean(images)))
+        return super().compute_loss(images, labels)
+
+
+class SummingInside(Summing):
+    @tf.function
+    def compute_loss(self, images, labels):
+        return super().compute_loss(images, labels)
+
+
+@pytest.mark.parametrize("cls", [Summing, SummingInside])
+def test_sums_over_the_images_of_a_slice_are_sums_over_the_batch_or_refused(cls, digits, tmp_path):
+    step = make(cls, slices=4)
+    update, whole = compile_step(step), digits.train.images[:130].astype(np.float64) / 255
+    for i in (0, 64, 128):  # the last batch has fewer images than slices
+        update(*(tf.constant(part[i : min(i + 64, 130)]) for part in digits.train))
+    assert float(step.pixels) == pytest.approx(whole.sum(), rel=1e-5)
+    assert (int(step.images), float(step.steps)) == (130, 3)
+    assert float(step.mean.result()) == pytest.approx(whole.sum() / 130, rel=1e-5)
+    expected = 0.0
+    for i in (0, 64, 128):
+        expected += 0.1 * (whole[i : i + 64].mean() - expected)
+    assert float(step.average) == pytest.approx(expected, rel=1e-5)
+    none = {"aggregation": tf.VariableAggregation.NONE}
+    is_refused("adds to the variable .* one slice at a time.*SUM", tmp_path, digits, cls, slices=4, **none)
+    train(tmp_path, digits, cls, steps=2, **none)
+
+
+class AppliedTwice(TrainStep):
+    def apply_gradients(self, gradients):
+        super().apply_gradients(gradients)
+        super().apply_gradients(gradients)
+
+
+class Skipping(TrainStep):
+    def apply_gradients(self, gradients):
+        tf.cond(self.iterations % 3 == 1, lambda: None, lambda: TrainStep.apply_gradients(self, gradients))
+
+
+class CalledTwice(TrainStep):
+    def __call__(self, images, labels):
+        super().__call__(images, labels)
+        return super().__call__(images, labels)
+
+
+class Alone(TrainStep):
+    def __call__(self, images, labels):
+        gradients, scalars = self.compute_gradients(*self.prepare_batch(images, labels))
+        self.apply_gradients(gradients)
+        return scalars
+
+
+@pytest.mark.parametrize("cls", [AppliedTwice, Skipping, CalledTwice, Alone])
+def test_batches_are_counted_whatever_an_optimizer_counts(cls, digits, tmp_path):
+    noisy = type("Noisy", (cls, Drawing), {})
+    run = {"batch_size": 300, "steps_per_loop": 2}  # five steps an epoch
+    with pytest.raises(Interrupted):
+        train(tmp_path, digits, noisy, steps=12, run=run | {"interrupt": StopAfter(4)})
+    resumed, straight = (train(tmp_path / x, digits, noisy, steps=12, run=run) for x in ("", "straight"))
+    assert int(resumed.iterations) == 12
+    assert bits(resumed) == bits(straight)
+
+
+def test_a_checkpoint_of_an_older_version_has_its_steps_counted(digits, tmp_path, monkeypatch):
+    straight = train(tmp_path / "straight", digits, Drawing, steps=4)
+    with monkeypatch.context() as patch:
+        of_now = checkpoint.variables_of
+        old = lambda step: {name: v for name, v in of_now(step).items() if name != "iterations/0"}  # noqa: E731
+        patch.setattr("mnist.checkpoint.variables_of", old)
+        patch.setattr("mnist.checkpoint.fingerprint._VERSION", 2)
+        patch.setattr("mnist.checkpoint.traced._check_state", lambda *_: None)
+        patch.setattr("mnist.checkpoint.traced.digest_of", lambda *_: "of an older graph")
+        train(tmp_path, digits, Drawing, steps=2)
+    assert bits(train(tmp_path, digits, Drawing, steps=4)) == bits(straight)
+
+
+WRITERS = ("prepare_batch", "compute_loss", "compute_gradients", "apply_gradients", "__call__", "extra_metrics")
+
+
+def writing(name, inside=False):
+    def write(self, *batch):
+        with self.view.every(2):
+            tf.summary.scalar(f"own/{name.strip('_')}", 1.0)
+        return getattr(super(cls, self), name)(*batch)
+
+    cls = type(f"Writing{name}", (TrainStep,), {name: tf.function(write) if inside else write})
+    return cls
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+@pytest.mark.parametrize("inside", [False, True])
+def test_every_method_may_write_summaries(slices, inside, digits, tmp_path):
+    names = WRITERS[:3] if inside else WRITERS  # a decorated method cannot take None among the gradients
+    bases = [writing(name, inside) for name in names]
+    cls = type("All", (), {}) if not bases else bases[0]
+    for i, (name, cls) in enumerate(zip(names, bases, strict=True)):
+        train(tmp_path / str(i), digits, cls, slices=slices, steps=4)
+        part = "validation" if name == "extra_metrics" else "train"
+        events = EventAccumulator(
+            str(tmp_path / str(i) / "run" / part), size_guidance=collections.defaultdict(int)
+        ).Reload()
+        steps = [event.step for event in events.Tensors(f"own/{name.strip('_')}")]
+        assert steps == ([0, 4] if name == "extra_metrics" else [2, 4]), name
+
+
+# New seams
+
+
+class Named(Trained):
+    """A step whose two losses are named."""
+
+    passes = 0
+
+    def compute_loss(self, images, labels):
+        type(self).passes += 1
+        digit, logits = TrainStep.compute_loss(self, images, labels)
+        return {"digit": digit, "aux": tf.reduce_mean(cross_entropy(labels, self.look(images)))}, logits
+
+
+class Surgery(Named):
+    """Gradient surgery (PCGrad): projects the gradient of the second loss away from the first where they conflict."""
+
+    def combine_gradients(self, gradients):
+        assert [*gradients] == ["digit", "aux"]
+        combined = []
+        for one, other in zip(*gradients.values(), strict=True):
+            if one is not None and other is not None:
+                share = tf.reduce_sum(one * other) / (tf.reduce_sum(one * one) + 1e-12)
+                other -= tf.minimum(share, 0.0) * one
+            combined.append(one if other is None else other if one is None else one + other)
+        return combined
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_named_losses_are_shown_and_their_gradients_are_combined(slices, digits, tmp_path):
+    Named.passes = 0
+    batch = [tf.constant(part[:64]) for part in digits.train]
+    named, summed, surgery = (make(cls, slices=slices) for cls in (Named, Trained, Surgery))
+    found, expected = (compile_step(step)(*batch) for step in (named, summed))
+    assert Named.passes == (1 if slices == 1 else slices + 1)
+    assert float(found[0]["digit"] + found[0]["aux"]) == pytest.approx(float(found[0]["loss"]), rel=1e-6)
+    for a, b in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    eager = make(Named, slices=slices)(*batch)
+    assert float(eager["aux"]) == pytest.approx(float(found[0]["aux"]), rel=1e-5)
+    assert np.isfinite(compile_step(surgery)(*batch)[0]["loss"])
+    train(tmp_path, digits, Surgery, slices=slices, steps=2)
+
+
+class Weighted(TrainStep):
+    """A step that flips a label, counts the classes once, and weights the images by the frequency of their class."""
+
+    def training_set(self, images, labels):
+        with pytest.raises(ValueError, match="read-only"):
+            labels[0] = 3
+        labels = labels.astype(np.int64)
+        labels[0] = 9 - labels[0]
+        weights = 1.0 / np.bincount(labels)[labels]
+        return images, labels, (weights / weights.mean()).astype(np.float32), np.arange(len(labels))
+
+    def epoch_order(self, examples, epoch):
+        self._first = examples.labels[0]
+        return super().epoch_order(examples, epoch)
+
+    def compute_loss(self, images, labels, weights, places):
+        logits = call_to_train(self.model, images)
+        self.seen.scatter_update(tf.IndexedSlices(weights, places))
+        return tf.reduce_mean(weights * cross_entropy(labels, logits)), logits
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.seen = tf.Variable(tf.zeros([1500]), aggregation=tf.VariableAggregation.SUM, trainable=False)
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_the_training_set_of_a_step_travels_with_the_batch(slices, digits, tmp_path, monkeypatch):
+    run = {"batch_size": 300}
+    step = train(tmp_path, digits, Weighted, slices=slices, steps=5, run=run)  # an epoch
+    labels = digits.train.labels.copy()
+    labels[0] = 9 - labels[0]
+    assert step._first == labels[0]
+    weights = 1.0 / np.bincount(labels)[labels]
+    np.testing.assert_allclose(step.seen.numpy(), weights / weights.mean(), rtol=1e-5)
+    resumed, straight = (
+        train(tmp_path / x, digits, Weighted, slices=slices, steps=7, run=run) for x in ("", "straight")
+    )
+    assert bits(resumed) == bits(straight)
+    monkeypatch.setattr(
+        Weighted, "training_set", lambda self, images, labels: (images, labels, np.ones(1500, "f"), labels)
+    )
+    with pytest.raises(Error, match="holds a run with other settings: training_set"):
+        train(tmp_path, digits, Weighted, slices=slices, steps=9, run=run)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda x, y: x, "returned a ndarray, expected images, labels and"),
+        (lambda x, y: (x[:5], y[:5]), r"uint8 \[5, 28, 28, 1\] for images, expected uint8 \[1500, 28, 28, 1\]"),
+        (lambda x, y: (x, y + 1), "labels 1 to 10, expected uint8 images with labels 0 to 9"),
+        (lambda x, y: (x, y, np.ones(7)), r"float64 \[7\] for array 2, expected numbers \[1500\]"),
+        (lambda x, y: (x, y, y), "prepare_batch of Mine does not take a batch of images, labels and 1 more"),
+    ],
+)
+def test_a_training_set_that_does_not_fit_is_refused(change, match, digits, tmp_path):
+    cls = preparing(lambda *batch: batch, training_set=lambda self, images, labels: change(images, labels))
+    is_refused(match, tmp_path, digits, cls)
