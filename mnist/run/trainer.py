@@ -33,7 +33,7 @@ class Trainer:
     def __init__(self, step, dataset, plan, context, checkpointer, recorder):
         self.step, self.dataset, self.plan, self.context = step, dataset, plan, context
         self.checkpointer, self.recorder = checkpointer, recorder
-        self.evaluator = Evaluator(step, plan.eval_batch_size)
+        self.evaluator = Evaluator(step, plan.eval_batch_size, checkpointer.watch)
         self.state, self._order = RunState(), None
         self._images, self._labels = as_tensors(dataset.train)
         self._batches, self._epoch = None, None  # an iterator over the batches of that epoch
@@ -52,7 +52,8 @@ class Trainer:
         order = tf.range(self.plan.num_examples)  # any order, because only the shapes of the batches count
         spec = self._make_batches(order).element_spec
         variables = self.checkpointer.variables
-        make_loop, graph, digest = compile_loop(self.step, self.context, spec, variables, open_writer)
+        with self.checkpointer.watch.tracing():
+            make_loop, graph, digest = compile_loop(self.step, self.context, spec, variables, open_writer)
         self.checkpointer.check_traced(self.state, digest)
         return make_loop, graph
 
@@ -62,8 +63,9 @@ class Trainer:
             return
         make_loop, graph = self.compile(self.recorder.open_writer)
         self._start_batches()
-        loop = make_loop()
-        loop.trace(self._batches)
+        with self.checkpointer.watch.tracing():
+            loop = make_loop()
+            loop.trace(self._batches)
         self.state.provenance = provenance.describe()
         self.recorder.begin(self.state, self.step, self.dataset, graph)
         self._loop = loop
@@ -72,8 +74,9 @@ class Trainer:
         """Makes the batches of the next epoch, or of the rest of the epoch in which the run resumes."""
         epoch, done = self.plan.position(self.state.step)
         if self._order is None or not done:
-            order = self.step.epoch_order(self.dataset.train, epoch)
-            self._order = check_order(order, self.plan.num_examples, f"epoch_order of {type(self.step).__name__}")
+            with self.checkpointer.watch.hook("epoch_order"):
+                order = self.step.epoch_order(self.dataset.read_only().train, epoch)
+                self._order = check_order(order, self.plan.num_examples, f"epoch_order of {type(self.step).__name__}")
             self.context.replicas.cluster.check_same(
                 zlib.crc32(self._order.numpy().tobytes()),
                 "has another order of the epoch than the chief: epoch_order has to depend on nothing but the seed, the "

@@ -3,7 +3,7 @@
 import os
 
 from mnist import Error
-from mnist.checkpoint import attributes
+from mnist.checkpoint.fingerprint import attributes
 from mnist.model import CNN
 from mnist.settings import Setting, defined_flags, local_path, read_flags, settings_of, take
 from mnist.step import TrainStep
