@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from mnist import Error, checkpoint, files
+from mnist import Error, files
 from mnist.cli import say
 from mnist.distributed import Replicas
 from mnist.model import being_imported, check_answers
@@ -45,11 +45,10 @@ def train_and_evaluate(
     workdir = local_path(workdir)
     plan = Plan(len(dataset.train.labels), **options)
     check_answers(step.eval_model, dataset)
-    checkpoint.check_attributes(step)
     replicas = replicas or Replicas()
     replicas.check(step.slices)
     cluster = replicas.cluster
-    view = View(workdir, dataset, plan.norms_every, plan.histograms_every, is_silent=not cluster.is_chief)
+    view = View(workdir, dataset.read_only(), plan.norms_every, plan.histograms_every, is_silent=not cluster.is_chief)
     context = Context(replicas, view, jit_compile=plan.jit_compile)
     lock = files.lock(os.path.abspath(workdir)) if cluster.is_chief else contextlib.nullcontext()
     recorder = Recorder(workdir, plan, flags_text, hparams) if cluster.is_chief else SilentRecorder()

@@ -15,23 +15,27 @@ from mnist.checkpoint.bundle import (
     variables_of_eval_model,
 )
 from mnist.checkpoint.comparable import plain
-from mnist.checkpoint.fingerprint import attributes, fingerprint_of
-from mnist.checkpoint.traced import check_attributes, check_unchanged, written_variables
+from mnist.checkpoint.fingerprint import fingerprint_of
+from mnist.checkpoint.state import dump as dump_state
+from mnist.checkpoint.state import restore as restore_state
+from mnist.checkpoint.traced import RESERVED, written_variables
+from mnist.checkpoint.watch import Watch
 
 __all__ = [
+    "RESERVED",
     "Best",
     "NotFinite",
+    "Watch",
     "assign",
-    "attributes",
-    "check_attributes",
-    "check_unchanged",
     "digest",
+    "dump_state",
     "fingerprint_of",
     "layers_of",
     "load",
     "load_newest",
     "plain",
     "remove_newer",
+    "restore_state",
     "save",
     "steps",
     "variables_of",

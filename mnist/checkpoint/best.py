@@ -5,7 +5,7 @@ import math
 import os
 
 from mnist import Error
-from mnist.checkpoint import bundle
+from mnist.checkpoint import bundle, state
 
 FOLDER = "best"
 
@@ -64,8 +64,9 @@ class Best:
     def assigned(self, step, variables):
         """Gives a step its best values while entered. The variables are a dict of everything in a checkpoint."""
         variables = variables | bundle.variables_of_eval_model(step)
-        values = {name: variable.numpy() for name, variable in variables.items()}
-        tensors, _ = bundle.load_newest(self.directory)
+        values, hooks = {name: variable.numpy() for name, variable in variables.items()}, state.dump(step.state)
+        tensors, metadata = bundle.load_newest(self.directory)
+        state.restore(step.state, metadata.get("state", hooks))  # an older version did not save it
         for name, variable in variables.items():
             variable.assign(tensors[name])
         try:
@@ -73,6 +74,7 @@ class Best:
         finally:
             for name, variable in variables.items():
                 variable.assign(values[name])
+            state.restore(step.state, hooks)
 
 
 def load(directory, workdir):

@@ -1,15 +1,18 @@
-"""Python and Keras values as plain JSON, so that two processes can compare them."""
+"""Python and Keras values as plain JSON, so that two moments of a run, or two processes, can be compared by name."""
 
 import collections
 import dataclasses
 import enum
 import functools
 import hashlib
+import io
 import math
 import numbers
 import os
+import random
+import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mnist import Error
 from mnist.model import describe
@@ -21,42 +24,149 @@ import tensorflow as tf
 # Keys of a Keras description that Keras counts up in a process, or that the graph and the list of layers show as well.
 _LEFT_OUT = ("name", "module", "registered_name", "build_config", "compile_config")
 _LEFT_OUT += ("layers", "input_layers", "output_layers", "inbound_nodes")
+# Libraries whose objects nothing looks into.
+_CLOSED = ("tensorflow", "keras", "numpy", "absl", "tensorboard", "matplotlib", "PIL")
+_GENERATORS = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
 
 
-def plain(value):
-    """Returns a value as JSON. Of an object without comparable values only the class remains.
+class Saved(dict):
+    """The description of a Keras object, whose variables checkpoints save."""
 
-    Raises: `mnist.Error` for an optimizer without a get_config(), or with a schedule without one.
+
+def is_own(value):
+    """Returns whether a class, a function or a module is code of the user, such as a file of mnist/research."""
+    file = getattr(sys.modules.get(_module_of(value)), "__file__", None) or ""
+    return _is_open(value) and not {"site-packages", "dist-packages"} & {*file.split(os.sep)}
+
+
+def _is_open(value):
+    name = _module_of(value)
+    root = name.partition(".")[0]
+    closed = root in sys.stdlib_module_names or root in _CLOSED
+    return not closed and (root != "mnist" or name.startswith("mnist.research"))
+
+
+def _module_of(value):
+    return value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None) or "builtins"
+
+
+def plain(value, name="a value", running=False, within=()):
+    """Returns a value as JSON, and what it holds at any depth. Of an object of a library only the class remains.
+
+    Args:
+      value: any value.
+      name: a string. The name of the value, for messages.
+      running: a bool. Whether to leave out learning rates, which a run may change, and to add attributes of layers.
+      within: objects that are described already.
+
+    Raises: `mnist.Error` for a generator of random numbers or an iterator, whose position nothing shows. Also for an
+      optimizer without a get_config(), or with a schedule without one.
     """
-    if hasattr(value, "get_config"):
-        return _describe_object(value)
-    if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
-        value = value.numpy()
-    if isinstance(value, np.ndarray) and value.size > 100:
-        digest = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
-        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
-    if isinstance(value, (np.ndarray, np.generic)):
-        value = value.tolist()
-    if isinstance(value, (enum.Enum, os.PathLike, tf.DType, bytes, bytearray, range, type)):
-        return str(value)
-    if isinstance(value, types.SimpleNamespace) or (dataclasses.is_dataclass(value) and hasattr(value, "__dict__")):
-        value = vars(value)
-    if value is None or isinstance(value, (int, str)):
-        return value
-    if isinstance(value, numbers.Number):  # NaN does not equal itself
-        return value if isinstance(value, float) and math.isfinite(value) else str(value)
-    if isinstance(value, types.FunctionType):
-        bound = plain([value.__defaults__, value.__kwdefaults__])
-        return {"class": value.__qualname__, "code": _digest_of_code(value.__code__), "bound": bound}
-    if isinstance(value, functools.partial):
-        value = [value.func, value.args, value.keywords]
-    if isinstance(value, Mapping):
-        return {str(plain(key)): plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple, collections.deque)):
-        return [plain(inner) for inner in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(map(plain, value), key=str)
-    return {"class": type(value).__name__}
+    return _Plain(running, within).of(value, name)
+
+
+class _Plain:
+    def __init__(self, running, within):
+        self._running, self._seen = running, {id(value): value for value in within}  # keeps objects, and so their ids
+
+    def of(self, value, name):
+        if hasattr(value, "get_config") and not isinstance(value, type):
+            return self._of_keras(value)
+        if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
+            value = value.numpy()
+        if isinstance(value, np.ndarray) and value.size > 100 and not value.dtype.hasobject:
+            digest = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+            return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
+        if isinstance(value, (np.ndarray, np.generic)):
+            value = value.tolist()
+        if isinstance(value, (enum.Enum, os.PathLike, tf.DType, bytes, bytearray, range, type)):
+            return str(value)
+        if value is None or isinstance(value, (int, str)):
+            return value
+        if isinstance(value, numbers.Number):  # NaN does not equal itself
+            return value if isinstance(value, float) and math.isfinite(value) else str(value)
+        if isinstance(value, types.FunctionType):
+            bound = self.of([value.__defaults__, value.__kwdefaults__], name)
+            return {"class": value.__qualname__, "code": _digest_of_code(value.__code__), "bound": bound}
+        if id(value) in self._seen:
+            return {"class": type(value).__name__}
+        self._seen[id(value)] = value
+        try:
+            return self._of_parts(value, name)
+        finally:
+            if isinstance(value, (list, tuple, Mapping)):  # may come twice, but not within itself
+                del self._seen[id(value)]
+
+    def _of_parts(self, value, name):
+        cls = type(value)
+        if isinstance(value, functools.partial):
+            value = [value.func, value.args, value.keywords]
+        if isinstance(value, np.random.SeedSequence):
+            value = value.state
+        if isinstance(value, Mapping):
+            return {str(self.of(key, name)): self.of(inner, f"{name}[{key!r:.50}]") for key, inner in value.items()}
+        if isinstance(value, (list, tuple, collections.deque)):
+            return [self.of(inner, f"{name}[{i}]") for i, inner in enumerate(value)]
+        if isinstance(value, (set, frozenset)):
+            return sorted((self.of(inner, name) for inner in value), key=str)
+        if (
+            isinstance(value, types.SimpleNamespace)
+            or dataclasses.is_dataclass(value)
+            or _is_open(cls)
+            or cls is tf.Module
+        ):
+            found = {key: self.of(inner, f"{name}.{key}") for key, inner in attributes_of(value).items()}
+            has_fields = isinstance(value, types.SimpleNamespace) or dataclasses.is_dataclass(value)
+            return found if has_fields else {"class": cls.__name__} | found
+        if isinstance(value, _GENERATORS) or (isinstance(value, Iterator) and not isinstance(value, io.IOBase)):
+            raise Error(
+                f"{name} is a {cls.__name__} of {cls.__module__.partition('.')[0]}, whose position no checkpoint "
+                "holds: keep a generator of NumPy in self.state, or draw by (self.seed, epoch)."
+            )
+        inner = getattr(value, "__self__", None)  # of a bound method
+        return {"class": cls.__name__} | ({"self": self.of(inner, name)} if inner is not None else {})
+
+    def _of_keras(self, value):
+        """Returns what Keras serializes of an object, and for a layer or a model also of each layer in it."""
+        if isinstance(value, keras.Layer):
+            layers = [self._of_layer(layer) for layer in value._flatten_layers(include_self=False)]
+            return Saved(({"layers": layers} if layers else {}) | self._of_layer(value))
+        description = describe(value)
+        if description is None:
+            name = type(value).__name__
+            raise Error(f"a resume could not compare the {name}: it, or its learning rate, needs a get_config().")
+        return Saved(self._anonymous(description))
+
+    def _of_layer(self, layer):
+        found = self._anonymous(describe(layer)) or {"class": type(layer).__name__, "trainable": layer.trainable}
+        if not self._running:
+            return found
+        public = {name: value for name, value in vars(layer).items() if name[0] != "_" and name != "built"}
+        simple = {name: value for name, value in public.items() if isinstance(value, (bool, int, float, str))}
+        return found | simple | {"trainable_variables": [variable.trainable for variable in layer.variables]}
+
+    def _anonymous(self, part):
+        """Returns a Keras description without the keys of `_LEFT_OUT` and without the code of lambdas."""
+        if isinstance(part, (list, tuple)):
+            return [self._anonymous(inner) for inner in part]
+        if not isinstance(part, dict):
+            return part
+        if part.get("class_name", "").endswith("DTypePolicy"):
+            return part["config"]["name"]
+        kept = [key for key in part if key not in _LEFT_OUT]
+        if self._running:
+            kept = [key for key in kept if key != "learning_rate" or isinstance(part[key], dict)]  # a variable
+        kept = ["class_name"] if part.get("class_name") == "__lambda__" else kept
+        return {key.removesuffix("_name"): self._anonymous(part[key]) for key in kept}
+
+
+def attributes_of(value):
+    """Returns what an object keeps by name, without what tf.Module adds, and without a `functools.cached_property`."""
+    slots = [vars(cls).get("__slots__", ()) for cls in type(value).__mro__]
+    slots = [name for names in slots for name in ([names] if isinstance(names, str) else names) if hasattr(value, name)]
+    found = {name: getattr(value, name) for name in slots if not name.startswith("__")} | getattr(value, "__dict__", {})
+    memos = {name for name in found if isinstance(getattr(type(value), name, None), functools.cached_property)}
+    return {name: inner for name, inner in found.items() if not name.startswith("_self_") and name not in memos}
 
 
 def _digest_of_code(code):
@@ -70,29 +180,33 @@ def _digest_of_code(code):
     return hashlib.sha256(repr((code.co_code, *map(text, code.co_consts), code.co_names)).encode()).hexdigest()
 
 
-def _describe_object(value):
-    """Returns what Keras serializes of an object, and for a layer or a model also of each layer in it."""
-    if isinstance(value, keras.Layer):
-        layers = [_describe_layer(layer) for layer in value._flatten_layers(include_self=False)]
-        return _describe_layer(value) | ({"layers": layers} if layers else {})
-    description = describe(value)
-    if description is None:
-        name = type(value).__name__
-        raise Error(f"a resume could not compare the {name}: it, or its learning rate, needs a get_config().")
-    return _anonymous(description)
+def is_object(value):
+    """Returns whether `plain` left nothing but classes. It does for a tensor of a graph and a list of variables."""
+    if isinstance(value, dict):
+        return isinstance(value, Saved) or set(value) <= {"class"} or all(map(is_object, value.values()))
+    return isinstance(value, list) and all(map(is_object, value))
 
 
-def _describe_layer(layer):
-    return _anonymous(describe(layer)) or {"class": type(layer).__name__, "trainable": layer.trainable}
+def differences_in(old, new, name):
+    """Compares two results of `plain`. Returns: a list of names and pairs of values, `(name, old, new)`."""
+    if old == new:
+        return []
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [d for i, one in enumerate(old) for d in differences_in(one, new[i], f"{name}[{i}]")]
+    if isinstance(old, dict) and isinstance(new, dict) and "sha256" not in {**old, **new}:
+        names = {key: name if key == "config" else f"{name}.{key}".lstrip(".") for key in {**new, **old}}
+        return [d for key, full in names.items() for d in differences_in(old.get(key), new.get(key), full)]
+    if name.endswith(".code"):
+        return [(f"the code of {name.removesuffix('.code')}", f"{old!s:.7}", f"{new!s:.7}")]
+    return [(name, old, new)]
 
 
-def _anonymous(part):
-    """Returns a Keras description without the keys of `_LEFT_OUT` and without the code of lambdas."""
-    if isinstance(part, (list, tuple)):
-        return [_anonymous(inner) for inner in part]
-    if not isinstance(part, dict):
-        return part
-    if part.get("class_name", "").endswith("DTypePolicy"):
-        return part["config"]["name"]
-    kept = ["class_name"] if part.get("class_name") == "__lambda__" else [key for key in part if key not in _LEFT_OUT]
-    return {key.removesuffix("_name"): _anonymous(part[key]) for key in kept}
+def show(value):
+    """Returns a value of a difference for a message. An object is shown by its class."""
+    if isinstance(value, float) and float(np.float32(value)) == value:
+        return str(np.float32(value))  # as it was typed
+    if isinstance(value, dict) and "sha256" in value:
+        return f"{value.get('dtype')} {value.get('shape')} with SHA-256 {value['sha256']:.7}"
+    if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        return ", ".join(show(inner) for inner in value)
+    return f"{value['class'] if isinstance(value, dict) and 'class' in value else value!s:.200}"

@@ -5,14 +5,15 @@ what no graph shows: flags, data, environment, the order of an epoch, and Python
 """
 
 import os
+import re
 
-from mnist.checkpoint.comparable import plain
+from mnist.checkpoint.comparable import attributes_of, differences_in, is_object, plain, show
+from mnist.checkpoint.reads import read_by
 from mnist.cli import flagfile
 from mnist.machine import num_threads
 from mnist.settings import settings_of, values_of
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 _VERSION = 3
@@ -50,17 +51,17 @@ def attributes(step):
     Keras objects are left out, because training may change what they describe.
     """
     settings = settings_of(type(step))
-    names = [name for name in vars(step) if name not in settings and not name.startswith("_")]
-    found = {name: getattr(step, name) for name in names if not hasattr(getattr(step, name), "get_config")}
-    found = {name: plain(value) for name, value in (_fixed_settings(step) | found).items()}
-    return {name: value for name, value in found.items() if not _is_object(value)}
+    found = {name: value for name, value in attributes_of(step).items() if name not in settings and name[0] != "_"}
+    found = {name: value for name, value in found.items() if not hasattr(value, "get_config")}
+    found = {name: plain(value, f"self.{name}", within=[step]) for name, value in found.items()}
+    return plain(_fixed_settings(step)) | {name: value for name, value in found.items() if not is_object(value)}
 
 
-def _is_object(value):
-    """Returns whether `plain` left nothing but classes, as with a list that fills while the step is traced."""
-    if isinstance(value, dict):
-        return set(value) <= {"class"} or all(map(_is_object, value.values()))
-    return isinstance(value, list) and all(map(_is_object, value))
+def _reads(step):
+    """Returns what the methods read that no graph shows: code, values of modules, attributes that begin with `_`."""
+    found = read_by(step, ["epoch_order", "extra_metrics", "after_evaluation"]).items()
+    names = [name for name, _ in found if not re.match(r"self\.[^_]", name) and not name.endswith(".epoch_order")]
+    return {name: plain(dict(found)[name], name, within=[step]) for name in names}
 
 
 def fingerprint_of(step, dataset, plan, settings=None):
@@ -88,6 +89,7 @@ def fingerprint_of(step, dataset, plan, settings=None):
         "environment": _environment(),
         # The code of the base class would change with its docstring.
         "epoch_order": [*orders, {"class": base.__qualname__}],
+        "reads": _reads(step),
         **attributes(step),
         **{name: value for name, value in vars(step).items() if hasattr(value, "get_config")},
     }
@@ -95,12 +97,12 @@ def fingerprint_of(step, dataset, plan, settings=None):
 
 
 def differences(old, new):
-    """Returns what differs between two fingerprints, a list of texts as "batch_size was 64, is 32".
+    """Returns what differs between two fingerprints, a list of texts `(name, old, new)`.
 
     If flags differ, only these are returned, as typed: all other differences follow from them.
     """
     if not isinstance(old["dataset"], dict):
-        return ["it was written by an older version"]
+        return [("the version", "an older one", str(new["version"]))]
     if old.get("version") != new["version"]:
         old, new = _common(old, new), _common(new, old)
     if "flags" in old and "flags" in new and (different := flagfile.differences(old["flags"], new["flags"])):
@@ -108,10 +110,10 @@ def differences(old, new):
     different = []
     if old["dataset"]["sha256"] != new["dataset"]["sha256"]:  # the same data may be in another folder
         was, now = _name_data(old["dataset"]), _name_data(new["dataset"])
-        different.append(f"the data was {was}, is {now}" + " of other content" * (was == now))
-    for name in [name for name in {**new, **old} if name not in ("version", "flags", "dataset")]:
-        different += _differences(old.get(name), new.get(name), name)
-    return different
+        different.append(("the data", was, now + " of other content" * (was == now)))
+    names = [name for name in {**new, **old} if name not in ("version", "flags", "dataset")]
+    found = [d for name in names for d in differences_in(old.get(name), new.get(name), "" if name == "reads" else name)]
+    return different + [(name, show(was), show(now)) for name, was, now in found]
 
 
 def _common(one, other):
@@ -121,28 +123,6 @@ def _common(one, other):
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return [_common(*pair) for pair in zip(one, other, strict=True)]
     return one
-
-
-def _differences(old, new, name):
-    if old == new:
-        return []
-    if name.endswith(".code"):
-        return [f"the code of {name.removesuffix('.code')} has changed"]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [d for i, one in enumerate(old) for d in _differences(one, new[i], f"{name}[{i}]")]
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = {key: name if key == "config" else f"{name}.{key}" for key in {**new, **old}}
-        return [d for key, full in names.items() for d in _differences(old.get(key), new.get(key), full)]
-    return [f"{name} was {_name_value(old)}, is {_name_value(new)}"]
-
-
-def _name_value(value):
-    """Returns a value for a message. Keras objects are shown by their class."""
-    if isinstance(value, float) and float(np.float32(value)) == value:
-        return str(np.float32(value))  # as it was typed
-    if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        return ", ".join(str(_name_value(inner)) for inner in value)
-    return value["class"] if isinstance(value, dict) and "class" in value else value
 
 
 def _name_data(data):

@@ -3,10 +3,8 @@
 The other refusals are in `cli/flagfile.py` (flags), `fingerprint.py` (names what differs) and `traced.py` (the graph).
 """
 
-import re
-
 from mnist import Error
-from mnist.checkpoint import bundle
+from mnist.checkpoint import bundle, state
 from mnist.checkpoint.fingerprint import differences
 from mnist.model import is_like
 from mnist.settings import values_of
@@ -30,13 +28,15 @@ def restore(step, plan, fingerprint, directory, workdir, cluster):
     Raises: `mnist.Error` if a resume would not be exact, or if a worker has other settings than the chief.
     """
     if cluster.workers == 1:
-        return _restore(step, plan, fingerprint, directory, workdir)
+        return _take_state(step, *_restore(step, plan, fingerprint, directory, workdir))
     restored = _restore(step, plan, fingerprint, directory, workdir) if cluster.is_chief else (None, None)
     # A resume may change most settings of the plan, but workers with different ones would wait for each other for ever.
     settings = fingerprint | values_of(plan)
     for worker, other in enumerate(fingerprints := cluster.agree(settings, cluster.timeout)):
         if different := differences(fingerprints[0], other):
-            named = "; ".join(_compare_with_chief(text, worker) for text in different[:3])
+            named = "; ".join(
+                f"{name} is {one} on the chief, {other} on worker {worker}" for name, one, other in different[:3]
+            )
             raise Error(f"worker {worker} was started with other settings than the chief: {named}.")
     variables = bundle.variables_of(step).values()
     values = b"".join(variable.numpy().tobytes() for variable in variables) if cluster.is_chief else b""
@@ -47,7 +47,13 @@ def restore(step, plan, fingerprint, directory, workdir, cluster):
         values = values[count:]
     metadata, order = restored
     metadata, order = cluster.agree([metadata, None if order is None else order.numpy().tolist()])[0]
-    return metadata, None if order is None else tf.constant(order, tf.int32)
+    return _take_state(step, metadata, None if order is None else tf.constant(order, tf.int32))
+
+
+def _take_state(step, metadata, order):
+    if metadata and "state" in metadata:  # an older version did not save it
+        state.restore(step.state, metadata["state"])
+    return metadata, order
 
 
 def _restore(step, plan, fingerprint, directory, workdir):
@@ -60,9 +66,9 @@ def _restore(step, plan, fingerprint, directory, workdir):
         raise Error(f"{workdir} holds a run already: leave out --noresume, or name another --workdir.")
     tensors, metadata = loaded
     if different := differences(metadata["fingerprint"], fingerprint):
+        named = "; ".join(f"{name} was {was}, is {now}" for name, was, now in different[:3])
         raise Error(
-            f"{workdir} holds a run with other settings: {'; '.join(different[:3])}. "
-            "Give the same to resume it, or another --workdir."
+            f"{workdir} holds a run with other settings: {named}. Give the same to resume it, or another --workdir."
         )
     bundle.assign(step, tensors)
     if metadata["step"] > plan.last_step:
@@ -78,8 +84,3 @@ def _restore(step, plan, fingerprint, directory, workdir):
         )
     bundle.set_aside_newer(directory, metadata["step"])
     return metadata, tf.constant(tensors["run/order"]) if "run/order" in tensors else None
-
-
-def _compare_with_chief(difference, worker):
-    """Returns a difference between two times as a difference between the chief and a worker."""
-    return re.sub(r"(?s) was (.*), is (.*)", rf" is \1 on the chief, \2 on worker {worker}", difference)

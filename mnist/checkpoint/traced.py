@@ -3,42 +3,18 @@
 import functools
 import hashlib
 import json
-import random
 import re
 
 from mnist import Error
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
 _READS = ("ReadVariableOp", "LookupTableFindV2", "LookupTableSizeV2")
+# Keys of metrics.jsonl and results.json, to which the names of scalars and metrics add a prefix.
+RESERVED = ("step", "epoch", "seconds")
 # Attributes of operations that do not change what they compute.
 _IS_NAME = re.compile(r"_(?!XlaMustCompile).*|shared_name|container|token|config_proto").fullmatch
-
-
-def check_attributes(step):
-    """Raises `mnist.Error` for a generator of NumPy or Python in an attribute of a step: no checkpoint holds it."""
-    for name, value in vars(step).items():
-        if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
-            raise Error(
-                f"the step's {name} is a {type(value).__name__} of {type(value).__module__.partition('.')[0]}, which "
-                "checkpoints would not hold: take a tf.random.Generator, or draw by (self.seed, epoch) alone."
-            )
-
-
-def check_unchanged(before, now):
-    """Raises `mnist.Error` for an attribute of a step that has changed since the run began: no checkpoint holds it.
-
-    Args:
-      before, now: results of `fingerprint.attributes`.
-    """
-    for name, value in before.items():
-        if now.get(name) != value:
-            raise Error(
-                f"the step's {name} has changed since the run began, and checkpoints would not hold it. Make it a "
-                "tf.Variable, or begin its name with _ if no number depends on it."
-            )
 
 
 def check_step(train_step, variables, jit_compile):
@@ -91,6 +67,8 @@ def _check_scalars(scalars):
     if not isinstance(scalars, dict) or not {"loss", "accuracy"} <= scalars.keys():
         raise Error("the step does not return a dict of scalars with 'loss' and 'accuracy' among them.")
     for name, value in scalars.items():
+        if name in RESERVED:
+            raise Error(f"the step has a scalar {name!r}, which the files of a run have already: give it another name.")
         if getattr(value, "shape", None) != () or not (
             value.dtype.is_bool or value.dtype.is_integer or value.dtype.is_floating
         ):

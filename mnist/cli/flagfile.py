@@ -94,7 +94,7 @@ def compared_flags(lines=None):
 
 
 def differences(old, new):
-    """Returns what differs between two dicts of `compared_flags`, a list of texts as "--seed was 0, is 1".
+    """Returns what differs between two dicts of `compared_flags`, a list of texts such as `("--seed", "0", "1")`.
 
     The length of a run may change if the learning rate does not depend on it. A setting that the run did not record,
     as an older version without it, had its default.
@@ -106,7 +106,7 @@ def differences(old, new):
     may_change = _LENGTH if new.get("schedule", "constant") == "constant" else ()
     names = [name for name in {**new, **old} if name not in may_change and old.get(name) != new.get(name)]
     pairs = {name: (old.get(name, "not set"), new.get(name, "not set")) for name in names}
-    return [f"--{name} was {was}, is {now}{because.get(name, '')}" for name, (was, now) in pairs.items()]
+    return [(f"--{name}", was, f"{now}{because.get(name, '')}") for name, (was, now) in pairs.items()]
 
 
 def _holds_run(workdir):
@@ -124,8 +124,9 @@ def refuse_other_flags(workdir):
     if dry_run is not None and dry_run.value and lines.get("dry_run") != "--dry_run=true":
         raise Error(f"--dry_run: {workdir} holds a run already: name another folder, or leave out --workdir.")
     if lines and (different := differences(compared_flags(lines), compared_flags())):
+        named = "; ".join(f"{name} was {was}, is {now}" for name, was, now in different[:3])
         raise Error(
-            f"{workdir} holds a run with other flags: {'; '.join(different[:3])}.\n"
+            f"{workdir} holds a run with other flags: {named}.\n"
             f"Resume it with --workdir={workdir} alone, or name another folder."
         )
 

@@ -2,7 +2,7 @@
 
 from mnist.data.batches import as_tensors, check_training_set, epoch_batches, train_batches
 from mnist.data.classes import DIGITS, NUM_CLASSES
-from mnist.data.dataset import Dataset, Examples
+from mnist.data.dataset import Dataset, Examples, read_only
 from mnist.data.image_files import read_digit, read_image
 from mnist.data.order import check_order, epoch_order, steps_per_epoch
 from mnist.data.readers import SIDE
@@ -23,6 +23,7 @@ __all__ = [
     "load",
     "read_digit",
     "read_image",
+    "read_only",
     "steps_per_epoch",
     "train_batches",
 ]

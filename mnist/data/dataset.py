@@ -36,12 +36,25 @@ class Dataset(NamedTuple):
         """Returns the SHA-256 of all images and labels, as hex. It identifies the content, whatever the name."""
         return _digest([self.train, self.validation] + ([] if self.test is self.validation else [self.test]))
 
+    def read_only(self):
+        """Returns the data set for code of the user, whose writes to its arrays NumPy refuses."""
+        train, validation = (Examples(*map(read_only, part)) for part in (self.train, self.validation))
+        test = validation if self.test is self.validation else Examples(*map(read_only, self.test))
+        return self._replace(train=train, validation=validation, test=test)
+
     def is_framed(self):
         """Returns whether the training images are framed as in MNIST.
 
         Nine in ten of the first 1,000 images must be framed, because some may be blank.
         """
         return bool(np.mean(is_framed(self.train.images[:1000, ..., 0])) > 0.9)
+
+
+def read_only(array):
+    """Returns a view of an array to which NumPy refuses to write."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _digest(parts):

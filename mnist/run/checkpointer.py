@@ -3,7 +3,7 @@
 import os
 
 from mnist import Error, checkpoint
-from mnist.checkpoint import Best, attributes, check_unchanged, fingerprint_of, resume
+from mnist.checkpoint import Best, Watch, dump_state, fingerprint_of, resume
 from mnist.model import describe_model, probe
 from mnist.run.state import RunState
 from mnist.step import TrainStep, describe_measuring
@@ -20,6 +20,7 @@ class Checkpointer:
 
     Attributes:
       variables: a dict from names to `tf.Variable`s. Everything that a checkpoint holds of the step.
+      watch: the `Watch` over the step.
       best: the `Best` evaluation. None if the run keeps none, and on workers other than the chief.
     """
 
@@ -29,7 +30,8 @@ class Checkpointer:
         self._fingerprint = fingerprint_of(step, dataset, plan, settings)
         # Listed before tracing, because a new step would not have the variables that tracing may add.
         self.variables = checkpoint.variables_of(step)
-        self._attributes = attributes(step)
+        self.watch = Watch(step)
+        dump_state(step.state)  # raises now for what no checkpoint could hold
         self._saved, self.best = (0, 0), None
 
     def add_to_fingerprint(self, name, value):
@@ -73,13 +75,13 @@ class Checkpointer:
     def save(self, state, order):
         """Saves a `RunState`, the order of its epoch, int32 `[N]`, and the step.
 
-        Raises: `mnist.Error` if an attribute of the step has changed, or if workers have different weights. Also if a
-          weight is not finite, or the disk is full or read-only.
+        Raises: `mnist.Error` as `Watch.check`, or if workers have different weights. Also if a weight is not finite, or
+          the disk is full or read-only.
         """
-        check_unchanged(self._attributes, attributes(self._step))
+        self.watch.check("while the run trained")
         self._step.update_eval_model()
         self._cluster.check_same(
-            checkpoint.digest(self._tensors()) if self._cluster.workers > 1 else 0,
+            [checkpoint.digest(self._tensors()), dump_state(self._step.state)] if self._cluster.workers > 1 else 0,
             "has other weights than the chief: its processor or its software computes otherwise, or the step keeps "
             "something to itself. Nothing of this was saved",
         )
@@ -100,7 +102,10 @@ class Checkpointer:
         extra = {"answers": tf.constant(probe(self._step.eval_model))}
         if type(self._step).epoch_order is not TrainStep.epoch_order:
             extra["order"] = order  # it may depend on what the step had learnt when the epoch began
-        metadata = state.to_json() | {"model": describe_model(self._step.eval_model)}
+        metadata = state.to_json() | {
+            "model": describe_model(self._step.eval_model),
+            "state": dump_state(self._step.state),
+        }
         try:
             checkpoint.save(directory, self._tensors(), metadata, keep, extra)
         except checkpoint.NotFinite as error:

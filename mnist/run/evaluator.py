@@ -5,6 +5,7 @@ import time
 import typing
 
 from mnist import Error
+from mnist.data import read_only
 from mnist.metrics import compute_metrics
 from mnist.model import IMAGE_SHAPE, keep_state, make_predict_logits
 from mnist.step import check_extra_metrics
@@ -23,11 +24,13 @@ class Measured(typing.NamedTuple):
 class Evaluator:
     """An evaluation of a `TrainStep`. The number of images in a batch does not change the result.
 
+    The arrays that `extra_metrics` gets are read-only. `watch` is the `Watch` over the step.
+
     Raises: `mnist.Error` if the step's `extra_metrics` does not take images, labels and logits.
     """
 
-    def __init__(self, step, batch_size):
-        self._step = step
+    def __init__(self, step, batch_size, watch):
+        self._step, self._watch = step, watch
         self._predict_logits = make_predict_logits(step.eval_model, batch_size)
         try:
             inspect.signature(step.extra_metrics).bind(None, None, None)
@@ -44,8 +47,8 @@ class Evaluator:
         view = self._step.view
         view.part = part
         try:
-            with keep_state(self._step.eval_model):
-                own = self._step.extra_metrics(*examples, logits)
+            with keep_state(self._step.eval_model), self._watch.hook("extra_metrics"):
+                own = check_extra_metrics(self._step.extra_metrics(*map(read_only, (*examples, logits))), metrics)
         finally:
             view.part = "train"
-        return Measured(metrics | check_extra_metrics(own, metrics), logits, images_per_second)
+        return Measured(metrics | own, logits, images_per_second)

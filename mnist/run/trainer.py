@@ -4,7 +4,7 @@ import math
 import time
 import zlib
 
-from mnist.data import Examples, as_tensors, check_order, check_training_set, epoch_batches
+from mnist.data import Examples, as_tensors, check_order, check_training_set, epoch_batches, read_only
 from mnist.run import provenance
 from mnist.run.evaluator import Evaluator
 from mnist.run.state import RunState
@@ -32,9 +32,9 @@ class Trainer:
     def __init__(self, step, dataset, plan, context, checkpointer, recorder):
         self.step, self.dataset, self.plan, self.context = step, dataset, plan, context
         self.checkpointer, self.recorder = checkpointer, recorder
-        self.evaluator = Evaluator(step, plan.eval_batch_size)
+        self.evaluator = Evaluator(step, plan.eval_batch_size, checkpointer.watch)
         self.state, self._order = RunState(), None
-        self._examples = dataset.train
+        self._examples = Examples(*map(read_only, dataset.train))
         self._tensors = as_tensors(self._training_set())
         self._batches, self._epoch = None, None  # an iterator over the batches of that epoch
         self._loop = None  # before the first training step or evaluation
@@ -44,14 +44,10 @@ class Trainer:
         train, name = self.dataset.train, f"training_set of {type(self.step).__name__}"
         if type(self.step).training_set is TrainStep.training_set:
             return train
-        views = [array.view() for array in train]
-        for view in views:
-            view.flags.writeable = False
-        found = check_training_set(self.step.training_set(*views), train, len(self.dataset.classes), name)
-        found = [
-            own if array is view else array for array, view, own in zip(found[:2], views, train, strict=True)
-        ] + found[2:]
-        self._examples = Examples(*found[:2])
+        with self.checkpointer.watch.hook("training_set"):
+            found = self.step.training_set(*map(read_only, train))
+            found = check_training_set(found, train, len(self.dataset.classes), name)
+        self._examples = Examples(*map(read_only, found[:2]))
         digests = [zlib.crc32(np.ascontiguousarray(array)) for array in found]
         self.checkpointer.add_to_fingerprint("training_set", digests)
         return found
@@ -69,7 +65,8 @@ class Trainer:
         order = tf.range(self.plan.num_examples)  # any order, because only the shapes of the batches count
         spec = self._make_batches(order).element_spec
         variables = self.checkpointer.variables
-        make_loop, graph, digest = compile_loop(self.step, self.context, spec, variables, open_writer)
+        with self.checkpointer.watch.tracing():
+            make_loop, graph, digest = compile_loop(self.step, self.context, spec, variables, open_writer)
         check_settings_are_used(self.step)
         self.checkpointer.check_traced(self.state, digest)
         return make_loop, graph
@@ -80,8 +77,9 @@ class Trainer:
             return
         make_loop, graph = self.compile(self.recorder.open_writer)
         self._start_batches()
-        loop = make_loop()
-        loop.trace(self._batches)
+        with self.checkpointer.watch.tracing():
+            loop = make_loop()
+            loop.trace(self._batches)
         self.state.provenance = provenance.describe()
         self.recorder.begin(self.state, self.step, self.dataset, graph)
         self._loop = loop
@@ -90,8 +88,9 @@ class Trainer:
         """Makes the batches of the next epoch, or of the rest of the epoch in which the run resumes."""
         epoch, done = self.plan.position(self.state.step)
         if self._order is None or not done:
-            order = self.step.epoch_order(self._examples, epoch)
-            self._order = check_order(order, self.plan.num_examples, f"epoch_order of {type(self.step).__name__}")
+            with self.checkpointer.watch.hook("epoch_order"):
+                order = self.step.epoch_order(self._examples, epoch)
+                self._order = check_order(order, self.plan.num_examples, f"epoch_order of {type(self.step).__name__}")
             self.context.replicas.cluster.check_same(
                 zlib.crc32(self._order.numpy().tobytes()),
                 "has another order of the epoch than the chief: epoch_order has to depend on nothing but the seed, the "

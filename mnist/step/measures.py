@@ -14,8 +14,12 @@ def check_extra_metrics(metrics, others):
 
     Raises: `mnist.Error` for a name that is among `others`, and for a value that is not a number.
     """
+    if not isinstance(metrics, dict):
+        raise Error(f"extra_metrics returns {metrics!r:.50}, expected a dict from names to numbers.")
     checked = {}
     for name, value in metrics.items():
+        if name in checkpoint.RESERVED:
+            raise Error(f"extra_metrics has a {name!r}, which the files of a run have already: give it another name.")
         if name in others:
             raise Error(f"extra_metrics has a {name!r}, which each evaluation has already: give it another name.")
         if np.ndim(value) or np.asarray(value).dtype.kind not in "biuf":

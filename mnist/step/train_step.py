@@ -16,8 +16,8 @@ import keras
 import tensorflow as tf
 
 # Attributes of TrainStep that no subclass may replace.
-_PRIVATE = ("_averaging", "_context", "_given", "_slice_gradients")
-_RESERVED = ("averaged", "iterations", "model", "optimizer", "seed", "view", *_PRIVATE)
+_PRIVATE = ("_averaging", "_context", "_given", "_state", "_slice_gradients")
+_RESERVED = ("averaged", "iterations", "model", "optimizer", "seed", "state", "view", *_PRIVATE)
 NOT_A_DISTRIBUTION = (
     "prepare_batch gave rows of labels that do not sum to 1, for which TensorFlow computes a wrong gradient of the "
     "cross-entropy: weight the losses in compute_loss instead."
@@ -40,9 +40,10 @@ class _Constructing(type):
 class TrainStep(tf.Module, metaclass=_Constructing):
     """One step of training. Override the smallest method that suffices, and call `super()`.
 
-    Checkpoints save every `tf.Variable`, Keras model, layer and optimizer in the attributes of a subclass. Its
-    hyperparameters are `Setting`s. A resume is refused if settings differ, or public attributes that can be compared.
-    Attributes whose name begins with `_` are not compared.
+    Checkpoints save every `tf.Variable`, Keras model, layer and optimizer in the attributes of a subclass, and `state`.
+    Its hyperparameters are `Setting`s. A resume is refused if settings or public attributes differ, or if code or a
+    value does that `epoch_order` or `extra_metrics` reads. All else in attributes must stay as `__init__` left it,
+    except a `functools.cached_property`, for what follows from the settings, and tensors of the graph.
 
     Args:
       model: a built `keras.Model` from float32 images `[B, 28, 28, 1]` to logits `[B, classes]`.
@@ -77,6 +78,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         self.seed = seed
         updates = _inner(optimizer).variables[0].value  # an optimizer that has trained counts on
         self.iterations = tf.Variable(updates, trainable=False, name="iterations")
+        vars(self)["_state"] = {}  # tf.Module would wrap it
         self._context = Context()  # the code that compiles the step replaces it
         self._averaging = AveragedModel(model, _inner(optimizer)) if _inner(optimizer).use_ema else None
         self.averaged = self._averaging and self._averaging.model  # checkpoints name its variables after the attribute
@@ -106,9 +108,26 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         check_own_settings(cls, TrainStep)
 
     def __setattr__(self, name, value):
-        if name in _RESERVED and name in vars(self) and not (name == "_context" and isinstance(value, Context)):
+        if (
+            name in _RESERVED
+            and (name in vars(self) or isinstance(getattr(type(self), name, None), property))
+            and not (name == "_context" and isinstance(value, Context))
+        ):
             raise _reserved(type(self), name)
         super().__setattr__(name, value)
+
+    @property
+    def state(self):
+        """The plain state of hooks, a dict that `__init__` fills and checkpoints save.
+
+        It holds numbers, texts, booleans, None, lists, dicts, arrays of NumPy and `np.random.Generator`s. Raises:
+        `mnist.Error` in a graph, which would keep the value that it had when it was traced.
+        """
+        if tf.inside_function():
+            raise Error(
+                f"{type(self).__name__} reads self.state in a graph, which would keep its value: use a tf.Variable."
+            )
+        return self._state
 
     @property
     def view(self):
@@ -425,7 +444,8 @@ def _wrong_constructor(cls, found):
 
 
 def _reserved(cls, name):
-    return Error(f"{cls.__name__}.{name} replaces an attribute that TrainStep needs: give it another name.")
+    hint = "fill the dict, as in self.state['count'] = 0" if name == "state" else "give it another name"
+    return Error(f"{cls.__name__}.{name} replaces an attribute that TrainStep needs: {hint}.")
 
 
 def _inner(optimizer):

@@ -6,11 +6,13 @@ import pathlib
 import shutil
 
 from mnist import Error, checkpoint, finished
+from mnist.data import check_order
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.metrics import example_losses
 from mnist.model import CNN
 from mnist.research.ema import EMA
 from mnist.research.record import CentredCNN
+from mnist.run import trainer
 from mnist.settings import settings_of
 from mnist.step import TrainStep
 
@@ -146,14 +148,13 @@ def test_hard_examples_come_more_often_and_the_first_epoch_is_the_plain_one(digi
 
 
 @pytest.mark.parametrize(("names", "slices"), [("hard_examples", 1), ("hard_examples+augment", 4)])
-def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(names, slices, digits, tmp_path):
+def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(names, slices, digits, tmp_path, monkeypatch):
     def make():
         return make_step(type(names, tuple(map(variant, names.split("+"))), {}), model=make_small, slices=slices)
 
     options = {"batch_size": 300, "epochs": 2, "steps_per_loop": 1}  # five steps an epoch
     straight, orders = make(), []
-    original = straight.epoch_order
-    straight.epoch_order = lambda *args: orders.append(np.array(original(*args))) or orders[-1]
+    monkeypatch.setattr(trainer, "check_order", lambda *args: orders.append(check_order(*args)) or orders[-1])
     train_and_evaluate(straight, digits, str(tmp_path / "straight"), **options)
     assert len(orders) == 2
     with pytest.raises(Interrupted):

@@ -3,7 +3,7 @@
 import os
 
 from mnist import Error
-from mnist.checkpoint import attributes
+from mnist.checkpoint.fingerprint import attributes
 from mnist.cli.setting_flags import defined_flags, read_flags
 from mnist.model import CNN
 from mnist.settings import Setting, local_path, settings_of, take

@@ -171,7 +171,7 @@ class Draws:
         (lambda: tf.image.random_flip_left_right, "draws with RandomUniform"),
         (lambda: lambda images: tf.nn.dropout(images, 0.1), "draws with RandomUniform"),
         (lambda: lambda images: tf.map_fn(tf.random.shuffle, images), "draws with RandomShuffle"),
-        (Draws, "IteratorGetNext uses what checkpoints would not hold"),
+        (Draws, r"Draws\.draws is an? OwnedIterator of tensorflow, whose position no checkpoint holds"),
         (Table, "LookupTableInsertV2 uses what checkpoints would not hold"),
     ],
 )

@@ -1,6 +1,7 @@
 """Norms and histograms of a step, and the summaries that research writes from within it."""
 
 import collections
+import functools
 import pathlib
 import shutil
 import types
@@ -43,17 +44,20 @@ def read(folder):
 
 
 def test_norms_and_histograms_have_the_values_of_the_step(digits, tmp_path):
-    seen = []
-
     class Seeing(TrainStep):
+        @functools.cached_property  # no checkpoint holds it
+        def seen(self):
+            return []
+
         def __call__(self, images, labels):
             before = [tf.identity(v.value) for v in self.model.trainable_variables]
             scalars = super().__call__(images, labels)
             after = [v.value.read_value() for v in self.model.trainable_variables]
-            tf.numpy_function(lambda *arrays: seen.append(arrays), [*before, *after], [])
+            tf.numpy_function(lambda *arrays: self.seen.append(arrays), [*before, *after], [])
             return scalars
 
-    train(tmp_path, digits, Seeing, norms_every=2, histograms_every=3, max_steps=6)
+    step, _ = train(tmp_path, digits, Seeing, norms_every=2, histograms_every=3, max_steps=6)
+    seen = step.seen
     found = read(tmp_path / "train")
     assert [step for step, _ in found["updates/a"]] == [2, 4, 6]
     assert [step for step, _ in found["weights/a/kernel"]] == [3, 6]
@@ -105,10 +109,14 @@ class Writing(TrainStep):
         tf.summary.scalar("default", loss)
         return loss, logits
 
+    @functools.cached_property
+    def _seen(self):
+        return []
+
     def extra_metrics(self, images, labels, logits):
         view = self.view
         seen = (view.workdir, view.dataset.name, view.part, len(labels), logits.shape)
-        self._seen = [*getattr(self, "_seen", []), seen]
+        self._seen.append(seen)
         with view.every(1000):
             tf.summary.histogram("logits/all", logits)
         return {"margin": np.sort(logits)[:, -1].mean() - np.sort(logits)[:, -2].mean()}

@@ -1,0 +1,296 @@
+"""Checkpoints save what a hook of a step keeps and reads, or a run refuses it by name in one line."""
+
+import functools
+import itertools
+import random
+import types
+
+from mnist import Error, checkpoint, data
+from mnist.loop import train_and_evaluate
+from mnist.step import TrainStep
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+RATE, SEEN = 1, []
+
+
+def weigh(x):
+    return x
+
+
+def own(setup=lambda self: None, **methods):
+    """Returns a class of a step. `setup` is called at the end of its constructor."""
+
+    def __init__(self, *args, **kwargs):
+        TrainStep.__init__(self, *args, **kwargs)
+        setup(self)
+
+    return type("Own", (TrainStep,), {"__init__": __init__} | methods)
+
+
+def train(workdir, digits, cls, epochs=2, optimizer=keras.optimizers.Adam, **options):
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inner = [layers.Flatten(), layers.Dropout(0.1), layers.Dense(10)]
+    step = cls(keras.Sequential([keras.Input([28, 28, 1]), *inner]), optimizer())
+    options = {"batch_size": 500, "norms_every": 0} | options
+    return step, train_and_evaluate(step, digits, str(workdir), epochs=epochs, **options)
+
+
+def is_refused(match, workdir, digits, cls, **options):
+    with pytest.raises(Error, match=match) as caught:
+        train(workdir, digits, cls, **options)
+    assert str(caught.value).count("\n") < 2
+
+
+def ordering(effect):
+    def epoch_order(self, examples, epoch):
+        result = effect(self)
+        return np.arange(len(examples.labels)) if result is None else result
+
+    return {"epoch_order": epoch_order}
+
+
+def measuring(effect):
+    return {"extra_metrics": lambda self, images, labels, logits: effect(self, labels, logits) or {}}
+
+
+def preparing(effect):
+    def prepare_batch(self, images, labels):
+        images, labels = TrainStep.prepare_batch(self, images, labels)
+        result = effect(self)
+        return images if result is None else images * tf.cast(result, tf.float32), labels
+
+    return {"prepare_batch": prepare_batch}
+
+
+class Sampler:
+    __slots__ = ("count", "other")
+
+    def __init__(self):
+        self.count, self.other = 0, {"me": self}  # a cycle
+
+    def __call__(self, *_):
+        self.count += 1
+
+
+class Counter:
+    times = 0
+
+    def __call__(self, *_):
+        type(self).times += 1
+
+
+def keep(**values):
+    return lambda self: [setattr(self, name, value() if callable(value) else value) for name, value in values.items()]
+
+
+def adding(name):
+    def add(self, *_):
+        setattr(self, name, getattr(self, name) + 1)
+
+    return add
+
+
+def replace(self, *_):
+    self.level = tf.Variable(0.5)
+
+
+def freeze(self, *_):
+    self.model.layers[-1].trainable = False
+
+
+def decay(self, *_):
+    self.optimizer.weight_decay = 0.5
+
+
+def drop(self, *_):
+    self.model.layers[1].rate = 0.9
+
+
+def remember(*_):
+    SEEN.append(len(SEEN))
+
+
+CHANGES = {
+    "a counter in an object": (keep(sampler=Sampler), ordering(lambda self: self.sampler()),
+                               r"self\.sampler\.count changed in epoch_order from 0 to 1"),
+    "in a dict in a list": (keep(kept=lambda: [{"n": 0}]), measuring(lambda self, *_: self.kept[0].update(n=5)),
+                            r"self\.kept\[0\]\.n changed in extra_metrics from 0 to 5"),
+    "a private counter": (keep(_count=0), ordering(adding("_count")), r"self\._count changed in epoch_order"),
+    "a set": (keep(done=set), ordering(lambda self: self.done.add(3)), r"self\.done changed in epoch_order"),
+    "a class attribute": (keep(count=Counter), ordering(lambda self: self.count()), r"Counter\.times changed in epoch"),
+    "a module's list": (keep(), ordering(remember), r"SEEN changed in epoch_order from \[\] to \[0\]"),
+    "a generator in a list": (keep(draws=lambda: [np.random.default_rng(0)]), {}, r"self\.draws\[0\] is a Generator"),
+    "of Python in an object": (keep(by=lambda: types.SimpleNamespace(r=random.Random(0))), {}, r"self\.by\.r is a Ran"),
+    "an iterator": (keep(stream=itertools.count), {}, r"self\.stream is a count of itertools"),
+    "a generator function": (keep(_stream=lambda: (i for i in range(9))), {}, r"self\._stream is a generator"),
+    "np.random in epoch_order": (keep(), ordering(lambda self: np.random.permutation(1500)),
+                                 r"epoch_order of Own draws from np\.random.*default_rng\(\(self\.seed, epoch\)\)"),
+    "random in extra_metrics": (keep(), measuring(lambda *_: {"a": random.random()}), "of Own draws from random"),
+    "tf.random": (keep(), ordering(lambda self: tf.random.shuffle(tf.range(1500))), r"draws from tf\.random,"),
+    "of TensorFlow": (keep(), measuring(lambda *_: {"a": tf.random.get_global_generator().normal([])}),
+                      r"draws from tf\.random\.get_global_generator"),
+    "np.random traced": (keep(), preparing(lambda self: np.random.rand()), r"traced method of Own draws from np\.r"),
+    "random traced": (keep(), preparing(lambda self: random.random()), "traced method of Own draws from random"),
+    "a counter traced": (keep(count=0), preparing(adding("count")), r"self\.count changed while it was traced"),
+    "a list traced": (keep(seen=list), preparing(lambda self: self.seen.append(1)), r"self\.seen changed while it was"),
+    "a variable replaced": (keep(level=lambda: tf.Variable(1.0)), ordering(replace),
+                            r"self\.level lost a tf\.Variable in epoch_order"),
+    "by a number": (keep(level=lambda: tf.Variable(1.0)), measuring(lambda self, *_: setattr(self, "level", 2.0)),
+                    r"self\.level lost a tf\.Variable in extra_metrics"),
+    "a layer frozen": (keep(), measuring(freeze), r"self\.model.*trainable.* changed in extra_metrics from True"),
+    "a weight decay": (keep(), ordering(decay), r"self\.optimizer.weight_decay changed in epoch_order"),
+    "a dropout rate": (keep(), ordering(drop), r"self\.model.*rate changed in epoch_order from 0.1 to 0.9"),
+    "labels shuffled": (keep(), measuring(lambda self, y, x: np.random.default_rng(0).shuffle(y)),
+                        r"extra_metrics of Own writes to an array .*test_seam_watch.py:\d+.*change a copy"),
+    "logits divided": (keep(), measuring(lambda self, y, x: x.__itruediv__(5)), "writes to an array"),
+    "the data of the view": (keep(), ordering(lambda self: self.view.dataset.train.labels.sort()), "writes to an"),
+    "floats": (keep(), ordering(lambda self: np.zeros(1500)), r"epoch_order of Own gave float64 \[1500\], expect"),
+    "a shape": (keep(), ordering(lambda self: np.zeros([1500, 1], int)), r"epoch_order of Own gave int64 \[1500, 1\]"),
+    "out of range": (keep(), ordering(lambda self: np.arange(1500) + 1), "gave indices 1 to 1500, expected 0 to 1499"),
+    "tf.range of examples": (keep(), ordering(lambda self: tf.range(self.view.dataset.train)),
+                             r"epoch_order of Own fails with \w+ \(test_seam_watch.py:\d+\)"),
+    "nothing": (keep(), {"extra_metrics": lambda *_: None}, "extra_metrics returns None, expected a dict"),
+    "a number": (keep(), {"extra_metrics": lambda *_: 0.5}, "extra_metrics returns 0.5, expected a dict"),
+    "a metric epoch": (keep(), measuring(lambda *_: {"epoch": 1}), "extra_metrics has a 'epoch', which the files"),
+    "state traced": (lambda self: self.state.update(n=2.0), preparing(lambda self: self.state["n"]), r"reads self\.s"),
+    "a tuple in state": (lambda self: self.state.update(a=[(1, 2)]), {}, r"self\.state\['a'\]\[0\] is a tuple, expec"),
+    "an object in state": (keep(), ordering(lambda self: self.state.update(s=Sampler())), r"state\['s'\] is a Sampler"),
+    "state replaced": (keep(state={}), {}, r"Own\.state replaces .* fill the dict"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_no_checkpoint_would_hold_is_refused_by_name(name, digits, tmp_path):
+    setup, methods, match = CHANGES[name]
+    SEEN.clear()
+    is_refused(match, tmp_path / "run", digits, own(setup, **methods))
+    fresh = data.load("digits").train
+    assert all(np.array_equal(*arrays) for arrays in zip(fresh, digits.train, strict=True))
+
+
+@pytest.mark.parametrize("name", ["seconds", "step"])
+def test_a_scalar_with_a_name_of_the_files_is_refused(name, digits, tmp_path):
+    def compute_gradients(self, images, labels):
+        gradients, scalars = TrainStep.compute_gradients(self, images, labels)
+        return gradients, scalars | {name: tf.constant(1.0)}
+
+    is_refused(f"the step has a scalar '{name}'", tmp_path, digits, own(compute_gradients=compute_gradients))
+
+
+def fill(self):
+    self.state.update(count=0, rng=np.random.default_rng(3), old=np.random.Generator(np.random.MT19937(1)))
+    self.state.update(seen=np.zeros(3, np.float32), best={"of": [None, True, "a", float("inf")]}, last=np.int64(1))
+
+
+def draw_order(self, examples, epoch):
+    state = self.state
+    state["count"] += 1
+    state["seen"][epoch] = state["rng"].random() + state["old"].random()
+    state.setdefault("later", []).append(int(state["rng"].spawn(1)[0].integers(100)))
+    state["last"] = state["last"] + np.int64(epoch)
+    return state["rng"].permutation(len(examples.labels))
+
+
+def measure_state(self, images, labels, logits):
+    state = self.state
+    return {"count": state["count"], "seen": state["seen"].sum(), "later": sum(state["later"]), "last": state["last"]}
+
+
+def test_the_state_of_hooks_is_saved_so_that_a_resume_is_exact(digits, tmp_path):
+    cls = own(fill, epoch_order=draw_order, extra_metrics=measure_state)
+    straight, results = train(tmp_path / "straight", digits, cls, epochs=3, keep_best="max:validation_accuracy")
+    for epochs in (1, 3):
+        resumed, again = train(tmp_path / "run", digits, cls, epochs=epochs, keep_best="max:validation_accuracy")
+    names = [name for name in results if name.startswith(("validation_", "train_l", "test_", "best_"))]
+    assert {name: again[name] for name in names} == {name: results[name] for name in names}
+    for name in ("rng", "old"):
+        assert resumed.state[name].random() == straight.state[name].random()
+    assert type(resumed.state["last"]) is np.int64
+    assert resumed.state["best"] == {"of": [None, True, "a", float("inf")]}
+
+
+@pytest.mark.parametrize(
+    ("methods", "target", "name", "value", "match"),
+    [
+        (ordering(lambda self: RATE and None), "globals", "RATE", 2, "RATE was 1, is 2"),
+        (measuring(lambda self, *_: {"w": weigh(1)}), "globals", "weigh", lambda x: x + 1, "the code of weigh"),
+        (measuring(lambda self, *_: {"w": self.share}) | {"share": 1}, "class", "share", 3, "Own.share was 1, is 3"),
+        (ordering(lambda self: self.help()) | {"help": lambda self: None}, "class", "help", lambda self: print(),
+         r"the code of Own\.help"),
+        (measuring(lambda self, *_: {"a": 1}), "class", "extra_metrics", lambda self, *_: {"a": 2}, "Own.extra"),
+        (ordering(lambda self: self.sampler()) | {"sampler": Counter()}, "Counter", "times", 7, r"Counter.times was"),
+    ],
+)  # fmt: skip
+def test_a_resume_with_other_code_or_values_of_hooks_is_refused(
+    methods, target, name, value, match, digits, tmp_path, monkeypatch
+):
+    if target == "Counter":
+        monkeypatch.setattr(Counter, "__call__", lambda self: None)
+    train(tmp_path, digits, own(**methods), epochs=1)
+    train(tmp_path, digits, own(**methods), epochs=2)
+    if target == "globals":
+        monkeypatch.setitem(globals(), name, value)
+    if target == "Counter":
+        monkeypatch.setattr(Counter, name, value)
+    is_refused(match, tmp_path, digits, own(**methods | ({name: value} if target == "class" else {})), epochs=3)
+
+
+def test_a_private_attribute_is_compared_if_a_hook_reads_it(digits, tmp_path):
+    def cls(first, second):
+        return own(keep(_read=first, _unread=second), **measuring(lambda self, *_: {"a": self._read}))
+
+    train(tmp_path, digits, cls(1, 1), epochs=1)
+    train(tmp_path, digits, cls(1, 2), epochs=2)
+    is_refused(r"self\._read was 1, is 2", tmp_path, digits, cls(2, 1), epochs=3)
+
+
+class Legal(TrainStep):
+    """A step that keeps tensors of the graph, a memo and a variable, and changes the learning rate."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.logits, self.parts, self.level, self._model = None, [], tf.Variable(0.0), keras.layers.Dense(3)
+
+    @functools.cached_property
+    def order(self):
+        return np.random.default_rng(self.seed).permutation(1500)
+
+    def compute_loss(self, images, labels):
+        loss, self.logits = super().compute_loss(images, labels)
+        self.parts.append((self.logits, self.optimizer))
+        return loss, self.logits
+
+    def epoch_order(self, examples, epoch):
+        self.level.assign_add(1.0)
+        self.optimizer.learning_rate.assign(0.5 * self.optimizer.learning_rate)
+        return self.order
+
+    def extra_metrics(self, images, labels, logits):
+        metric = keras.metrics.SparseCategoricalAccuracy()
+        metric.update_state(labels, logits)
+        return {"level": self.level, "shuffled": tf.random.stateless_uniform([], [1, 2]), "same": metric.result()}
+
+
+def test_what_a_resume_continues_exactly_is_not_refused(digits, tmp_path):
+    straight, results = train(tmp_path / "straight", digits, Legal, epochs=3)
+    for epochs in (1, 3):
+        resumed, again = train(tmp_path / "run", digits, Legal, epochs=epochs)
+    assert results["validation_level"] == again["validation_level"] == 3
+    assert checkpoint.digest(checkpoint.variables_of(resumed)) == checkpoint.digest(checkpoint.variables_of(straight))
+
+
+def test_a_run_of_an_older_version_resumes(digits, tmp_path):
+    cls = own(fill, epoch_order=draw_order)
+    step, _ = train(tmp_path, digits, cls, epochs=1)
+    tensors, metadata = checkpoint.load_newest(str(tmp_path / "checkpoints"))
+    del metadata["state"], metadata["fingerprint"]["reads"]
+    metadata["fingerprint"]["version"] = 2
+    extra = {"answers": tensors["run/answers"], "order": tensors["run/order"]}
+    variables = checkpoint.variables_of(step) | checkpoint.variables_of_eval_model(step)
+    checkpoint.save(str(tmp_path / "checkpoints"), variables, metadata, 1, extra)
+    assert train(tmp_path, digits, cls, epochs=2)[1]["steps"] == 6
