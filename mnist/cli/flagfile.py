@@ -128,6 +128,16 @@ def _read(workdir):
     return first, lines
 
 
+def set_imported_flags(workdir):
+    """Sets the flags that imported files defined to their values in the run in `workdir`, or to their defaults."""
+    imported = [name for name in flags.FLAGS if hasattr(flags.FLAGS[name], "imported")]
+    if imported:
+        _, lines = _read(workdir)
+        for name in imported:
+            flags.FLAGS[name].unparse()
+        flags.FLAGS(["", *(line for name in imported for line in lines.get(name, "").splitlines())])
+
+
 def take_flags_of_run(workdir):
     """Sets the flags that were not given to the values that the run in `workdir` was started with.
 
