@@ -41,7 +41,8 @@ class Checkpointer:
         step, dataset, plan = self._step, self._dataset, self._plan
         metadata, order = resume.restore(step, plan, self._fingerprint, self._directory, self._workdir, self._cluster)
         state = RunState.from_json(metadata or {})
-        state.fingerprint, state.measures, state.keep_best = self._fingerprint, describe_measuring(step), plan.best
+        state.fingerprint = state.fingerprint or self._fingerprint
+        state.measures, state.keep_best = describe_measuring(step), plan.best
         state.dataset, state.data_dir, state.classes = dataset.name, dataset.data_dir, dataset.classes
         state.framed, state.test_sha256 = dataset.is_framed(), dataset.test.digest()
         self._saved = (state.step, len(state.history))
@@ -80,6 +81,15 @@ class Checkpointer:
         if self._cluster.is_chief:
             self._write(self._directory, state, order, self._plan.keep_checkpoints)
         self._saved = (state.step, len(state.history))
+
+    def allow_other_order(self):
+        """Lets a resume from the last checkpoint have another `epoch_order`, because this one cannot go on."""
+        step = self._saved[0]
+        if self._cluster.is_chief and step:
+            tensors, metadata = checkpoint.load(self._directory, step)
+            metadata["fingerprint"]["epoch_order"] = None
+            tensors = {name: tf.constant(value) for name, value in tensors.items()}
+            checkpoint.save(self._directory, tensors, metadata, self._plan.keep_checkpoints)
 
     def save_best(self, state, order):
         """Saves the newest evaluation as the best, in place of the one before."""
