@@ -8,8 +8,10 @@ import contextlib
 import importlib.abc
 import importlib.machinery
 import os
+import signal
 import sys
 import tempfile
+import threading
 
 # TensorFlow prints lines with these words at every start without a GPU, before it reads the log level.
 _CHATTER = (
@@ -44,11 +46,36 @@ class _FirstImport(importlib.abc.MetaPathFinder):
 
             def exec_module(module):
                 sys.meta_path.remove(self)  # not in find_spec, because importlib.util.find_spec() imports nothing
-                with self._context():
+                with _ctrl_c_ends(), self._context():
                     import_module(module)
 
             spec.loader.exec_module = exec_module
         return spec
+
+
+@contextlib.contextmanager
+def _ctrl_c_ends():
+    """Makes Ctrl-C end a program without a traceback, as extensions of TensorFlow make an ImportError of it.
+
+    It changes nothing in a notebook, and outside of the main thread.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or hasattr(sys, "ps1") or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    stderr = os.dup(2)  # `_quiet` redirects it
+
+    def end(*_):
+        with contextlib.suppress(OSError):
+            os.write(stderr, b"interrupted\n")
+        os._exit(128 + signal.SIGINT)
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.close(stderr)
 
 
 @contextlib.contextmanager

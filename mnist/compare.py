@@ -8,7 +8,8 @@ that are older than the sweep.flags beside them are ignored. Runs with the same 
 - Cohen's d_z, the mean difference over the standard deviation of the differences.
 
 --metric=NAME compares another number of results.json, over the seeds that have it. With the folders of two plain runs
-(python -m mnist.compare runs/a runs/b) it prints all flags that differ and all metrics.
+(python -m mnist.compare runs/a runs/b) it prints all flags that differ and all metrics. It subtracts no metrics that
+were measured on different images.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import math
 import os
 import re
 
-from mnist import Error
+from mnist import Error, data
 from mnist.cli import run
 from mnist.metrics import seeds
 from mnist.run import provenance
@@ -32,6 +33,20 @@ def read_values(folder, metric):
 
     Returns: a dict from (data set, seed) to the metric, as `seeds.metric_of` returns it. Raises: `mnist.Error`.
     """
+    runs = {}
+    for path in _find_runs(folder):
+        seed = os.path.basename(path).removeprefix("seed=")
+        if not re.fullmatch("[0-9]+", seed):
+            raise Error(f"{path} does not have the name of a run of a sweep, expected seed=N.")
+        results = seeds.read_results(path)
+        runs[results["dataset"], int(seed)] = results
+    if message := seeds.missing_metric(metric, runs.values()):
+        raise Error(f"{folder}: {message}")
+    return {key: seeds.metric_of(results, metric) for key, results in runs.items()}
+
+
+def _find_runs(folder):
+    """Returns the folders of the finished runs of a setting. Raises: `mnist.Error` unless there is one setting."""
     folders = []
     for pattern in ("seed=*", "*/seed=*"):
         paths = glob.glob(os.path.join(glob.escape(folder), pattern))
@@ -43,16 +58,7 @@ def read_values(folder, metric):
         raise Error(
             f"{folder} {found if os.path.isdir(folder) else 'is not a folder'}: name the folder of one setting."
         )
-    runs = {}
-    for path in folders:
-        seed = os.path.basename(path).removeprefix("seed=")
-        if not re.fullmatch("[0-9]+", seed):
-            raise Error(f"{path} does not have the name of a run of a sweep, expected seed=N.")
-        results = seeds.read_results(path)
-        runs[results["dataset"], int(seed)] = results
-    if message := seeds.missing_metric(metric, runs.values()):
-        raise Error(f"{folder}: {message}")
-    return {key: seeds.metric_of(results, metric) for key, results in runs.items()}
+    return folders
 
 
 def compare(first, second):
@@ -107,28 +113,52 @@ def report(names, metric, result):
     return "\n".join([*lines, "", f"{equal}The difference {verdict}."])
 
 
-def _read_run(folder):
-    """Reads a plain run. Returns: two dicts, its flags and its numbers."""
-    results, flags = seeds.read_results(folder), {}
+def _read_flags(folder):
+    """Returns the flags of a run, a dict, which is empty without a flags.txt."""
+    flags = {}
     with contextlib.suppress(OSError), open(os.path.join(folder, "flags.txt"), errors="replace") as file:
         for line in file.read().splitlines()[1:]:
             name, _, value = line.lstrip("-").partition("=")
             flags[f"--{name}"] = value or "true"
+    return flags
+
+
+def _read_run(folder):
+    """Reads a plain run. Returns: two dicts, its flags and its numbers, and the name of its data set."""
+    results = seeds.read_results(folder)
     numbers = {name: value for name, value in results.items() if value is None or isinstance(value, float)}
-    return flags, {name: value for name, value in numbers.items() if name not in provenance.KEYS}
+    numbers = {name: value for name, value in numbers.items() if name not in provenance.KEYS}
+    return _read_flags(folder), numbers, results["dataset"]
+
+
+def _on_other_images(flags, other_flags):
+    """Returns a pattern of the metrics that two runs measured on different images, and the flag that shows it.
+
+    A data set that `mnist.data` recognizes is the same in any folder.
+    """
+    pairs = {name: (flags.get(name), other_flags.get(name)) for name in ("--dataset", "--data_dir", "--holdout")}
+    named = pairs["--dataset"][0] in data.NAMES[1:]
+    for name, pair in pairs.items():
+        if pair[0] != pair[1] and not (name == "--data_dir" and named):
+            return "validation_" if name == "--holdout" else "(train|validation|test)_(?!seconds)", name
+    return "(?!)", ""
 
 
 def compare_runs(folders):
     """Returns a table of the flags that differ between two plain runs, and of all their metrics, as text."""
-    (flags, numbers), (other_flags, other_numbers) = map(_read_run, folders)
+    (flags, numbers, dataset), (other_flags, other_numbers, other_dataset) = map(_read_run, folders)
+    different, why = _on_other_images(flags | {"--dataset": dataset}, other_flags | {"--dataset": other_dataset})
     names = [name for name in dict.fromkeys([*flags, *other_flags]) if flags.get(name) != other_flags.get(name)]
     rows = [("", *folders, "")] + [(name, flags.get(name, "-"), other_flags.get(name, "-"), "") for name in names]
     for name in dict.fromkeys([*numbers, *other_numbers]):
         pair = [values.get(name) for values in (numbers, other_numbers)]
         cells = ["-" if value is None else f"{value:.6g}" for value in pair]
-        rows.append((name, *cells, "" if None in pair else f"{pair[1] - pair[0]:+.4g}"))
+        comparable = None not in pair and not re.search(different, name)
+        rows.append((name, *cells, f"{pair[1] - pair[0]:+.4g}" if comparable else ""))
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     lines = ["".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    if why:
+        lines.append(f"no difference of metrics on different images: {why} differs")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -149,6 +179,9 @@ def main(options, folders):
         print(compare_runs(folders))
     else:
         values = [read_values(folder, options.metric) for folder in folders]
+        different, why = _on_other_images(*(_read_flags(_find_runs(folder)[0]) for folder in folders))
+        if re.search(different, options.metric):
+            raise Error(f"--metric={options.metric} was measured on different images: {why} differs.")
         print(report(folders, options.metric, compare(*values)))
 
 

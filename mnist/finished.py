@@ -9,7 +9,7 @@ from mnist.checkpoint import best
 from mnist.data import DIGITS
 from mnist.model import rebuild
 from mnist.settings import Setting, local_path
-from mnist.step import own_metrics
+from mnist.step import check_extra_metrics, restore_step
 
 import keras
 import numpy as np
@@ -32,6 +32,8 @@ class Run:
       workdir: the folder of the run as it was given, for messages.
       tensors: a dict from names to all arrays of the checkpoint.
       measures: the result of `step.describe_measuring`, or None.
+      images: ints. The number of training, validation and test images, or None if an older version did not save it.
+      state: a dict. The `state` of the step, or None.
     """
 
     model: keras.Model
@@ -45,6 +47,8 @@ class Run:
     workdir: str
     tensors: dict = dataclasses.field(repr=False)
     measures: dict | None
+    images: list | None = None
+    state: dict | None = None
 
     @functools.cached_property
     def data(self):
@@ -72,11 +76,21 @@ class Run:
         if not self.measures:
             return {}
         try:
-            return own_metrics(self.measures, self.model, self.tensors, images, labels, logits)
+            step = restore_step(self.measures, self.model, self.tensors, self.state, self.workdir, self._own_data())
+            step.view.part = "test"
+            return check_extra_metrics(step.extra_metrics(images, labels, logits), {"loss", "accuracy"})
         except Exception as error:  # a user's class may raise any
             reason = " ".join(str(error).split())[:300]
             logging.warning("The metrics of %s itself are left out: %s", self.measures["name"], reason)
             return {}
+
+    def _own_data(self):
+        """Returns the run's `data.Dataset` as the run had it, with its hold-out. None if it cannot be loaded."""
+        try:
+            held = len(self.data.train.labels) - self.images[0] if self.images else 0
+            return self.data.hold_out(held) if held > 0 else self.data
+        except Error:
+            return None
 
     def batch_losses(self):
         """Returns the loss of each step from the run's event files, without steps that a resumed run repeated.
@@ -129,6 +143,7 @@ def load(workdir, which="newest"):
     count = sum(name.startswith("eval_model/") for name in tensors)
     weights = [tensors[f"eval_model/{i}"] for i in range(count)]
     model = rebuild(metadata["model"], weights, tensors.get("run/answers"), f"the model of {workdir}")
+    of_run = (metadata.get("fingerprint") or {}).get("dataset")  # a text if an older version wrote it
     return Run(
         model=model,
         **{name: metadata[name] for name in ("step", "history", "dataset", "data_dir")},
@@ -138,6 +153,8 @@ def load(workdir, which="newest"):
         workdir=workdir,
         tensors=tensors,
         measures=metadata.get("measures"),
+        images=of_run["images"] if isinstance(of_run, dict) else None,
+        state=metadata.get("state"),
     )
 
 

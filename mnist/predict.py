@@ -75,7 +75,7 @@ def _row(path, probabilities, classes, doubt):
         doubt = None  # the bounds were measured on digits alone
     if probabilities[best[0]] < _SURE:
         doubt = doubt or "low probability"
-    return {"file": path, "digit": best[0], **top[0], "top": top, "unsure": doubt}
+    return {"file": path, "digit": best[0], **top[0], "top": top, "unsure": doubt or False}
 
 
 def _line(row):

@@ -105,7 +105,8 @@ def variables_of_eval_model(step):
 def save(directory, variables, metadata, keep, extra=None):
     """Saves variables and metadata as `ckpt-<metadata["step"]>`.
 
-    The files get their names only when they are whole and on disk, the index last.
+    The files get their names only when they are whole and on disk, the index last. A checkpoint of the same step is
+    kept under the names `before-<step>.*` until both of its files are replaced.
 
     Args:
       variables: a dict of `tf.Variable`s, from `variables_of` and `variables_of_eval_model`.
@@ -133,9 +134,15 @@ def save(directory, variables, metadata, keep, extra=None):
             )
             for end in (_DATA, _INDEX):
                 sync(temporary + end)
+            before = os.path.join(directory, f"before-{metadata['step']}")
+            with contextlib.suppress(OSError):  # there is none to keep, it is kept already, or the disk has no links
+                for end in (_DATA, _INDEX):
+                    os.link(path + end, before + end)
+                sync(directory)
             for end in (_DATA, _INDEX):
                 os.replace(temporary + end, path + end)
             sync(directory)
+            _remove(before)
         except Exception:
             for leftover in glob.glob(f"{glob.escape(temporary)}*"):
                 with contextlib.suppress(OSError):
@@ -143,18 +150,18 @@ def save(directory, variables, metadata, keep, extra=None):
             raise
         there = steps(directory)
         for step in there[keep:]:
-            _remove(directory, step)
+            _remove(os.path.join(directory, f"ckpt-{step}"))
         # tf.train.latest_checkpoint reads the state file. `_list` finds in it which files were lost.
         lines = [f'model_checkpoint_path: "ckpt-{there[0]}"']
         lines += [f'all_model_checkpoint_paths: "ckpt-{step}"' for step in reversed(there[:keep])]
         write_atomically(os.path.join(directory, "checkpoint"), "\n".join(lines) + "\n")
 
 
-def _remove(directory, step):
+def _remove(path):
     """Deletes a checkpoint, the index first, because no reader finds a checkpoint without it."""
     for end in (_INDEX, _DATA):
         with contextlib.suppress(FileNotFoundError):
-            os.remove(os.path.join(directory, f"ckpt-{step}{end}"))
+            os.remove(path + end)
 
 
 def _list(directory):
@@ -176,19 +183,30 @@ def steps(directory):
 def load(directory, step):
     """Reads the checkpoint of a step, and verifies every checksum.
 
+    Reads the one that `save` kept of this step if a process was killed while it replaced the files.
+
     Returns: a dict from names to arrays, and the metadata.
     Raises: `mnist.Error` if it is damaged.
     """
     path = os.path.join(directory, f"ckpt-{step}")
     try:
         with without_pattern(directory) as place:
-            reader = tf.train.load_checkpoint(os.path.join(place, f"ckpt-{step}"))
-            tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-        metadata = json.loads(tensors.pop("metadata"))
-        tensors.setdefault("iterations/0", np.array(metadata["step"]))  # an older version had no counter of its own
-        return tensors, metadata
+            try:
+                return _read(os.path.join(place, f"ckpt-{step}"))
+            except Exception:
+                if not os.path.exists(before := os.path.join(place, f"before-{step}{_INDEX}")):
+                    raise
+                return _read(before.removesuffix(_INDEX))
     except Exception as error:  # DataLossError, NotFoundError, ValueError and others
         raise Error(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def _read(path):
+    reader = tf.train.load_checkpoint(path)
+    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    metadata = json.loads(tensors.pop("metadata"))
+    tensors.setdefault("iterations/0", np.array(metadata["step"]))  # an older version had no counter of its own
+    return tensors, metadata
 
 
 def load_newest(directory):
@@ -226,7 +244,7 @@ def remove_newer(directory, step_number):
     with write_errors(f"write to {directory}"):
         for step in steps(directory):
             if step > step_number:
-                _remove(directory, step)
+                _remove(os.path.join(directory, f"ckpt-{step}"))
 
 
 def set_aside_newer(directory, step_number):

@@ -9,6 +9,7 @@ from mnist.checkpoint.fingerprint import differences
 from mnist.model import is_like
 from mnist.settings import values_of
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -24,7 +25,10 @@ def restore(step, plan, fingerprint, directory, workdir, cluster):
       workdir: the run's folder, for messages.
       cluster: the `Cluster` of the processes that share the run.
 
+    The step that has trained this run itself may have another learning rate, which it keeps.
+
     Returns: the metadata, a dict, and the order of the current epoch, int32 `[N]`. Each is None if it was not saved.
+      The `fingerprint` in the metadata is the one to save from now on.
     Raises: `mnist.Error` if a resume would not be exact, or if a worker has other settings than the chief.
     """
     if cluster.workers == 1:
@@ -65,12 +69,23 @@ def _restore(step, plan, fingerprint, directory, workdir):
     if not plan.resume:
         raise Error(f"{workdir} holds a run already: leave out --noresume, or name another --workdir.")
     tensors, metadata = loaded
-    if different := differences(metadata["fingerprint"], fingerprint):
+    for name in ("epoch_order", "reads"):
+        if metadata["fingerprint"].get(name) is None:  # a hook raised, so that its user had to change it
+            metadata["fingerprint"][name] = fingerprint[name]
+    rate = _rate_of(step) if int(step.iterations) == metadata["step"] else None  # of the live step of the run
+    compared = metadata["fingerprint"] if rate is None else _with_rates(metadata["fingerprint"], fingerprint)
+    if different := differences(compared, fingerprint):
         named = "; ".join(f"{name} was {was}, is {now}" for name, was, now in different[:3])
         raise Error(
             f"{workdir} holds a run with other settings: {named}. Give the same to resume it, or another --workdir."
         )
     bundle.assign(step, tensors)
+    if metadata["fingerprint"].get("version") != fingerprint["version"]:
+        metadata["traced"] = None  # an older version traced the same step to another graph
+    if rate is None or _rate_of(step) != rate:
+        metadata["fingerprint"] = fingerprint
+    if rate is not None:
+        step.optimizer.learning_rate = rate  # that the user has set since
     if metadata["step"] > plan.last_step:
         raise Error(
             f"{workdir} is at step {metadata['step']}, beyond the last step {plan.last_step}: "
@@ -84,3 +99,16 @@ def _restore(step, plan, fingerprint, directory, workdir):
         )
     bundle.set_aside_newer(directory, metadata["step"])
     return metadata, tf.constant(tensors["run/order"]) if "run/order" in tensors else None
+
+
+def _rate_of(step):
+    """Returns the learning rate of a step that its user may set, a float. None: the rate is a schedule."""
+    rate = step.optimizer.learning_rate
+    return float(rate) if isinstance(rate, keras.Variable) else None
+
+
+def _with_rates(old, new):
+    """Returns a fingerprint with the learning rates of another."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {k: new[k] if k == "learning_rate" and k in new else _with_rates(v, new.get(k)) for k, v in old.items()}
+    return old

@@ -136,9 +136,19 @@ def _read(workdir):
 
     Raises: `mnist.Error` if another command wrote it.
     """
-    path, known, lines = os.path.join(workdir, _NAME), project_flags(), {}
+    first, lines = _parse(workdir)
+    for name in lines or {}:
+        if name not in project_flags():
+            started = first.lstrip("# ").partition(" --flagfile")[0]
+            raise Error(f"{workdir} holds a run of another command, with --{name}: resume it with {started}.")
+    return lines
+
+
+def _parse(workdir):
+    """Returns the first line of a run's flags.txt, and the others by flag as `_read`, also of another command."""
+    path, known, lines = os.path.join(workdir, _NAME), {*project_flags(), *_imported()}, {}
     if not os.path.isfile(path):
-        return {}
+        return "", {}
     try:
         with open(path, encoding="utf-8") as file:
             first, *rest = file.read().splitlines() or [""]
@@ -147,16 +157,27 @@ def _read(workdir):
     count = re.search(r"\((\d+) lines follow\)$", first)  # an older version did not write it
     is_cut = count and len(rest) < int(count[1])
     if not first.startswith("# ") or not all(line.startswith("-") for line in rest) or is_cut:
-        return None
+        return "", None
     for line in rest:
         name = line.lstrip("-").partition("=")[0]
         if name not in known and name.startswith("no") and name[2:] in known:
             name = name[2:]
-        if name not in known:
-            started = first.lstrip("# ").partition(" --flagfile")[0]
-            raise Error(f"{workdir} holds a run of another command, with --{name}: resume it with {started}.")
         lines[name] = f"{lines[name]}\n{line}" if name in lines else line  # a flag that is given several times
-    return lines
+    return first, lines
+
+
+def _imported():
+    """Returns the names of the flags that imported files of a user defined."""
+    return [name for name in flags.FLAGS if hasattr(flags.FLAGS[name], "imported")]
+
+
+def set_imported_flags(workdir):
+    """Sets the flags that imported files defined to their values in the run in `workdir`, or to their defaults."""
+    if imported := _imported():
+        lines = _parse(workdir)[1] or {}
+        for name in imported:
+            flags.FLAGS[name].unparse()
+        flags.FLAGS(["", *(line for name in imported for line in lines.get(name, "").splitlines())])
 
 
 def lines_of_run(workdir):

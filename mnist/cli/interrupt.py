@@ -1,4 +1,4 @@
-"""The signals that ask a run to stop between two inner loops. A second Ctrl-C ends the process at once."""
+"""The signals that ask a run to stop between two inner loops. A second Ctrl-C ends it at once."""
 
 import contextlib
 import os
@@ -8,6 +8,38 @@ import threading
 
 # Ctrl-C, `kill`, a closed terminal, and the warnings that Slurm, SGE and PBS send before they kill a job.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+
+
+class Interrupted(Exception):
+    """A request to stop a run, which has saved everything that it had computed. `signum` is the signal, or None."""
+
+    def __init__(self, message, signum=None):
+        super().__init__(message)
+        self.signum = signum
+
+
+class CtrlC:
+    """A context manager that catches the first Ctrl-C, for a notebook. `signum` is then SIGINT, else None.
+
+    The second raises KeyboardInterrupt. It catches nothing outside of the main thread, or if the program has a handler.
+    """
+
+    signum = None
+
+    def __enter__(self):
+        is_main = threading.current_thread() is threading.main_thread()
+        self._catches = is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._catches:
+            signal.signal(signal.SIGINT, self._take)
+        return self
+
+    def _take(self, signum, _):
+        self.signum = signum
+        signal.signal(signum, signal.default_int_handler)
+
+    def __exit__(self, *_):
+        if self._catches:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Interrupt:

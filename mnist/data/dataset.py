@@ -3,34 +3,87 @@
 import hashlib
 from typing import NamedTuple
 
+from mnist import Error
 from mnist.data.classes import DIGITS
-from mnist.data.readers import SIDE
+from mnist.data.readers import SIDE, as_uint8, check_type
 
 import numpy as np
 
 BOX = 20  # MNIST's digits fill a box of 20x20 within 28x28 (LeCun et al. 1998, p. 10)
 
 
-class Examples(NamedTuple):
-    """Images with their labels."""
-
+class _Examples(NamedTuple):
     images: np.ndarray  # uint8 [N, 28, 28, 1]
     labels: np.ndarray  # uint8 [N], counted from 0
+
+
+class Examples(_Examples):
+    """Images with their labels.
+
+    Args:
+      images: uint8 `[N, 28, 28, 1]` or `[N, 28, 28]`, N >= 1. Grey levels from 0 to 255.
+      labels: integers `[N]` from 0 to 255.
+
+    Raises: `mnist.Error` for other shapes, types or labels.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, images, labels):
+        images, labels = np.asarray(images), np.asarray(labels)
+        for what, array in (("images", images), ("labels", labels)):
+            check_type("", what, what, array.dtype, array.shape)
+        if len(images) != len(labels) or not len(labels):
+            raise Error(f"there are {len(images):,} images and {len(labels):,} labels, expected as many, at least one.")
+        return super().__new__(cls, images.reshape(-1, SIDE, SIDE, 1), as_uint8(labels, "the labels are"))
+
+    @classmethod
+    def _make(cls, values):  # `_replace` calls it
+        return cls(*values)
 
     def digest(self):
         """Returns the SHA-256 of images and labels, as hex."""
         return _digest([self])
 
 
-class Dataset(NamedTuple):
-    """A data set in three parts. Without a hold-out, `validation` and `test` are the same object."""
-
+class _Dataset(NamedTuple):
     name: str
     data_dir: str | None  # absolute, so that load(name, data_dir) loads the same data again
     train: Examples
     validation: Examples
     test: Examples
     classes: tuple[str, ...] = DIGITS  # the name of each label
+
+
+class Dataset(_Dataset):
+    """A data set in three parts. Without a hold-out, `validation` and `test` are the same object.
+
+    Raises: `mnist.Error` for a part that is not `Examples`, or for a label without a class.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, name, data_dir, train, validation, test, classes=DIGITS):
+        for part, examples in (("train", train), ("validation", validation), ("test", test)):
+            if not isinstance(examples, Examples):
+                raise Error(
+                    f"{part} of the data set is a {type(examples).__name__}, expected Examples(images, labels)."
+                )
+            if (last := examples.labels.max()) >= len(classes):
+                raise Error(f"{part} of {name} has labels up to {last}, expected 0 to {len(classes) - 1}, one a class.")
+        return super().__new__(cls, name, data_dir, train, validation, test, tuple(classes))
+
+    @classmethod
+    def _make(cls, values):  # `_replace` calls it
+        return cls(*values)
+
+    def hold_out(self, count):
+        """Returns the data set with the last `count` training images as its validation set. Raises: `mnist.Error`."""
+        images, labels = self.train
+        if count >= len(labels):
+            raise Error(f"--holdout={count} leaves none of {len(labels):,} training images: take fewer.")
+        first, last = Examples(images[:-count], labels[:-count]), Examples(images[-count:], labels[-count:])
+        return self._replace(train=first, validation=last)
 
     def digest(self):
         """Returns the SHA-256 of all images and labels, as hex. It identifies the content, whatever the name."""

@@ -52,9 +52,14 @@ def read_images(path, name=None):
 def read_labels(path, name=None):
     """Reads labels, with the arguments of `read_images`. Returns: uint8 `[N]`. Raises: `mnist.Error`."""
     labels = _read_npz(path, name, "labels") if name else _read_idx(path, "labels")
+    return as_uint8(labels, f"{path}: {name} holds labels")
+
+
+def as_uint8(labels, found):
+    """Returns integers `[N]` as uint8. Raises: `mnist.Error` that begins with `found` if one is not from 0 to 255."""
     low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
     if low < 0 or high >= MAX_CLASSES:
-        raise Error(f"{path}: {name} holds labels from {low} to {high}, expected 0 to {MAX_CLASSES - 1}.")
+        raise Error(f"{found} from {low} to {high}, expected 0 to {MAX_CLASSES - 1}.")
     return labels.astype(np.uint8, copy=False)
 
 
@@ -90,7 +95,7 @@ def _read_header(file, path, what):
     if len(header) < 4 * dimensions:
         raise Error(f"{path} is truncated within its header.")
     shape = tuple(np.frombuffer(header, ">u4").tolist())
-    _check_type(path, what, what, np.dtype(np.uint8), shape)
+    check_type(path, what, what, np.dtype(np.uint8), shape)
     return shape
 
 
@@ -138,7 +143,7 @@ def _open_npz(path, name, what):
                 shape, _, dtype = read[version](file)
             if dtype.hasobject:
                 raise ValueError("it holds pickled objects")
-            _check_type(path, name, what, dtype, shape)
+            check_type(path, name, what, dtype, shape)
             yield lambda: archive.open(member), shape
     except Error:
         raise
@@ -158,9 +163,17 @@ def _read_npz(path, name, what):
         return array
 
 
-def _check_type(path, name, what, dtype, shape):
-    """Raises `mnist.Error` unless an array is uint8 images `[N, 28, 28]`, `[N, 28, 28, 1]` or integer labels `[N]`."""
-    found = f"{path}: {name} {'are' if name == what else 'is'} {dtype.newbyteorder('=')} {list(shape)}"
+def check_type(path, name, what, dtype, shape):
+    """Raises `mnist.Error` unless an array is uint8 images `[N, 28, 28]`, `[N, 28, 28, 1]` or integer labels `[N]`.
+
+    Args:
+      path: a str. The file, or "" for an array in memory.
+      name: a str. The name of the array, for the message.
+      what: "images" or "labels".
+      dtype, shape: the type and the shape of the array.
+    """
+    place = f"{path}: {name}" if path else f"the {name}"
+    found = f"{place} {'are' if name == what else 'is'} {dtype.newbyteorder('=')} {list(shape)}"
     if what == "images" and (dtype != np.uint8 or shape[1:] not in ((SIDE, SIDE), (SIDE, SIDE, 1))):
         expected = f"uint8 [N, {SIDE}, {SIDE}] with grey levels from 0 to 255"
         raise Error(f"{found}, expected {expected}. Convert them first.")

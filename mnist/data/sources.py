@@ -42,13 +42,8 @@ def load(name="auto", data_dir=None, holdout=0):
         raise Error(f"{name!r} is not one of {', '.join(NAMES)}. Give the folder of your own data set as data_dir.")
     else:
         name, (train, test, classes) = _load_named(name)
-    if not holdout:
-        return Dataset(name, data_dir, train, test, test, classes)
-    count = len(train.labels) - holdout
-    if count <= 0:
-        raise Error(f"--holdout={holdout} leaves none of {len(train.labels):,} training images: take fewer.")
-    first, last = (Examples(train.images[s], train.labels[s]) for s in (slice(count), slice(count, None)))
-    return Dataset(name, data_dir, first, last, test, classes)
+    dataset = Dataset(name, data_dir, train, test, test, classes)
+    return dataset.hold_out(holdout) if holdout else dataset
 
 
 def _load_named(name):

@@ -130,7 +130,7 @@ class RunningMeans:
 
 
 def is_lower_better(name):
-    """Returns whether the lowest value of a metric is the best, by the end of its name. None if that shows nothing."""
-    if name.endswith("accuracy"):
+    """Returns whether the lowest value of a metric is the best, by the end of its name. None: it is unclear."""
+    if name.endswith(("accuracy", "images_per_second")):
         return False
     return True if name.endswith(("loss", "error", "seconds")) else None

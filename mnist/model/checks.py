@@ -13,6 +13,8 @@ _OF_FIT = (
     *("compile", "fit", "evaluate"),
 )
 
+_OF_GREY_LEVELS = 1 / 25  # A smaller scale belongs to images from 0 to 255, whose standard deviation is 79 in MNIST.
+
 
 def check_model_and_optimizer(model, optimizer):
     """Raises `mnist.Error` for a model or an optimizer with properties that `fit` uses and a `TrainStep` ignores."""
@@ -38,6 +40,27 @@ def check_model_and_optimizer(model, optimizer):
         )
     if not model.trainable_variables:
         raise Error(f"{name} has no trainable variables.")
+    _check_scale(model)
+
+
+def _check_scale(model):
+    """Raises `mnist.Error` if layers before the first weights scale images in [0, 1] as if they were from 0 to 255."""
+    scale = 1.0
+    for layer in _leaves(model):
+        if isinstance(layer, keras.layers.Rescaling):
+            scale *= np.max(np.abs(layer.scale))
+        elif isinstance(layer, keras.layers.Normalization) and layer.mean is not None:
+            scale /= max(1.0, np.max(layer.mean), np.sqrt(np.max(layer.variance)))
+        elif layer.trainable_weights:
+            break
+    if scale <= _OF_GREY_LEVELS:
+        raise Error(f"{type(model).__name__} scales its images by {scale:.2g}, but they are in [0, 1]: leave that out.")
+
+
+def _leaves(layer):
+    """Yields the layers in a layer that contain no others, in order."""
+    for inner in layer._layers:
+        yield from _leaves(inner) if inner._layers else [inner]
 
 
 def _is_cross_entropy_of_logits(loss, config):

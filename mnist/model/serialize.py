@@ -38,11 +38,11 @@ def describe(value):
 
 
 def describe_model(model):
-    """Serializes a model without its weights, so that another process can import its classes.
+    """Serializes a model without its weights, or an optimizer, so that another process can import its classes.
 
     Returns: a dict for JSON, or None if a class needs a get_config().
     """
-    description, objects = describe(model), objects_of(model)
+    description, objects = describe(model), objects_of(model) if isinstance(model, keras.Layer) else {}
     for part in parts_of(description):
         if part.get("class_name") == "function":  # Keras stores the name of a function without its module
             part["module"] = getattr(objects.get(part["config"]), "__module__", part.get("module"))
@@ -76,6 +76,14 @@ def rebuild(description, weights, answers, name):
         return _make_same(description, import_objects(description), weights, answers)
     except ValueError as reason:
         raise Error(f"{name} cannot be rebuilt: {reason}") from None
+
+
+def make_object(description):
+    """Makes an object that is not a model, such as an optimizer, from the result of `describe_model`.
+
+    Raises: any exception of Keras or of the class.
+    """
+    return keras.saving.deserialize_keras_object(copy.deepcopy(description), import_objects(description))
 
 
 def copy_model(model):

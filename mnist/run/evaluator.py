@@ -24,13 +24,14 @@ class Measured(typing.NamedTuple):
 class Evaluator:
     """An evaluation of a `TrainStep`. The number of images in a batch does not change the result.
 
-    The arrays that `extra_metrics` gets are read-only. `watch` is the `Watch` over the step.
+    The arrays that `extra_metrics` gets are read-only. `hook` is a function of the name of a method, which returns a
+    context manager for its call.
 
     Raises: `mnist.Error` if the step's `extra_metrics` does not take images, labels and logits.
     """
 
-    def __init__(self, step, batch_size, watch):
-        self._step, self._watch = step, watch
+    def __init__(self, step, batch_size, hook):
+        self._step, self._hook = step, hook
         self._predict_logits = make_predict_logits(step.eval_model, batch_size)
         try:
             inspect.signature(step.extra_metrics).bind(None, None, None)
@@ -47,7 +48,7 @@ class Evaluator:
         view = self._step.view
         view.part = part
         try:
-            with keep_state(self._step.eval_model), self._watch.hook("extra_metrics"):
+            with keep_state(self._step.eval_model), self._hook("extra_metrics"):
                 own = check_extra_metrics(self._step.extra_metrics(*map(read_only, (*examples, logits))), metrics)
         finally:
             view.part = "train"

@@ -51,8 +51,8 @@ class Plan:
     keep_best = _output(
         None,
         "Keeps one more checkpoint, of the best evaluation by this key of metrics.jsonl, such as validation_loss or "
-        "max:validation_accuracy. A loss or an error is best where it is lowest, unless min: or max: precedes the key. "
-        "Default: validation_loss with early stopping, else none. An empty value keeps none.",
+        "max:validation_f1. The best loss or error is the lowest, the best accuracy the highest. Other keys need min: "
+        "or max:. Default: validation_loss with early stopping, else none. An empty value keeps none.",
         kind=str,
     )
     norms_every = _output(
@@ -114,7 +114,10 @@ class Plan:
                 "max:validation_accuracy."
             )
         order, key = match.groups()
-        return key, order == "max:" if order else not is_lower_better(key)
+        lower = order == "min:" if order else is_lower_better(key)
+        if lower is None:
+            raise Error(f"--keep_best={asked}: is the lowest or the highest the best? Write min:{key} or max:{key}.")
+        return key, not lower
 
     def position(self, step):
         """Returns the epoch of step `step + 1`, counted from 0, and how many batches of that epoch are done."""
@@ -142,17 +145,24 @@ class Plan:
         """Returns whether to save after `step`."""
         return step > 0 and step % (self.checkpoint_every or self.steps_per_epoch) == 0
 
-    def is_over(self, step, history=()):
-        """Returns whether a run ends after `step`.
+    def why_over(self, step, history=(), ended=None):
+        """Returns why a run ends after `step` and which flag makes it longer, as text. Returns "" if it goes on.
 
         Args:
           history: a list of dicts, one for each evaluation, with `step` and `validation_loss`.
+          ended: an int. The last step of the plan whose run `after_evaluation` ended early. None: it ended none.
         """
         ends = [entry for entry in history if entry["step"] and entry["step"] % self.steps_per_epoch == 0]
         losses = [entry["validation_loss"] for entry in ends]
         since_best = len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__) if losses else 0
-        stalled = 0 < self.early_stopping_patience <= since_best
-        return step >= self.last_step or stalled
+        longer = "--epochs or --max_steps may be raised"
+        if step >= self.last_step:
+            return longer
+        if 0 < self.early_stopping_patience <= since_best:
+            return f"no better validation loss for {since_best} epochs. --early_stopping_patience may be raised"
+        if ended is not None and ended >= self.last_step:
+            return f"after_evaluation of the step ended it. {longer}"
+        return ""
 
     def steps_to_next_event(self, step):
         """Returns the steps from `step` to the next evaluation, save or edge of the profile, or to the end."""

@@ -4,8 +4,8 @@ import contextlib
 import json
 import os
 
-from mnist import Error, files
-from mnist.cli import Progress
+from mnist import Error, checkpoint, files
+from mnist.cli import Interrupted, Progress
 from mnist.model import describe_model, probe, rebuild, summarize_model
 from mnist.run.profiler import Profiler
 from mnist.settings import settings_of, values_of
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Recorder:
-    """The recorder of the chief, a context manager. It opens event files and metrics.jsonl in `begin`, not before.
+    """The recorder of the chief, a context manager that locks the run's folder. It writes files from `begin` on.
 
     Args:
       workdir: the run's folder as it was given.
@@ -24,21 +24,30 @@ class Recorder:
       shown: a dict. The hyperparameters in TensorBoard, as `hparams_of` returns them. None: of the settings.
     """
 
+    is_silent = False
+
     def __init__(self, workdir, plan, flags_text="", shown=None):
         self._folder = os.path.abspath(workdir)  # stays right if the step changes the working directory
         self._workdir, self._plan, self._flags_text, self._shown = workdir, plan, flags_text, shown
         self._progress, self._profiler = Progress(plan), Profiler(self._folder, plan.profiled)
-        self._summaries = None  # before `begin`
+        self._summaries, self._began = None, False  # before `begin`
         self._not_finite = set()  # names of scalars that a line has reported
 
     def __enter__(self):
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(files.lock(self._folder))
         return self
 
-    def __exit__(self, *_):
-        self._progress.close()
-        self._profiler.close()
-        if self._summaries:
-            self._summaries.close()
+    def __exit__(self, kind, *_):
+        with self._held:
+            self._progress.close()
+            self._profiler.close()
+            if self._summaries:
+                self._summaries.close()
+            failed = kind and issubclass(kind, Exception) and kind is not Interrupted
+            if failed and self._began and not checkpoint.steps(os.path.join(self._folder, "checkpoints")):
+                with contextlib.suppress(OSError):  # so that the next start does not take the flags of this one
+                    os.remove(os.path.join(self._folder, "flags.txt"))
 
     @property
     def closed(self):
@@ -50,11 +59,18 @@ class Recorder:
         self._progress.say(text)
 
     def introduce(self, step, dataset, start_step):
-        """Writes flags.txt and model.txt. Prints the data, the model, the folder and the first step."""
+        """Prints the data, the model, the folder and the first step.
+
+        Raises: `mnist.Error` if a new run would replace the results of a run whose checkpoints were deleted.
+        """
         name, model = type(step.model).__name__, step.eval_model
-        if self._flags_text:
-            files.write_atomically(os.path.join(self._folder, "flags.txt"), self._flags_text)
-        files.write_atomically(os.path.join(self._folder, "model.txt"), summarize_model(step.model) + "\n")
+        if not start_step and os.path.exists(os.path.join(self._folder, "results.json")):
+            raise Error(
+                f"{self._workdir} has results.json, but no checkpoint to resume: delete that file to train it again, "
+                "or take another --workdir."
+            )
+        if not start_step and os.path.exists(os.path.join(self._folder, "metrics.jsonl")):
+            self.say(f"{self._workdir} has metrics.jsonl, but no checkpoint to resume: it begins again at step 0.")
         images = f"{len(dataset.train.labels):,} training images, {len(dataset.test.labels):,} test images"
         self.say(f"{dataset.name}: {images}")
         self.say(f"{name}: {step.model.count_params():,} parameters")
@@ -75,7 +91,14 @@ class Recorder:
         return self._summaries.writer
 
     def begin(self, state, step, dataset, graph):
-        """Opens all files for a run that goes on from a `RunState`. The graph is the graph of the step."""
+        """Writes flags.txt and model.txt, and opens all files, for a run that goes on from a `RunState`.
+
+        The graph is the graph of the step.
+        """
+        self._began = True
+        if self._flags_text:
+            files.write_atomically(os.path.join(self._folder, "flags.txt"), self._flags_text)
+        files.write_atomically(os.path.join(self._folder, "model.txt"), summarize_model(step.model) + "\n")
         lines = map(self._line, state.history, state.times)  # drops evaluations later than the checkpoint
         files.write_atomically(os.path.join(self._folder, "metrics.jsonl"), "".join(lines))
         with contextlib.suppress(FileNotFoundError):  # the run is no longer finished
@@ -160,7 +183,7 @@ class Recorder:
 class SilentRecorder:
     """The recorder of a worker that is not the chief. It writes and prints nothing."""
 
-    closed = False
+    closed, is_silent = False, True
     open_writer = None  # so that the step does not write either
 
     def __enter__(self):

@@ -26,6 +26,7 @@ class RunState:
     test_sha256: str | None = None  # the digest of the test set
     measures: dict | None = None  # the step's own metrics, see `describe_measuring`
     keep_best: tuple | None = None  # the metric that --keep_best names, and whether its highest value is the best
+    ended: int | None = None  # the last step of the plan whose run `after_evaluation` ended early
 
     @classmethod
     def from_json(cls, found):

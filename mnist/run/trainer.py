@@ -1,9 +1,11 @@
 """Trains some steps of a run, evaluates it, saves it and finishes it."""
 
+import contextlib
 import math
 import time
 import zlib
 
+from mnist import Error
 from mnist.data import Examples, as_tensors, check_order, check_training_set, epoch_batches, read_only
 from mnist.run import provenance
 from mnist.run.evaluator import Evaluator
@@ -20,6 +22,8 @@ class Trainer:
     The first training step or evaluation compiles the step, then opens the files. A finished run is compiled only to
     compare its code, and opens no files. A step that is refused leaves no file.
 
+    A hook of the step, such as `extra_metrics`, is called after a save. If it raises, no training is lost.
+
     Args:
       step, dataset, plan: the same as in `train_and_evaluate`.
       context: the `Context` for the compilation of the step.
@@ -32,10 +36,11 @@ class Trainer:
     def __init__(self, step, dataset, plan, context, checkpointer, recorder):
         self.step, self.dataset, self.plan, self.context = step, dataset, plan, context
         self.checkpointer, self.recorder = checkpointer, recorder
-        self.evaluator = Evaluator(step, plan.eval_batch_size, checkpointer.watch)
+        self.evaluator = Evaluator(step, plan.eval_batch_size, self._hook)
         self.state, self._order = RunState(), None
         self._examples = Examples(*map(read_only, dataset.train))
         self._tensors = as_tensors(self._training_set())
+        self._any_order = tf.range(plan.num_examples)  # for what depends on the shapes of the batches alone
         self._batches, self._epoch = None, None  # an iterator over the batches of that epoch
         self._loop = None  # before the first training step or evaluation
 
@@ -44,7 +49,7 @@ class Trainer:
         train, name = self.dataset.train, f"training_set of {type(self.step).__name__}"
         if type(self.step).training_set is TrainStep.training_set:
             return train
-        with self.checkpointer.watch.hook("training_set"):
+        with self._hook("training_set"):
             found = self.step.training_set(*map(read_only, train))
             found = check_training_set(found, train, len(self.dataset.classes), name)
         self._examples = Examples(*map(read_only, found[:2]))
@@ -52,18 +57,38 @@ class Trainer:
         self.checkpointer.add_to_fingerprint("training_set", digests)
         return found
 
+    @contextlib.contextmanager
+    def _hook(self, name):
+        """Watches a method of the step in plain Python. If it raises, its user may change its code and resume."""
+        try:
+            with self.checkpointer.watch.hook(name):
+                yield
+        except Exception:
+            self.checkpointer.allow_other_hooks()
+            raise
+
     def restore(self):
-        """Restores the run from its newest sound checkpoint, if there is one. Returns: its `RunState`."""
+        """Restores the run from its newest sound checkpoint, if there is one."""
         self.state, self._order = self.checkpointer.restore()
-        return self.state
+
+    def introduce(self):
+        """Prints what the run goes on from, or that it is finished and why."""
+        if (why := self.why_over()) and self.state.evaluated == self.state.step:
+            self.compile()  # else the results of other code would be returned
+            self.recorder.say(f"{self.context.view.workdir} is finished, at step {self.state.step:,}: {why}.")
+        else:
+            self.recorder.introduce(self.step, self.dataset, self.state.step)
+
+    def why_over(self):
+        """Returns why the run is over, as `Plan.why_over`. Returns "" while it goes on."""
+        return self.plan.why_over(self.state.step, self.state.history, self.state.ended)
 
     def compile(self, open_writer=None):
         """Compiles the step as `compile_loop`. Returns: a function that makes the loop, and the graph of the step.
 
         Raises: `mnist.Error` as `compile_loop`, or if the step computes something else than the run did.
         """
-        order = tf.range(self.plan.num_examples)  # any order, because only the shapes of the batches count
-        spec = self._make_batches(order).element_spec
+        spec = self._make_batches(self._any_order).element_spec
         variables = self.checkpointer.variables
         with self.checkpointer.watch.tracing():
             make_loop, graph, digest = compile_loop(self.step, self.context, spec, variables, open_writer)
@@ -76,10 +101,12 @@ class Trainer:
         if self._loop:
             return
         make_loop, graph = self.compile(self.recorder.open_writer)
-        self._start_batches()
+        if not self.state.step:  # refuses a wrong order before there are files
+            self._start_batches()
         with self.checkpointer.watch.tracing():
             loop = make_loop()
-            loop.trace(self._batches)
+            loop.trace(iter(self._make_batches(self._any_order)))
+        self._known = [f"train_{name}" for name in graph.structured_outputs[0]]
         self.state.provenance = provenance.describe()
         self.recorder.begin(self.state, self.step, self.dataset, graph)
         self._loop = loop
@@ -88,7 +115,7 @@ class Trainer:
         """Makes the batches of the next epoch, or of the rest of the epoch in which the run resumes."""
         epoch, done = self.plan.position(self.state.step)
         if self._order is None or not done:
-            with self.checkpointer.watch.hook("epoch_order"):
+            with self._hook("epoch_order"):
                 order = self.step.epoch_order(self._examples, epoch)
                 self._order = check_order(order, self.plan.num_examples, f"epoch_order of {type(self.step).__name__}")
             self.context.replicas.cluster.check_same(
@@ -102,10 +129,11 @@ class Trainer:
         images, labels, *more = self._tensors
         return epoch_batches(images, labels, order, self.plan.batch_size, done, more)
 
-    def train_steps(self, num_steps):
-        """Trains `num_steps` in one call into the graph. Raises: `mnist.Error` for a loss that is not finite."""
+    def train_steps(self):
+        """Trains the steps of one call into the graph. Raises: `mnist.Error` for a loss that is not finite."""
         self._start()
         plan, state, recorder, first = self.plan, self.state, self.recorder, self.state.step + 1
+        num_steps = min(plan.steps_per_loop, plan.steps_to_next_event(state.step))
         start = time.perf_counter()
         if self._epoch != plan.position(state.step)[0]:
             self._start_batches()
@@ -125,10 +153,19 @@ class Trainer:
             raise RuntimeError(f"step.iterations is {counted} after step {state.step}.")
         recorder.report_steps(state, scalars, sum(batch_sizes) / seconds, done / seconds)
 
-    def evaluate(self):
-        """Adds an evaluation to the history: the means over the epoch so far, and the validation metrics."""
+    def evaluate_if_due(self):
+        """Evaluates the run at the steps of the plan, once each."""
+        if self.plan.evaluation_due(self.state.step, self.state.evaluated):
+            self._evaluate()
+
+    def _evaluate(self):
+        """Adds an evaluation to the history: the means over the epoch so far, and the validation metrics.
+
+        Raises: `mnist.Error` if it does not have the metric of --keep_best, or if `after_evaluation` returns no bool.
+        """
         self._start()
-        state, train = self.state, self.state.means
+        self.save()  # before the hooks of the step
+        plan, state, train, cluster = self.plan, self.state, self.state.means, self.context.replicas.cluster
         self.step.update_eval_model()
         with self.recorder.writing("validation", state.step):
             measured = self.evaluator.measure(self.dataset.validation, "validation")
@@ -136,11 +173,29 @@ class Trainer:
             raise self.checkpointer.not_finite(f"the validation loss is {loss} at step {state.step}")
         entry = {"step": state.step} | {f"train_{name}": value for name, value in train.items()}
         entry |= {f"validation_{name}": value for name, value in measured.metrics.items()}
+        if plan.best and plan.best[0] not in (known := dict.fromkeys([*entry, *self._known])):
+            names = ", ".join(name for name in known if name != "step")
+            raise Error(f"--keep_best={plan.best[0]}: no evaluation has it; there are {names}.")
+        entry = cluster.agree(entry)[0]  # the last bits may differ on other processors, and a hook decides by them
         is_best = self.checkpointer.best and self.checkpointer.best.is_better(entry)
-        state.add_evaluation(entry, ends_epoch=state.step % self.plan.steps_per_epoch == 0)
+        state.add_evaluation(entry, ends_epoch=state.step % plan.steps_per_epoch == 0)
         self.recorder.write_evaluation(state, train, measured, self.dataset, self.step.eval_model)
         if is_best:
             self.checkpointer.save_best(state, self._order)
+        with self._hook("after_evaluation"):
+            ends = self.step.after_evaluation(dict(entry))
+            if ends is not None and (np.ndim(ends) or np.asarray(ends).dtype != bool):
+                raise Error(
+                    f"after_evaluation of {type(self.step).__name__} returned {ends!r:.50}, expected True or nothing."
+                )
+        cluster.check_same(bool(ends), "ends the run in after_evaluation where the chief does not, or the reverse")
+        if ends and state.step:
+            state.ended = plan.last_step
+
+    def save_if_due(self):
+        """Saves the run at the steps of the plan."""
+        if self.plan.save_due(self.state.step):
+            self.save()
 
     def save(self):
         """Saves a checkpoint if the state has changed since the last."""
@@ -150,8 +205,13 @@ class Trainer:
             self.checkpointer.save(self.state, self._order)
 
     def finish(self):
-        """Tests the run and writes its results. Returns: the content of `results.json`, a flat dict."""
+        """Saves and tests the run, and writes its results. Returns: the content of `results.json`, a flat dict."""
         step, plan, state, dataset, best = self.step, self.plan, self.state, self.dataset, self.checkpointer.best
+        if state.evaluated < state.step:  # a patience that is new may end it within an epoch
+            self._evaluate()
+        if self._loop and state.step < plan.last_step:
+            self.recorder.say(f"the run ends at step {state.step:,}: {self.why_over()}.")
+        self.save()
         last = state.history[-1]
         step.update_eval_model()
         results = {

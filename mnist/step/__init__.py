@@ -2,7 +2,7 @@
 
 from mnist.step.context import Context
 from mnist.step.inner_loop import compile_loop, compile_step, make_train_loop
-from mnist.step.measures import check_extra_metrics, describe_measuring, own_metrics
+from mnist.step.measures import check_extra_metrics, describe_measuring, restore_step
 from mnist.step.norms import counts, names_of, square
 from mnist.step.train_step import TrainStep
 from mnist.step.used_settings import check_settings_are_used
@@ -20,6 +20,6 @@ __all__ = [
     "describe_measuring",
     "make_train_loop",
     "names_of",
-    "own_metrics",
+    "restore_step",
     "square",
 ]

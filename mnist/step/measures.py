@@ -1,11 +1,13 @@
 """Metrics of a step beside loss and accuracy, measured in the run or by another command."""
 
 from mnist import Error, checkpoint
-from mnist.model import copy_model, import_objects, module_of
+from mnist.cli import flagfile
+from mnist.model import copy_model, describe_model, import_objects, make_object, module_of, rebuild
 from mnist.settings import values_of
+from mnist.step.context import Context
 from mnist.step.train_step import TrainStep
+from mnist.step.view import View
 
-import keras
 import numpy as np
 
 
@@ -30,29 +32,52 @@ def check_extra_metrics(metrics, others):
 
 
 def describe_measuring(step):
-    """Describes a step as plain JSON, so that `own_metrics` can make it again. None if it has no own metrics."""
+    """Describes a step as plain JSON, so that `restore_step` can make it again. None if it has no own metrics."""
     cls = type(step)
     if cls.extra_metrics is TrainStep.extra_metrics:
         return None
-    return {"module": module_of(cls), "name": cls.__name__, "seed": step.seed, "settings": values_of(step)}
+    return {
+        "module": module_of(cls),
+        "name": cls.__name__,
+        "seed": step.seed,
+        "settings": values_of(step),
+        "optimizer": describe_model(step.optimizer),
+        # A checkpoint describes the evaluated model already.
+        "model": None if step.eval_model is step.model else describe_model(step.model),
+        "variables": len(step.model.variables),
+    }
 
 
-def own_metrics(description, model, tensors, images, labels, logits):
-    """Makes a step again, without its optimizer, and returns its `extra_metrics`, a dict of floats.
+def restore_step(description, model, tensors, state, workdir, dataset):
+    """Makes the step of a run again, with all values of a checkpoint and the flags of the run.
 
     Args:
       description: a dict, as `describe_measuring` returned it.
       model: the evaluated `keras.Model`.
       tensors: a dict from names to arrays, the content of the checkpoint.
-      images, labels, logits: as `extra_metrics` takes them.
+      state: a dict. The `state` of the step as the checkpoint holds it, or None.
+      workdir: the folder of the run.
+      dataset: the `data.Dataset` of the run, or None.
 
+    Returns: a `TrainStep`.
     Raises: any exception of the class, for example if it reads a file that is not here.
     """
     module, name = description["module"], description["name"]
-    cls = import_objects({"module": module, "class_name": name, "config": {}})[name]
-    step = cls(copy_model(model), keras.optimizers.SGD(), seed=description["seed"], **description["settings"])
-    for key, variable in checkpoint.variables_of(step).items():
-        if not key.startswith(("model/", "optimizer/")):
-            variable.assign(tensors[key])
-    step.view.part = "test"
-    return check_extra_metrics(step.extra_metrics(images, labels, logits), {"loss", "accuracy"})
+    objects = import_objects({"module": module, "class_name": name, "config": {}})
+    if name not in objects:
+        raise Error(f"{module} has no class {name} at its top level.")
+    if "optimizer" not in description:
+        raise Error("an older version of this code did not save its optimizer.")
+    flagfile.set_imported_flags(workdir)
+    if description["model"] is None:
+        trained = copy_model(model)
+    else:
+        weights = [tensors[f"model/{i}"] for i in range(description["variables"])]
+        trained = rebuild(description["model"], weights, None, "its model")
+    optimizer = make_object(description["optimizer"])
+    step = objects[name](trained, optimizer, seed=description["seed"], **description["settings"])
+    checkpoint.assign(step, tensors)
+    if state is not None:
+        checkpoint.restore_state(step.state, state)
+    step._context = Context(view=View(workdir, dataset and dataset.read_only()))
+    return step

@@ -48,7 +48,8 @@ class TrainStep(tf.Module, metaclass=_Constructing):
     Args:
       model: a built `keras.Model` from float32 images `[B, 28, 28, 1]` to logits `[B, classes]`.
       optimizer: a Keras optimizer. For a `mixed_float16` model it is wrapped to scale the loss, as `compile` does.
-      seed: an int. The seed of every random draw within the step. Default: 0.
+      seed: an int. The seed of the order of the data and of every random draw within the step. Default: 0. The weights
+        of the model exist already. `keras.utils.set_random_seed(0)` before `CNN()` seeds them.
       settings: the values of the class's `Setting`s. Default: their defaults.
 
     Raises: TypeError for a keyword that is not a setting. ValueError for a value out of range. `mnist.Error` for a
@@ -318,6 +319,18 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         key is `epoch/<key>` in TensorBoard, `validation_<key>` in `metrics.jsonl`, `test_<key>` in `results.json`.
         """
         return {}
+
+    def after_evaluation(self, entry):
+        """Acts on an evaluation, for example lowers the learning rate. Default: does nothing.
+
+        Called outside of any graph after each evaluation, on every worker. A checkpoint with the variables that it
+        changes is saved after it.
+
+        Args:
+          entry: a dict with `step`, `train_<metric>` and `validation_<metric>`, as in `metrics.jsonl`.
+
+        Returns: True to end the run here as at its last step, which has no effect at step 0. Else None or False.
+        """
 
     def __call__(self, images, labels, *more):
         """Makes one update from uint8 images `[B, 28, 28, 1]`, integer labels `[B]`, and rows of `training_set`.

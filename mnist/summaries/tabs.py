@@ -73,6 +73,8 @@ def _plain(value):
 def columns_of(results, history):
     """Returns the metrics of the row, a dict of finite numbers: test, last and best validation, seconds of training.
 
+    A metric whose name does not show whether the lowest value is the best has no best.
+
     Args:
       results: dict. The content of `results.json`.
       history: list of dicts. The content of `metrics.jsonl`.
@@ -80,8 +82,8 @@ def columns_of(results, history):
     found = {name: value for name, value in results.items() if name.startswith(("test_", "validation_"))}
     for name in [name for name in history[-1] if name.startswith("validation_")]:
         values = [entry[name] for entry in history if math.isfinite(entry.get(name, math.nan))]
-        if values:
-            found[f"best_{name}"] = (min if is_lower_better(name) else max)(values)
+        if values and (lower := is_lower_better(name)) is not None:
+            found[f"best_{name}"] = (min if lower else max)(values)
     found |= {"train_seconds": results["train_seconds"]}
     return {name: value for name, value in found.items() if math.isfinite(value)}
 

@@ -87,6 +87,7 @@ def test_a_new_run_removes_the_best_of_another(held, tmp_path):
     options = {"keep_best": "validation_loss", "checkpoint_every": 1000}
     train(tmp_path, held, max_steps=38, **options)
     lose_checkpoints(tmp_path)
+    (tmp_path / "results.json").unlink()
     results = train(tmp_path, held, max_steps=10, **options)
     assert best_steps(tmp_path) == [results["best_step"]] != [38]
 
@@ -116,7 +117,7 @@ def test_a_missing_checkpoint_or_metric_is_refused(kept, held, tmp_path):
     with pytest.raises(Error, match=r"--checkpoint=best: .* keeps no best, as it was trained without --keep_best"):
         finished.load(str(tmp_path / "plain"), "best")
     with pytest.raises(Error, match=r"--keep_best=validation_recall: no evaluation has it; .*validation_loss"):
-        train(tmp_path / "other", held, keep_best="validation_recall")
+        train(tmp_path / "other", held, keep_best="max:validation_recall")
     assert not (tmp_path / "other" / "results.json").exists()
 
 

@@ -18,7 +18,7 @@ def walk(plan, losses=()):
             history.append({"step": step, "validation_loss": ([9.0, *losses] + [0.0] * 99)[len(history)]})
         if plan.save_due(step):
             saves.append(step)
-        if plan.is_over(step, history):
+        if plan.why_over(step, history):
             return [entry["step"] for entry in history], saves, loops
         step += min(plan.steps_per_loop, plan.steps_to_next_event(step))
         loops.append(step)
@@ -59,8 +59,8 @@ def test_early_stopping_counts_evaluations_since_the_best():
     plan = Plan(5, batch_size=5, epochs=9, early_stopping_patience=2)
     assert walk(plan, [3.0, 2.0, 2.5, 2.0, 1.0])[0] == [0, 1, 2, 3, 4]
     assert walk(plan, [5.0, 4.0, 3.0, 4.0, 2.0, 1.0, 0.9, 0.8, 0.7])[0] == list(range(10))
-    assert not Plan(5, batch_size=5, epochs=9).is_over(8, [{"step": i, "validation_loss": 1.0} for i in range(9)])
-    assert not plan.is_over(0)
+    assert not Plan(5, batch_size=5, epochs=9).why_over(8, [{"step": i, "validation_loss": 1.0} for i in range(9)])
+    assert not plan.why_over(0)
 
 
 def test_patience_does_not_count_evaluations_within_an_epoch():
@@ -96,6 +96,7 @@ def test_keep_best_names_a_metric_and_its_direction(options, best):
         ({"profile": "9:26"}, Error, "as in --profile=25:25"),
         ({"keep_best": "accuracy"}, Error, "--keep_best=accuracy: expected a metric of training or validation"),
         ({"keep_best": "most:validation_loss"}, Error, "expected a metric"),
+        ({"keep_best": "validation_f1"}, Error, "Write min:validation_f1 or max:validation_f1"),
     ],
 )
 def test_a_wrong_option_is_named(options, error, message):

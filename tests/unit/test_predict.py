@@ -240,7 +240,7 @@ def test_a_run_on_images_of_another_frame_predicts_them_as_they_are(tmp_path, di
         with Image.open(row["input"]) as seen:
             np.testing.assert_array_equal(np.asarray(seen), image[..., 0])
         assert row["probability"] == pytest.approx(expected.max(), abs=1e-5)
-        assert row["unsure"] in (None, "low probability")
+        assert row["unsure"] in (False, "low probability")
     # A photograph of a digit still gets the frame of MNIST.
     IMAGES["photograph"].save(tmp_path / "photograph.png")
     np.testing.assert_array_equal(*(read_image(tmp_path / "photograph.png", framed) for framed in (True, False)))
@@ -293,7 +293,7 @@ def test_bad_files_among_good_ones(tmp_path, workdir, start):
         assert len({best["class"] for best in row["top"]}) == 3
         first = row["top"][0]
         assert (row["probability"], row["class"], str(row["digit"])) == (probabilities[0], *[first["class"]] * 2)
-        assert row["unsure"] == (doubt or ("low probability" if probabilities[0] < 0.7 else None))
+        assert row["unsure"] == (doubt or ("low probability" if probabilities[0] < 0.7 else False))
 
 
 def test_a_folder_for_inputs_that_cannot_be_made(tmp_path, workdir):

@@ -1,0 +1,348 @@
+"""The seams between a run and its user: hooks that raise, Ctrl-C, a changed rate, own metrics in another command."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+from mnist import Error, checkpoint, compare
+from mnist.checkpoint import bundle
+from mnist.data import Dataset, Examples
+from mnist.loop import train_and_evaluate
+from mnist.run import OF_THE_HOUR
+from mnist.step import TrainStep
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import random_examples
+
+OWN = """
+from absl import flags
+from mnist import train
+from mnist.research.ema import EMA
+
+flags.DEFINE_float("shift", 0.0, "A flag of this file.")
+flags.DEFINE_multi_string("word", [], "A flag of this file that may be repeated.")
+
+class Own(EMA):
+    def extra_metrics(self, images, labels, logits):
+        data, view = self.view.dataset, self.view
+        return {
+            "weights": abs(self.model.trainable_variables[0].numpy()).sum(),
+            "slots": sum(abs(v.numpy()).sum() for v in self.optimizer.variables),
+            "optimizer": len(type(self.optimizer).__name__),
+            "flags": flags.FLAGS.shift + len(flags.FLAGS.word),
+            "images": len(data.train.labels) + 1e4 * len(data.validation.labels) + 1e8 * (view.part == "test"),
+            "folder": len(view.workdir),
+        }
+
+if __name__ == "__main__":
+    train.launch(Own)
+"""
+LEAVES = """
+import sys
+from absl import flags
+from mnist import train
+from mnist.step import TrainStep
+
+flags.DEFINE_float("noise", 0.0, "A flag of this file.")
+
+class Fails(TrainStep):
+    def {method}(self, *arguments):
+        raise RuntimeError("a mistake")
+
+if __name__ == "__main__":
+    train.launch(Fails)
+"""
+
+
+IN_HOOKS = {}
+
+
+class Hooked(TrainStep):
+    """A step whose hooks call `IN_HOOKS[name]` at step 24, the end of the first epoch of the digits."""
+
+    def _test(self, name):
+        if int(self.iterations) == 24 and name in IN_HOOKS:
+            IN_HOOKS[name]()
+
+    def extra_metrics(self, images, labels, logits):
+        self._test("extra_metrics")
+        return {}
+
+    def after_evaluation(self, entry):
+        self._test("after_evaluation")
+        self.optimizer.learning_rate.assign(0.1 / (1 + entry["validation_loss"]))
+
+    def epoch_order(self, examples, epoch):
+        self._test("epoch_order")
+        return super().epoch_order(examples, epoch)
+
+
+def make_step(cls=TrainStep, rate=0.1):
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(10)]
+    return cls(keras.Sequential(layers), keras.optimizers.SGD(rate))
+
+
+def train(workdir, digits, step=None, **options):
+    step = step or make_step()
+    results = train_and_evaluate(step, digits, str(workdir), **({"epochs": 2} | options))
+    values = [v.numpy().tobytes() for v in checkpoint.variables_of(step).values()]
+    return {name: value for name, value in results.items() if name not in OF_THE_HOUR}, values
+
+
+def steps(workdir):
+    return checkpoint.steps(str(workdir / "checkpoints"))
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, digits):
+    return train(tmp_path_factory.mktemp("straight"), digits, make_step(Hooked))
+
+
+@pytest.mark.parametrize("hook", ["extra_metrics", "after_evaluation", "epoch_order"])
+def test_a_hook_that_raises_loses_no_epoch(digits, tmp_path, monkeypatch, straight, hook):
+    monkeypatch.setitem(IN_HOOKS, hook, lambda: 1 / 0)
+    for _ in range(2):  # also where the run resumes into the same mistake
+        with pytest.raises(ZeroDivisionError):
+            train(tmp_path, digits, make_step(Hooked))
+        assert steps(tmp_path) == [24]
+    cls = Hooked
+    if hook == "epoch_order":
+        cls = type("Hooked", (Hooked,), {"epoch_order": lambda *arguments: TrainStep.epoch_order(*arguments)})
+    monkeypatch.delitem(IN_HOOKS, hook)
+    assert train(tmp_path, digits, make_step(cls)) == straight
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_in_a_notebook_saves_and_the_same_call_resumes(digits, tmp_path, monkeypatch, straight, times):
+    ctrl_c = [lambda: os.kill(os.getpid(), signal.SIGINT)] * times
+    monkeypatch.setitem(IN_HOOKS, "extra_metrics", lambda: [press() for press in ctrl_c])
+    step = make_step(Hooked)
+    with pytest.raises(KeyboardInterrupt, match=f"step 24, saved in {tmp_path}" if times == 1 else "^$"):
+        train(tmp_path, digits, step)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert steps(tmp_path) == [24]
+    monkeypatch.delitem(IN_HOOKS, "extra_metrics")
+    assert train(tmp_path, digits, step) == straight
+
+
+def test_a_checkpoint_survives_a_kill_while_it_is_replaced(tmp_path, monkeypatch):
+    variables = {"a": tf.Variable(1.0)}
+    bundle.save(str(tmp_path), variables, {"step": 3, "history": []}, keep=1)
+    for kills_at in (1, 2):
+        calls, replace = [], os.replace
+
+        def kill(*paths, calls=calls, replace=replace, kills_at=kills_at):
+            calls.append(paths)
+            if len(calls) == kills_at:
+                raise KeyboardInterrupt
+            replace(*paths)
+
+        monkeypatch.setattr(os, "replace", kill)
+        variables["a"].assign(2.0)
+        with pytest.raises(KeyboardInterrupt):
+            bundle.save(str(tmp_path), variables, {"step": 3, "history": [1]}, keep=1)
+        monkeypatch.undo()
+        tensors, metadata = bundle.load_newest(str(tmp_path))
+        assert (tensors["a"], metadata["history"]) == (1.0, [])
+    bundle.save(str(tmp_path), variables, {"step": 3, "history": [1]}, keep=1)
+    assert bundle.load_newest(str(tmp_path))[0]["a"] == 2.0
+    assert not list(tmp_path.glob("before-*"))
+
+
+def test_a_live_step_continues_with_another_rate_and_a_new_one_is_refused(digits, tmp_path):
+    step = make_step()
+    train(tmp_path, digits, step, epochs=1)
+    step.optimizer.learning_rate = 0.05
+    _, values = train(tmp_path, digits, step)
+    assert float(step.optimizer.learning_rate) == np.float32(0.05)
+    with pytest.raises(Error, match=r"optimizer.learning_rate was 0.05, is 0.1"):
+        train(tmp_path, digits, make_step(), epochs=3)
+    fresh = make_step(rate=0.05)
+    assert train(tmp_path, digits, fresh)[1] == values
+    once = make_step()
+    train(tmp_path / "other", digits, once, epochs=1)
+    assert train(tmp_path / "other", digits, once)[1] != values
+
+
+def test_a_rate_that_a_hook_assigned_is_not_the_users(digits, tmp_path):
+    step = make_step(Hooked)
+    train(tmp_path, digits, step)
+    train(tmp_path, digits, step, epochs=3)
+    results, _ = train(tmp_path, digits, make_step(Hooked), epochs=4)
+    assert results["steps"] == 96
+
+
+class Ends(TrainStep):
+    def after_evaluation(self, entry):
+        assert {"validation_accuracy", "validation_loss"} <= entry.keys()
+        return np.bool_(entry["step"] % 24 == 0)  # also at step 0, where it has no effect
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "raised", "why"),
+    [
+        (Ends, {"epochs": 3}, {"epochs": 4}, r"after_evaluation of the step ended it. --epochs or --max_steps may be"),
+        (
+            type(
+                "Still",
+                (TrainStep,),
+                {"apply_gradients": lambda self, g: TrainStep.apply_gradients(self, [0 * x for x in g])},
+            ),
+            {"epochs": 9, "early_stopping_patience": 1},
+            {"epochs": 9, "early_stopping_patience": 2},
+            "no better validation loss for 1 epochs. --early_stopping_patience may be raised",
+        ),
+    ],
+)
+def test_a_run_that_ends_early_is_finished_and_says_why(digits, tmp_path, capfd, cls, options, raised, why):
+    results, values = train(tmp_path, digits, make_step(cls), **options)
+    assert results["steps"] in (24, 48)
+    assert json.loads((tmp_path / "results.json").read_text())["steps"] == results["steps"]
+    capfd.readouterr()
+    assert train(tmp_path, digits, make_step(cls), **options) == (results, values)
+    assert f"is finished, at step {results['steps']}: {why}" in capfd.readouterr().out
+    assert train(tmp_path, digits, make_step(cls), **raised)[0]["steps"] == results["steps"] + 24
+
+
+def test_after_evaluation_must_return_a_bool(digits, tmp_path):
+    class Returns(TrainStep):
+        def after_evaluation(self, entry):
+            return self.optimizer.learning_rate.assign(0.1)
+
+    with pytest.raises(Error, match=r"after_evaluation of Returns returned .* expected True or nothing"):
+        train(tmp_path, digits, make_step(Returns))
+
+
+def test_evaluate_restores_the_step_of_the_run(start, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    flags = ("--dataset=digits", "--holdout=100", "--max_steps=3", "--optimizer=rmsprop", "--shift=0.5")
+    done = start("own.py", *flags, "--word=a", "--word=b", "--workdir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = start("mnist.evaluate", "--workdir=run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    own = json.loads(done.stdout)["own_metrics"]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert own == {
+        name: results[f"test_{name}"] for name in ("weights", "slots", "optimizer", "flags", "images", "folder")
+    }
+    assert own["flags"] == 2.5
+
+
+def test_keep_best_refuses_an_unknown_name_before_an_epoch_is_lost(digits, tmp_path):
+    for key, message in (
+        ("validation_f1", "is the lowest or the highest the best"),
+        ("max:validation_foo", "no evaluation has it"),
+        ("min:train_foo", "no evaluation has it; there are .*train_loss"),
+    ):
+        with pytest.raises(Error, match=message):
+            train(tmp_path / key[4:], digits, keep_best=key)
+        assert not steps(tmp_path / key[4:])
+
+
+def test_results_without_checkpoints_are_not_overwritten(digits, tmp_path, capfd):
+    train(tmp_path, digits, epochs=1)
+    for path in (tmp_path / "checkpoints").iterdir():
+        path.unlink()
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(Error, match=r"has results\.json, but no checkpoint to resume"):
+        train(tmp_path, digits, epochs=1)
+    assert (tmp_path / "results.json").read_bytes() == before
+    (tmp_path / "results.json").unlink()
+    capfd.readouterr()
+    train(tmp_path, digits, epochs=1)
+    assert "has metrics.jsonl, but no checkpoint to resume: it begins again at step 0" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["compute_loss", "extra_metrics"])
+def test_a_failed_first_step_does_not_refuse_the_next_start(start, tmp_path, method):
+    (tmp_path / "fails.py").write_text(LEAVES.format(method=method))
+    flags = ("--dataset=digits", "--max_steps=2", "--workdir=run")
+    assert "a mistake" in start("fails.py", *flags, "--noise=0.1", cwd=tmp_path).stderr
+    done = start("mnist.train", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+IMAGES, LABELS = random_examples(40)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES / 255, LABELS, r"the images are float64 \[40, 28, 28\], expected uint8 .* from 0 to 255"),
+        (IMAGES[:, 1:], LABELS, r"the images are uint8 \[40, 27, 28\], expected"),
+        (IMAGES, LABELS.astype(np.int64) - 1, "the labels are from -1 to 8, expected 0 to 255"),
+        (IMAGES, LABELS + np.uint8(68), "train of own has labels up to 77, expected 0 to 9"),
+        (IMAGES, LABELS[:39], "there are 40 images and 39 labels"),
+        (IMAGES, np.eye(10)[LABELS], r"the labels are float64 \[40, 10\], expected integers \[N\]"),
+    ],
+)
+def test_a_data_set_of_a_notebook_is_checked(digits, images, labels, message):
+    with pytest.raises(Error, match=message):
+        Dataset("own", None, Examples(images, labels), digits.test, digits.test)
+    with pytest.raises(Error, match=message):
+        digits._replace(name="own", train=digits.train._replace(images=images, labels=labels))
+
+
+def test_a_data_set_of_a_notebook_is_the_same_as_from_files():
+    own = Examples(IMAGES, LABELS.astype(np.int64))
+    assert own.digest() == Examples(IMAGES[..., np.newaxis], LABELS).digest()
+
+
+@pytest.mark.parametrize(
+    ("layers", "refused"),
+    [
+        ([keras.layers.Rescaling(1 / 255)], True),
+        ([keras.Sequential([keras.layers.Rescaling(1 / 127.5, -1)])], True),
+        ([keras.layers.Normalization(mean=33.3, variance=6166.0)], True),
+        ([keras.layers.Rescaling(2.0, -1)], False),
+        ([keras.layers.Normalization(mean=0.13, variance=0.095)], False),
+        ([keras.layers.Rescaling(255.0), keras.layers.Rescaling(1 / 255)], False),
+    ],
+)
+def test_a_model_that_scales_the_images_again_is_refused(layers, refused):
+    end = [keras.layers.Flatten(), keras.layers.Dense(10), keras.layers.Rescaling(0.01)]
+    model = keras.Sequential([keras.Input([28, 28, 1]), *layers, *end])
+    with pytest.raises(Error, match=r"they are in \[0, 1\]") if refused else contextlib.nullcontext():
+        TrainStep(model, keras.optimizers.SGD())
+
+
+@pytest.mark.parametrize(
+    ("flags", "without"),
+    [
+        ({"holdout": (0, 100)}, {"validation_loss"}),
+        ({"dataset": ("own", "other")}, {"validation_loss", "test_loss"}),
+        ({"data_dir": ("/a/own", "/b/own")}, {"validation_loss", "test_loss"}),
+        ({"seed": (0, 1)}, set()),
+    ],
+)
+def test_compare_subtracts_nothing_of_different_images(tmp_path, flags, without):
+    ((name, values),) = flags.items()
+    folders = []
+    for folder, value in zip("ab", values, strict=True):
+        (tmp_path / folder).mkdir()
+        results = {"dataset": value if name == "dataset" else "own", "validation_loss": 0.5, "test_loss": 0.25}
+        (tmp_path / folder / "results.json").write_text(json.dumps(results))
+        (tmp_path / folder / "flags.txt").write_text(f"# python\n--{name}={value}\n")
+        folders.append(str(tmp_path / folder))
+    text = compare.compare_runs(folders)
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines()}
+    assert {row for row in ("validation_loss", "test_loss") if len(rows[row]) == 2} == without
+    assert (f"different images: --{name} differs" in text) == bool(without)
+
+
+def test_ctrl_c_during_the_import_of_tensorflow_is_no_traceback(python):
+    process = subprocess.Popen([python, "-m", "mnist.train"], stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    while "tensorflow" not in pathlib.Path(f"/proc/{process.pid}/maps").read_text() and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "interrupted\n"
+    assert process.returncode == 130
