@@ -35,7 +35,8 @@ def restore(step, plan, fingerprint, directory, workdir, cluster):
         return _take_state(step, *_restore(step, plan, fingerprint, directory, workdir))
     restored = _restore(step, plan, fingerprint, directory, workdir) if cluster.is_chief else (None, None)
     # A resume may change most settings of the plan, but workers with different ones would wait for each other for ever.
-    settings = fingerprint | values_of(plan)
+    # Values that hooks read may name the worker. All compare orders and weights anyway.
+    settings = {name: value for name, value in fingerprint.items() if name != "reads"} | values_of(plan)
     for worker, other in enumerate(fingerprints := cluster.agree(settings, cluster.timeout)):
         if different := differences(fingerprints[0], other):
             named = "; ".join(

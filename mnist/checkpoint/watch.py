@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import traceback
-import types
 
 from mnist import Error
 from mnist.checkpoint import bundle
@@ -40,7 +39,7 @@ class Watch:
     def _look(self):
         kept = {f"self.{name}": value for name, value in attributes_of(self._step).items() if name != "_state"}
         read = read_by(self._step, self._methods).items()
-        kept |= {name: x for name, x in read if name[:5] != "self." and not isinstance(x, types.FunctionType)}
+        kept |= {name: x for name, x in read if name[:5] != "self."}
         return {name: plain(value, name, running=True, within=[self._step]) for name, value in kept.items()}
 
     def check(self, when):

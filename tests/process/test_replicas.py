@@ -33,13 +33,16 @@ from mnist.step import TrainStep
 import keras
 import tensorflow as tf
 
-fault, _, worker = os.environ.get("FAULT", "").partition(":")
-index = json.loads(os.environ.get("TF_CONFIG") or '{"task": {"index": 0}}')["task"]["index"]
+def find_fault():  # not in globals, because a resume compares those that epoch_order reads
+    fault, _, worker = os.environ.get("FAULT", "").partition(":")
+    index = json.loads(os.environ.get("TF_CONFIG") or '{"task": {"index": 0}}')["task"]["index"]
+    return fault if worker == str(index) else ""
+
 flags.DEFINE_bool("writes", False, "Whether the step writes summaries.")
 
 class Step(TrainStep):
     def epoch_order(self, examples, epoch):
-        if epoch == 1 and worker == str(index):
+        if (fault := find_fault()) and epoch == 1:
             if fault == "sleep":
                 time.sleep(100)
             elif fault == "raise":
@@ -58,7 +61,7 @@ class Step(TrainStep):
         if flags.FLAGS.writes:
             with self.view.every(4):
                 tf.summary.scalar("own/loss", loss)
-        return loss * (2.0 if fault == "code" and worker == str(index) else 1.0), logits
+        return loss * (2.0 if find_fault() == "code" else 1.0), logits
 
 """
 SCRIPT += f"""{SMALL}
