@@ -8,7 +8,7 @@ import numpy as np
 
 
 def as_tensors(examples):
-    """Returns images, labels and any further arrays as tensors, which share the memory of aligned NumPy arrays.
+    """Returns images, labels and any further arrays as tensors, which share the memory of aligned uint8 arrays.
 
     A large data set is then in memory once. A change to such an array changes the batches.
     """
@@ -18,7 +18,8 @@ def as_tensors(examples):
 def _as_tensor(array):
     import tensorflow as tf
 
-    if array.ctypes.data % ALIGNMENT == 0 and array.flags.c_contiguous and array.flags.writeable:
+    shared = array.dtype == np.uint8 and array.flags.c_contiguous and array.flags.writeable
+    if shared and array.ctypes.data % ALIGNMENT == 0:
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     return tf.constant(array)
 

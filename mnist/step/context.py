@@ -2,12 +2,11 @@
 
 import contextlib
 
+from mnist import Error
 from mnist.distributed import Replicas
 from mnist.step.view import View
 
 import tensorflow as tf
-
-_FuncGraph = tf.__internal__.FuncGraph  # branches and loops have graphs of subclasses
 
 
 class Context:
@@ -28,7 +27,7 @@ class Context:
     def __init__(self, replicas=None, view=None, jit_compile=False):
         self.replicas, self.view, self.jit_compile = replicas or Replicas(), view or View(), jit_compile
         self.slice_number, self.gradients, self.has_losses, self.untrained = 0, [], False, []
-        self._graph = None  # the graph of the slice or of the step that is being traced
+        self.draws = 0  # the most calls of random_seed in a slice of the gradients that are being traced
 
     @contextlib.contextmanager
     def tracing(self, step):
@@ -36,52 +35,31 @@ class Context:
         before, step._context = step._context, self
         self.gradients, self.untrained = [], []
         try:
-            with self._retracing(step), self.view.writing(step.iterations):
+            _forget_traces(step)
+            with self.view.writing(step.iterations):
                 yield
         finally:
             step._context = before
 
     @contextlib.contextmanager
     def tracing_slice(self, step, number):
-        """Sets the number of the slice that is traced. Summaries of slices other than 0 are not recorded."""
+        """Sets the number of the slice that is traced. Summaries of slices other than 0 are not recorded.
+
+        Raises: `mnist.Error` if the slice draws in a function that was traced for another slice.
+        """
         before, self.slice_number, self.has_losses = self.slice_number, number, False
+        most, self.draws = self.draws, 0
         try:
-            with self._retracing(step), self.view.recording(number == 0):
+            _forget_traces(step)
+            with self.view.recording(number == 0):
                 yield
+            if self.draws < most and step.slices > 1:
+                raise Error(
+                    f"compute_loss of {type(step).__name__} draws in a tf.function that all slices share, with equal "
+                    "draws: decorate a method of the class instead."
+                )
         finally:
-            self.slice_number = before
-
-    @contextlib.contextmanager
-    def _retracing(self, step):
-        """Makes TensorFlow trace each method of a step again that `tf.function` decorates.
-
-        Otherwise it would use the graph of another slice, with the tensors and the Python values of that slice.
-        """
-        for cls in type(step).__mro__:
-            for value in vars(cls).values():
-                getattr(value, "_descriptor_cache", {}).pop(step, None)  # TensorFlow has no public name for it
-        before, self._graph = self._graph, tf.compat.v1.get_default_graph()
-        try:
-            yield
-        finally:
-            self._graph = before
-
-    def slice_in_graph(self, step):
-        """Returns the number of the slice: an int, or a tensor in the graph of a `tf.function` within the slice.
-
-        The slices may share such a graph, so that it gets the number of the slice when it is called.
-        """
-        graph = tf.compat.v1.get_default_graph()
-        while graph is not self._graph and isinstance(graph, _FuncGraph) and type(graph) is not _FuncGraph:
-            graph = graph.outer_graph  # from a branch of tf.cond or the body of a loop
-        if graph is self._graph or not isinstance(graph, _FuncGraph):
-            return self.slice_number
-
-        def number_now():
-            return tf.convert_to_tensor(step._context.slice_in_graph(step), tf.int64)
-
-        with graph.as_default():
-            return graph.capture_call_time_value(number_now, tf.TensorSpec([], tf.int64))
+            self.slice_number, self.draws = before, max(most, self.draws)
 
     def watched_others(self, tape, trained):
         """Returns the `tf.Variable`s that a tape watched beside the trained ones. An empty list outside of a graph."""
@@ -95,3 +73,13 @@ class Context:
         pairs = zip(others, gradients[count:], strict=True)
         self.untrained += [variable for variable, gradient in pairs if gradient is not None]
         return gradients[:count]
+
+
+def _forget_traces(step):
+    """Makes TensorFlow trace each method of a step again that `tf.function` decorates.
+
+    Otherwise it would use the graph of another slice, with the tensors and the Python values of that slice.
+    """
+    for cls in type(step).__mro__:
+        for value in vars(cls).values():
+            getattr(value, "_descriptor_cache", {}).pop(step, None)  # TensorFlow has no public name for it

@@ -159,10 +159,10 @@ class TrainStep(tf.Module, metaclass=_Constructing):
 
         Draws of one step with the same purpose, a string, are equal. Within `compute_loss` each slice has its own seed.
         """
-        number = self._context.slice_in_graph(self) if self.slices > 1 else 0
-        salt = (zlib.crc32(purpose.encode()) + 0x1E3779B9 * number) & 0x7FFFFFFF
+        self._context.draws += 1
+        salt = (zlib.crc32(purpose.encode()) + 0x1E3779B9 * self._context.slice_number) & 0x7FFFFFFF
         step = tf.cast(self.iterations, tf.int32)
-        return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), tf.cast(salt, tf.int32))
+        return tf.random.experimental.stateless_fold_in(tf.stack([self.seed, step]), salt)
 
     def own_variables(self):
         """Returns the `tf.Variable`s that are attributes, for code that undoes what a second pass writes."""
@@ -252,6 +252,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         """
         variables = list(checkpoint.variables_of(self).values())
         context = self._context
+        context.draws = 0
         gradients, scalars = context.replicas.mean(
             self._slice_gradients, self.slices, (images, labels, *more), variables, context.jit_compile
         )
