@@ -211,6 +211,8 @@ def take_state(step, workdir):
     optimizer.variables[new["updates_before", None]].assign(tensors["optimizer/0"] + before)
     weights = {id(variable.value) for variable in step.model.weights}  # without the seeds of layers
     for name, variable in checkpoint.variables_of(step).items():
+        if name.startswith("iterations/"):  # counts the batches of this run
+            continue
         is_own = not name.startswith(("model/", "optimizer/"))
         if is_own and getattr(tensors.get(name), "shape", None) != tuple(variable.shape):
             logging.warning("--init_optimizer: %s of the step starts fresh, because it does not fit %s.", name, workdir)

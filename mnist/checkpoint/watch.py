@@ -9,6 +9,7 @@ from mnist import Error
 from mnist.checkpoint import bundle
 from mnist.checkpoint.comparable import attributes_of, differences_in, is_object, is_own, plain, show
 from mnist.checkpoint.reads import read_by
+from mnist.settings import READ
 
 import numpy as np
 import tensorflow as tf
@@ -37,7 +38,9 @@ class Watch:
         self._variables, self._before = bundle.variables_of(step), self._look()
 
     def _look(self):
-        kept = {f"self.{name}": value for name, value in attributes_of(self._step).items() if name != "_state"}
+        kept = {
+            f"self.{name}": value for name, value in attributes_of(self._step).items() if name not in ("_state", READ)
+        }
         read = read_by(self._step, self._methods).items()
         kept |= {name: x for name, x in read if name[:5] != "self."}
         return {name: plain(value, name, running=True, within=[self._step]) for name, value in kept.items()}

@@ -245,12 +245,3 @@ def test_numbers_that_are_not_finite_stop_the_run_and_are_not_saved(digits, tmp_
 def test_a_second_process_is_refused_with_the_id_of_the_first(digits, tmp_path):
     with files.lock(str(tmp_path)), pytest.raises(Error, match=f"in use by process {os.getpid()}"):
         train(tmp_path, digits)
-
-
-def test_a_step_that_does_not_count_raises_a_runtime_error(digits, tmp_path):
-    class Forgetful(TrainStep):
-        def apply_gradients(self, gradients):
-            pass
-
-    with pytest.raises(RuntimeError, match="iterations"):
-        train(tmp_path, digits, cls=Forgetful)
