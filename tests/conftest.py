@@ -83,6 +83,17 @@ class StopAfter:
         return 15 if self.n < 0 else None
 
 
+class Calling:
+    """An interrupt that calls a function whenever a run reads it. The result asks the run to stop if it is true."""
+
+    def __init__(self, function):
+        self.function = function
+
+    @property
+    def signum(self):
+        return 15 if self.function() else None
+
+
 @pytest.fixture(scope="session")
 def start():
     """Returns `run_here`."""
@@ -130,6 +141,24 @@ def run_here(program, *arguments, cwd=None, env=None):
     return types.SimpleNamespace(returncode=code, stdout=texts[0], stderr=texts[1])
 
 
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Runs `python -m mnist.train` with arguments, here. Returns: exit code or message, stdout, stderr."""
+    from mnist import train
+
+    def run(*arguments, **launched):
+        monkeypatch.setattr(sys, "argv", ["mnist.train", *arguments])
+        with flagsaver.flagsaver():
+            absl.flags.FLAGS.unparse_flags()
+            with pytest.raises(SystemExit) as exit:
+                train.launch(**launched)
+        out, err = capfd.readouterr()
+        return exit.value.code, out, err
+
+    yield run
+    absl.flags.FLAGS.mark_as_parsed()
+
+
 def _run_main(program):
     try:
         if program.endswith(".py"):
@@ -151,19 +180,9 @@ def _run_main(program):
 
 # The files that take longest come first, so that at the end no process works long while the other has nothing to do.
 LONGEST = [
-    *(
-        "replicas",
-        "research",
-        "variants",
-        "compare_with_fit",
-        "trust",
-        "readme",
-        "sweep",
-        "any_folder",
-        "loop",
-        "export",
-    ),
-    *("command", "faithful", "classes", "rebuild", "train", "summaries", "own_scripts", "recipes", "predict"),
+    *("replicas", "trust", "readme", "sweep", "variants", "faithful", "classes", "compare_with_fit", "train", "loop"),
+    *("research", "best", "export", "any_folder", "evaluate", "command", "view", "rebuild", "summaries", "traced"),
+    *("recipes", "own_scripts", "pictures", "predict"),
 ]
 
 
@@ -185,8 +204,3 @@ def pytest_configure(config):
     if hasattr(config, "workerinput"):
         # A worker has reported everything by then, and Python would take ten seconds to free all graphs of its tests.
         atexit.register(os._exit, 0)
-
-
-@pytest.fixture(scope="session")
-def python():
-    return sys.executable

@@ -4,23 +4,19 @@ import gzip
 import hashlib
 import importlib
 import os
-import sys
-import tracemalloc
 import types
 
 import mnist
-from mnist import data, evaluate, finished, train
+from mnist import data, evaluate, finished
 from mnist.data import folders
 from mnist.metrics import format_report
-from mnist.model import CNN, describe
+from mnist.model import CNN
 from mnist.research.adversarial import Adversarial
 from mnist.settings import settings_of
 
 import keras
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from conftest import idx_bytes, random_examples
 from PIL import Image
 
@@ -72,7 +68,7 @@ def load_error(path):
 # Data that are read
 
 
-@pytest.mark.parametrize("classes", [2, 47, 256])
+@pytest.mark.parametrize("classes", [2, 256])
 def test_the_labels_give_the_number_of_classes(tmp_path, classes):
     """Classes without training images count, too."""
     labels = np.append(cycle(classes + 5, classes), classes - 1)
@@ -99,8 +95,8 @@ def test_emnist_letters_stand_upright_and_count_from_zero(tmp_path, end):
 
 @pytest.mark.parametrize(
     ("split", "classes", "first", "name"),
-    [("balanced", 47, 0, "t"), ("bymerge", 47, 1, "t"), ("byclass", 62, 0, "z"), ("letters", 26, 0, "Z"),
-     ("digits", 10, 0, "9"), ("letters", 20, 1, "T"), ("own", 5, 0, "4")],
+    [("bymerge", 47, 1, "t"), ("byclass", 62, 0, "z"), ("letters", 26, 0, "Z"), ("letters", 20, 1, "T"),
+     ("own", 5, 0, "4")],
 )  # fmt: skip
 def test_splits_of_emnist(tmp_path, split, classes, first, name):
     labels = cycle(70, classes, first)
@@ -116,15 +112,6 @@ def test_kmnist(tmp_path, prefix, classes):
     assert len(dataset.classes) == classes
     np.testing.assert_array_equal(dataset.train.images[..., 0], random_examples(2 * classes)[0])
     np.testing.assert_array_equal(dataset.test.labels, np.arange(classes))
-
-
-def test_images_may_have_a_channel_and_an_npz_any_name(tmp_path):
-    images, labels = random_examples(20)
-    path = write_npz(tmp_path / "folder" / "my letters.npz", labels, labels, x_train=images[..., np.newaxis])
-    idx = write_idx(tmp_path / "idx", labels, labels)
-    (idx / folders.IDX_FILES[0]).write_bytes(idx_bytes(images[..., np.newaxis]))
-    for place in (path, path.parent, idx):
-        np.testing.assert_array_equal(data.load("auto", str(place)).train.images, images[..., np.newaxis])
 
 
 def test_the_classic_files_are_read_whatever_is_beside_them(tmp_path):
@@ -147,7 +134,6 @@ def test_the_classic_files_are_read_whatever_is_beside_them(tmp_path):
             "",
             "more than one data set, emnist-balanced-*, emnist-letters-*: name a folder with",
         ),
-        (["a.npz", "b.npz"], "", "more than one data set, a.npz, b.npz: name a folder with one, or as --data_dir="),
         (["kmnist", "b.npz"], "", "more than one data set, kmnist-*.npz, b.npz:"),
         (["letters"], "test-labels-idx1-ubyte", "has no emnist-letters-test-labels-idx1-ubyte[.gz]."),
         (["kmnist"], "test-imgs.npz", "has no kmnist-test-imgs.npz."),
@@ -166,36 +152,14 @@ def test_a_folder_without_exactly_one_data_set_is_refused(tmp_path, sets, remove
     assert trouble in load_error(tmp_path)
 
 
-@pytest.mark.parametrize("label", [0, 7])
-def test_fewer_than_two_classes_are_refused(tmp_path, label):
-    path = write_npz(tmp_path / "own.npz", np.full(20, label), np.full(9, label))
-    assert f"all training labels are {label}, expected 2 to 256 classes" in load_error(path)
+def test_fewer_than_two_classes_are_refused(tmp_path):
+    path = write_npz(tmp_path / "own.npz", np.full(20, 7), np.full(9, 7))
+    assert "all training labels are 7, expected 2 to 256 classes" in load_error(path)
 
 
 def test_letters_that_count_from_one_in_one_part_alone_are_refused(tmp_path):
     write_idx(tmp_path, cycle(30, 26, first=1), cycle(26, 26), emnist_names("letters"))
     assert "a test label is 0, but training labels begin with 1" in load_error(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("shape", "labels", "trouble"),
-    [
-        ([2_000_000, 28, 28], np.zeros(2_000_000, np.uint8), "all training labels are 0"),
-        ([700_000, 28, 28, 3], np.arange(700_000).astype(np.uint8), "images are uint8 [700000, 28, 28, 3]"),
-    ],
-)
-def test_refused_images_are_not_read(tmp_path, shape, labels, trouble):
-    folder = write_idx(tmp_path, cycle(20, 3), cycle(9, 3))
-    images = folder / folders.IDX_FILES[0]
-    images.write_bytes(bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes())
-    os.truncate(images, 4 + 4 * len(shape) + int(np.prod(shape)))  # a sparse file of gigabytes
-    (folder / folders.IDX_FILES[1]).write_bytes(idx_bytes(labels))
-    tracemalloc.start()
-    try:
-        assert trouble in load_error(folder)
-        assert tracemalloc.get_traced_memory()[1] < 2**25
-    finally:
-        tracemalloc.stop()
 
 
 # Names of classes
@@ -215,16 +179,12 @@ def test_a_classes_txt_names_the_classes(tmp_path):
     ("content", "trouble"),
     [
         (b"a\nb\n", "classes.txt names 2 classes, expected 3: the labels are 0 to 2."),
-        (b"a\nb\nc\nd\n", "classes.txt names 4 classes, expected 3"),
         (b"", "classes.txt names 0 classes"),
         (b"a\n\nc\n", "line 2 is empty, expected the name of class 1"),
         (b"a\nb\nb\n", "lines 2 and 3 are both 'b'"),
         (b"a\nb\xff\nc\n", "classes.txt is not UTF-8 (byte 3)"),
-        ("a\nb\nc\n".encode("utf-16"), "classes.txt is not UTF-8"),
-        (b"\0\1\2\n\0\n", "line 1 cannot be printed"),
         (b"0\tcat\n1\tdog\n2\tcow\n", "line 1 cannot be printed"),
         (b"a\n" * 2**20, "classes.txt has more than 1,048,576 bytes"),
-        (b"".join(b"%d\n" % i for i in range(100_000)), "classes.txt has 100,000 lines, expected at most 256"),
     ],
 )
 def test_an_unsound_classes_txt_is_refused(tmp_path, content, trouble):
@@ -239,11 +199,10 @@ def test_labels_from_one_get_a_hint(tmp_path):
     assert load_error(tmp_path).endswith("expected 4: the labels are 0 to 3. The first label must be 0.")
 
 
-@pytest.mark.parametrize("end", ["", ".gz"])
-def test_fashion_is_recognized_by_its_labels_in_a_folder_of_any_name(tmp_path, monkeypatch, end):
+def test_fashion_is_recognized_by_its_labels_in_a_folder_of_any_name(tmp_path, monkeypatch):
     labels = cycle(30, 10).astype(np.uint8)
     monkeypatch.setattr(data.folders, "FASHION_LABELS_SHA256", hashlib.sha256(labels).hexdigest())
-    folder = write_idx(tmp_path / "x", labels, labels, [f"{name}{end}" for name in folders.IDX_FILES])
+    folder = write_idx(tmp_path / "x", labels, labels, [f"{name}.gz" for name in folders.IDX_FILES])
     dataset = data.load("auto", str(folder))
     assert (dataset.name, dataset.classes[9]) == ("x", "Ankle boot")
     other = write_idx(tmp_path / "y", labels[::-1], labels)
@@ -255,20 +214,9 @@ def test_fashion_is_recognized_by_its_labels_in_a_folder_of_any_name(tmp_path, m
 
 
 @pytest.fixture
-def launch(monkeypatch, capfd):
+def launch(command):
     """Runs `python -m mnist.train` in this process. Returns: the exit code or message."""
-
-    def run(*arguments, **launched):
-        monkeypatch.setattr(sys, "argv", ["mnist.train", "--batch_size=8", *arguments])
-        with flagsaver.flagsaver():
-            flags.FLAGS.unparse_flags()
-            with pytest.raises(SystemExit) as exit:
-                train.launch(**launched)
-        capfd.readouterr()
-        return exit.value.code
-
-    yield run
-    flags.FLAGS.mark_as_parsed()
+    return lambda *arguments, **launched: command("--batch_size=8", *arguments, **launched)[0]
 
 
 def report(capfd, workdir, **options):
@@ -284,11 +232,10 @@ LONG = tuple(f"{'a name that goes on and on ' * 3}{i}" for i in range(256))
 @pytest.mark.parametrize(
     ("classes", "names", "options"),
     [
-        (2, ("cat", "dog"), {}),
-        (47, folders.EMNIST_CLASSES["balanced"], {"step": Adversarial}),
+        (2, ("cat", "dog"), {"step": Adversarial}),
         (256, LONG, {}),
     ],
-    ids=["2", "47", "256"],
+    ids=["2", "256"],
 )
 def test_a_run_from_training_to_pictures(tmp_path, launch, capfd, classes, names, options):
     folder = write_npz(tmp_path / "data" / "own.npz", cycle(1040, classes), cycle(1030, classes)).parent
@@ -332,17 +279,10 @@ def make_ten():
     return keras.Sequential([keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(10)])
 
 
-@keras.saving.register_keras_serializable(package="test_classes")
-class Stubborn(CNN):
-    def __init__(self, *, name="stubborn"):
-        super().__init__(name=name)
-
-
-@pytest.mark.parametrize(("model", "name"), [(make_ten, "Sequential"), (Stubborn, "Stubborn")])
-def test_an_own_model_of_other_outputs_is_refused_before_anything_is_written(tmp_path, launch, model, name):
+def test_an_own_model_of_other_outputs_is_refused_before_anything_is_written(tmp_path, launch):
     path = write_npz(tmp_path / "seven.npz", cycle(40, 7), cycle(9, 7))
-    outcome = launch(f"--data_dir={path}", f"--workdir={tmp_path / 'run'}", model=model)
-    assert f"{name} answers 8 images with [8, 10], expected [B, 7]: seven.npz has 7 classes." in outcome
+    outcome = launch(f"--data_dir={path}", f"--workdir={tmp_path / 'run'}", model=make_ten)
+    assert "Sequential answers 8 images with [8, 10], expected [B, 7]: seven.npz has 7 classes." in outcome
     assert len(outcome.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["seven.npz"]
 
@@ -362,29 +302,11 @@ def test_a_subclass_of_the_cnn_follows_the_data(tmp_path, launch):
     assert finished.load(str(tmp_path / "run")).model.logits.units == 7
 
 
-class Seven(CNN):
-    def __init__(self):
-        super().__init__(num_classes=7)
-
-
-class Needy(CNN):
-    def __init__(self, width, **kwargs):
-        super().__init__(**kwargs)
-
-
-def test_a_cnn_is_described_with_its_classes_unless_they_are_ten():
-    assert describe(CNN())["config"].keys() == {"name", "trainable", "dtype"}
-    assert CNN.from_config(CNN(num_classes=7).get_config()).logits.units == 7
-    assert describe(Wide())["config"].keys() == {"name", "trainable", "dtype", "width"}
-    assert "num_classes" not in describe(Seven())["config"]
-    assert describe(Needy(3)) is None
-
-
 # Reports and pictures
 
 
-@pytest.mark.parametrize("there", [range(7), [0, 3, 9]])
-def test_averages_are_over_the_classes_with_test_images(there):
+def test_averages_are_over_the_classes_with_test_images():
+    there = [0, 3, 9]
     random = np.random.default_rng(0)
     labels = random.choice(there, 500)
     predictions = np.where(random.random(500) < 0.8, labels, random.integers(0, 10, 500))
@@ -397,21 +319,10 @@ def test_averages_are_over_the_classes_with_test_images(there):
     assert sum(name.isdigit() for name in rows) == len(there)
 
 
-def test_a_run_of_ten_classes_on_data_of_seven_and_of_twelve(tmp_path, launch, capfd):
-    ten, seven, twelve = (str(write_npz(tmp_path / f"{n}.npz", cycle(48, n), cycle(48, n))) for n in (10, 7, 12))
-    workdir = str(tmp_path / "run")
-    assert launch(f"--data_dir={ten}", f"--workdir={workdir}", "--max_steps=1") == 0
-    out = report(capfd, workdir, data_dir=seven)
-    assert "without test images, in no average: 7, 8, 9\n" in out
-    with pytest.raises(mnist.Error, match=r"has 10 classes, but 12.npz has test labels up to 11\.$"):
-        report(capfd, workdir, data_dir=twelve)
-
-
-@pytest.mark.parametrize("holdout", [0, 8])
-def test_changed_test_data_give_a_warning_and_unknown_labels_an_error(tmp_path, launch, capfd, caplog, holdout):
+def test_changed_test_data_give_a_warning_and_unknown_labels_an_error(tmp_path, launch, capfd, caplog):
     folder, workdir = tmp_path / "data", str(tmp_path / "run")
     write_npz(folder / "own.npz", cycle(48, 3), cycle(9, 3))
-    assert launch(f"--data_dir={folder}", f"--workdir={workdir}", "--max_steps=1", f"--holdout={holdout}") == 0
+    assert launch(f"--data_dir={folder}", f"--workdir={workdir}", "--max_steps=1", "--holdout=8") == 0
     commands = [lambda: report(capfd, workdir), lambda: report(capfd, workdir, plots=str(tmp_path / "plots"))]
 
     def warned(command):
@@ -436,7 +347,7 @@ def test_changed_test_data_give_a_warning_and_unknown_labels_an_error(tmp_path, 
             command()
 
 
-@pytest.mark.parametrize("script", ["benchmark", "time_to_accuracy", "compare_with_fit"])
+@pytest.mark.parametrize("script", ["benchmark", "compare_with_fit"])
 def test_what_compares_networks_of_ten_outputs_refuses_other_data(tmp_path, script):
     path = write_npz(tmp_path / "seven.npz", cycle(40, 7), cycle(9, 7))
     options = types.SimpleNamespace(data_dir=str(path), dataset="auto", rows="loop_float32")

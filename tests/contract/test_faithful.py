@@ -89,15 +89,12 @@ def built_for_another():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"model": lambda: make_model(end="softmax")}, "a softmax at its end.*logits"),
         ({"model": lambda: make_model(end="sigmoid")}, "a sigmoid at its end.*logits"),
         ({"model": lambda: keras.Sequential([make_model(), layers.Softmax()])}, "a softmax"),
         ({"model": lambda: keras.Sequential([make_model(), layers.Dense(7)])}, r"\[8, 7\], expected \[B, 10\]"),
         ({"model": own("train_step")}, "Own has a train_step of its own"),
-        ({"model": own("compute_loss")}, "Own has a compute_loss of its own"),
         ({"model": own("test_step")}, "Own has a test_step of its own"),
         ({"model": compiled(loss="mse")}, "compiled with another loss"),
-        ({"model": compiled(loss=cross_entropy(ignore_class=1))}, "compiled with another loss"),
         ({"model": compiled(loss=cross_entropy(), loss_weights=[2.0])}, "compiled with another loss"),
         ({"model": lambda: make_model(layers.Masking())}, "answers with a mask"),
         ({"model": with_own_train_step}, "Sequential has a train_step of its own"),
@@ -292,7 +289,6 @@ def test_objects_and_the_names_that_keras_counts_up_are_not_a_difference(digits,
     ("change", "match"),
     [
         (lambda: os.environ.update(ONEDNN_FPMATH="BF16"), "ONEDNN_FPMATH was None, is BF16"),
-        (lambda: os.environ.update(TF_ENABLE_ONEDNN_OPTS="0"), "TF_ENABLE_ONEDNN_OPTS was None, is 0"),
         (lambda: keras.config.set_epsilon(1e-5), "epsilon was 1e-07, is 1e-05"),
         (
             lambda: tf.config.optimizer.set_experimental_options({"constant_folding": False}),
@@ -306,8 +302,7 @@ def test_other_arithmetic_in_the_whole_process_is_refused(change, match, digits,
     try:
         is_refused(match, tmp_path, digits)
     finally:
-        for name in ("ONEDNN_FPMATH", "TF_ENABLE_ONEDNN_OPTS"):
-            os.environ.pop(name, None)
+        os.environ.pop("ONEDNN_FPMATH", None)
         keras.config.set_epsilon(1e-7)
         tf.config.optimizer.set_experimental_options({"constant_folding": True})
 
@@ -344,7 +339,6 @@ def test_another_order_of_the_epoch_is_refused(digits, tmp_path, monkeypatch):
     ("values", "match"),
     [
         ({"seen": np.zeros(1500)}, r"self\.seen changed in epoch_order from float64 \[1500\]"),
-        ({"_scratch": 0}, r"self\._scratch changed in epoch_order from 0 to 1"),
         ({"_draws": np.random.default_rng(0)}, r"self\._draws is a Generator of numpy"),
     ],
 )
@@ -443,15 +437,6 @@ def test_a_list_that_is_filled_while_the_step_is_traced_resumes(digits, tmp_path
     )
 
 
-def test_cnn_of_float64_by_default_resumes(digits, tmp_path):
-    keras.config.set_floatx("float64")
-    try:
-        for steps in (2, 3):
-            train(tmp_path, digits, model=lambda: CNN(dtype="float32"), optimizer=optimizers.Adam, steps=steps)
-    finally:
-        keras.config.set_floatx("float32")
-
-
 @pytest.mark.parametrize(
     ("step", "operation"), [(Augment, "ImageProjectiveTransformV3"), (Mixup, "StatelessRandomGamma")]
 )
@@ -468,7 +453,7 @@ def test_metrics_and_scalars_that_are_nan_are_null_in_results_and_named_once(dig
             return gradients, scalars | {"ratio": tf.where(self.iterations < 1, 1.0, np.nan)}
 
         def extra_metrics(self, images, labels, logits):
-            return {"recall": float("nan"), "shift": np.float32("inf"), "right": np.float64(0.5)}
+            return {"recall": float("nan"), "shift": np.float32("inf"), "right": tf.constant(0.5)}
 
     train(tmp_path, digits, Undecided, steps=6)
     assert capsys.readouterr().out.count("ratio is nan at step 2, so its mean is null.\n") == 1
@@ -503,10 +488,8 @@ class Measuring(TrainStep):
     [
         ({"metrics": lambda: {"loss": 0.1}}, "has a 'loss', which each evaluation has"),
         ({"metrics": lambda: {"by_class": [0.1, 0.2]}}, r"'by_class' of shape \(2,\), expected a number"),
-        ({"metrics": lambda: {"verdict": "good"}}, "'verdict' 'good', expected a number"),
         ({"scalars": lambda: {"by_class": tf.zeros([10])}}, r"'by_class' is float32 \(10,\), expected a number"),
-        ({"scalars": lambda: {"norms": {"first": 1.0}}}, "'norms' is a dict, expected a number"),
-        ({"scalars": lambda: {"place": "first"}}, "'place' is string .*expected a number"),
+        ({"scalars": lambda: {"epoch": "first"}}, "'epoch' is string .*expected a number"),
     ],
 )
 def test_a_metric_or_a_scalar_that_is_not_a_number_is_refused_by_name(more, match, digits, tmp_path):

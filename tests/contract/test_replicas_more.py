@@ -26,23 +26,6 @@ class TwoWorkers:
         return tf.stack([vector, vector])
 
 
-@pytest.mark.parametrize("cluster", [None, TwoWorkers()], ids=["alone", "shared"])
-@pytest.mark.parametrize(
-    ("dtype", "before", "after"),
-    [("bool", False, True), ("uint8", 3, 255), ("int32", 1, -(2**31)), ("int64", -1, 2**62), ("uint64", 1, 2**63 + 1)],
-)
-def test_slice_0_decides_values_that_are_not_floats(cluster, dtype, before, after):
-    replicas, variable = Replicas(cluster=cluster), tf.Variable(before, dtype=dtype)
-
-    def compute(x, number):
-        variable.assign(tf.constant(after if number == 0 else before, dtype))
-        return tf.reduce_mean(x)
-
-    mean = tf.function(lambda x: replicas.mean(compute, 2, (x,), [variable]))
-    assert float(mean(tf.constant([2.0, 2.0, 4.0, 4.0]))) == (3 if cluster is None else 2)
-    assert variable.numpy() == after
-
-
 class Disagreeing(Cluster):
     """A cluster of two whose other worker sends `others`, a function of the value of this one."""
 
@@ -57,7 +40,7 @@ class Disagreeing(Cluster):
         return [data, data]
 
 
-@pytest.mark.parametrize("name", ["epochs", "max_steps", "steps_per_loop", "checkpoint_every", "profile"])
+@pytest.mark.parametrize("name", ["epochs", "profile"])
 def test_workers_of_other_lengths_or_intervals_are_refused(name, digits, tmp_path):
     step = TrainStep(CNN(), keras.optimizers.Adam())
     cluster = Disagreeing(lambda value: value | {name: 7})
@@ -83,19 +66,14 @@ CLUSTER = {"worker": ["a:1", "b:2"]}
     ("config", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "is not an object"),
         ({"task": {"type": "worker", "index": 0}}, "has no cluster"),
         ({"cluster": {"ps": ["a:1"]}}, "has a job 'ps'"),
-        ({"cluster": {"worker": "a:1"}}, "has 'a:1' for the addresses of worker"),
         ({"cluster": {"worker": ["a", "b:2"]}}, "for the addresses of worker"),
         ({"cluster": {"worker": ["a:1", "a:1"]}}, "has a:1 twice"),
         ({"cluster": {"chief": ["c:1", "d:1"], **CLUSTER}}, "has more than one chief"),
         ({"cluster": CLUSTER}, "has the task None"),
-        ({"cluster": CLUSTER, "task": {"type": "chief", "index": 0}}, "of no job of the cluster"),
         ({"cluster": CLUSTER, "task": {"type": ["worker"], "index": 0}}, "of no job of the cluster"),
-        ({"cluster": CLUSTER, "task": {"type": {}, "index": 0}}, "of no job of the cluster"),
         ({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}, "has the index 2 for 2 of worker"),
-        ({"cluster": CLUSTER, "task": {"type": "worker"}}, "has the index None"),
     ],
 )
 def test_a_wrong_tf_config_is_refused(config, message, monkeypatch):
@@ -161,14 +139,6 @@ class Keeping(TrainStep):
         return gradients, scalars | {"largest": tf.reduce_max(self.kept)}
 
 
-class KeepingInPlace(Keeping):
-    """A step that keeps a tensor in an attribute of `__init__`."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.kept = None
-
-
 class Constant(TrainStep):
     """A step with a tensor among its labels that has no row for each image."""
 
@@ -189,8 +159,7 @@ def test_tensors_of_one_slice_or_without_a_batch_are_refused():
     trace(Keeping, 1)
     with pytest.raises(AttributeError, match="no attribute 'kept'"):
         trace(Keeping, 2)
-    with pytest.raises(ValueError, match="None values not supported"):
-        trace(KeepingInPlace, 2)
+
     with pytest.raises(Error, match=r"prepare_batch gave a tensor \(10,\) beside"):
         trace(Constant, 2)
 

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import pathlib
 import shutil
 
 from mnist import Error, checkpoint, finished
@@ -10,19 +9,17 @@ from mnist.data import check_order
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.metrics import example_losses
 from mnist.model import CNN
-from mnist.research.ema import EMA
 from mnist.research.record import CentredCNN
 from mnist.run import trainer
-from mnist.settings import settings_of
 from mnist.step import TrainStep
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import StopAfter
+from conftest import StopAfter, nightly_but
 from PIL import Image
-from test_research import NAMES, bits_of, make_small, make_step, run, variant, weights_of
+from test_research import bits_of, daily, make_small, make_step, run, variant, weights_of
 
 
 def batch_of(digits, size=64, start=0):
@@ -78,10 +75,12 @@ def test_adversarial_training_sees_the_attacked_images(digits):
     assert float(attacked_scalars["loss"]) == float(scalars["loss"]) > float(plain.compute_loss(images, labels)[0])
 
 
-@pytest.mark.parametrize(
-    ("cls", "model"), [(TrainStep, CNN), (variant("winograd"), CNN), (variant("winograd"), CentredCNN)]
-)
-def test_slices_give_the_gradients_of_the_whole_batch(cls, model, digits):
+SLICED = [(TrainStep, CNN), (variant("winograd"), CNN), (variant("winograd"), CentredCNN)]
+
+
+@pytest.mark.parametrize("sliced", nightly_but(SLICED[2:], SLICED))
+def test_slices_give_the_gradients_of_the_whole_batch(sliced, digits):
+    cls, model = sliced
     whole, sliced = make_step(TrainStep, model=model), make_step(cls, slices=4, model=model)
     for step in (whole, sliced):  # without biases ReLU would amplify round-off in the black margins
         step.model.set_weights([w + 0.1 * (w.ndim == 1) for w in step.model.get_weights()])
@@ -109,18 +108,9 @@ def test_winograd_refuses_other_layers_and_losses():
         cls(CNN(), keras.optimizers.Adam())
 
 
-def test_the_average_is_evaluated_and_follows_the_weights(digits):
-    step = make_step(EMA, decay=0.9)
-    start = weights_of(step)
-    run(step, digits, [20])
-    assert step.eval_model is step.average
-    for average, first, last in zip(step.average.get_weights(), start, weights_of(step), strict=True):
-        assert np.linalg.norm(average - last) < np.linalg.norm(first - last)
-        assert not np.array_equal(average, last)
-
-
 def test_an_attack_stays_within_its_bounds_and_lowers_the_accuracy(digits):
-    step = make_step(variant("adversarial"), epsilon=0.0, attack_steps=3, robust_epsilons=(0.0, 0.3))
+    options = {"epsilon": 0.0, "attack_steps": 3, "robust_epsilons": (0.0, 0.3)}
+    step = make_step(variant("adversarial"), model=make_small, **options)
     run(step, digits, [48])
     images, labels = step.prepare_batch(digits.test.images, digits.test.labels)
     attacked = step.attack(step.model, images, labels, 0.3, False).numpy()
@@ -147,10 +137,9 @@ def test_hard_examples_come_more_often_and_the_first_epoch_is_the_plain_one(digi
     assert not np.array_equal(order, step.epoch_order(digits.train, 2))
 
 
-@pytest.mark.parametrize(("names", "slices"), [("hard_examples", 1), ("hard_examples+augment", 4)])
-def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(names, slices, digits, tmp_path, monkeypatch):
+def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(digits, tmp_path, monkeypatch):
     def make():
-        return make_step(type(names, tuple(map(variant, names.split("+"))), {}), model=make_small, slices=slices)
+        return make_step(type("Both", (variant("hard_examples"), variant("augment")), {}), model=make_small, slices=4)
 
     options = {"batch_size": 300, "epochs": 2, "steps_per_loop": 1}  # five steps an epoch
     straight, orders = make(), []
@@ -198,8 +187,8 @@ def measure_noise_scale(*, mean, deviation, steps, noise_decay):
 
 
 def test_the_noise_scale_of_many_like_batches_is_that_of_their_covariance():
-    scales = measure_noise_scale(mean=0.1, deviation=1.0, steps=3000, noise_decay=0.999)
-    assert scales[-1] == pytest.approx(1 / 0.1**2, rel=0.15)  # 3,000 draws: 4 %
+    scales = measure_noise_scale(mean=0.1, deviation=1.0, steps=1000, noise_decay=0.999)
+    assert scales[-1] == pytest.approx(1 / 0.1**2, rel=0.25)  # 1,000 draws: 7 %
 
 
 def test_a_noise_scale_beyond_what_the_averages_tell_ends_there():
@@ -208,47 +197,11 @@ def test_a_noise_scale_beyond_what_the_averages_tell_ends_there():
     assert max(scales[50:]) == pytest.approx(64 * 19)  # the images that averages of this decay weigh
 
 
-_PATHS = (pathlib.Path(__file__).parents[2] / "scripts" / "recipes").glob("*.flags")
-RECIPES = " ".join(path.open().readline() for path in _PATHS).split()
-# Flags of a file that differ from the defaults.
-FLAGS = {
-    "adversarial": "--epsilon=0.3 --attack_steps=2 --robust_epsilons=0.4,0.5",
-    "augment": "--degrees=3 --pixels=0.5 --scaling=0.02",
-    "elastic": "--displacement=2 --smoothness=3 --degrees=7",
-    "ema": "--decay=0.5",
-    "fading": "--fade_start=9 --fade_steps=5",
-    "gradient_noise": "--noise_decay=0.5",
-    "hard_examples": "--pressure=9",
-    "label_smoothing": "--smoothing=0.3",
-    "lookahead": "--sync_period=3 --slow_step=0.8",
-    "lr_range_test": "--lowest=0.01 --range_steps=50",
-    "mixup": "--alpha=0.3",
-    "muon": "--orthogonal=3 --muon_momentum=0.5",
-    "random_erasing": "--erase=0.5 --largest_area=0.3",
-    "rdrop": "--consistency=2",
-    "sam": "--rho=0.3",
-    "swa": "--average_from=9",
-}
-
-
-# test_recipes.py runs the others by their recipes.
-@pytest.mark.parametrize("name", [name for name in NAMES if f"mnist.research.{name}" not in RECIPES])
-def test_every_command_runs_and_its_flags_reach_the_step(name, start, tmp_path):
-    flags = FLAGS.get(name, "").split()
-    common = ["--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}/run"]
-    done = start(f"mnist.research.{name}", *flags, *common)
+@pytest.mark.parametrize("name", daily("hard_examples"))
+def test_every_command_runs(name, start, tmp_path):
+    done = start(f"mnist.research.{name}", "--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
-    fingerprint = checkpoint.load_newest(str(tmp_path / "run" / "checkpoints"))[1]["fingerprint"]
-    for setting, text in (flag[2:].split("=") for flag in flags):
-        assert np.array_equal(fingerprint[setting], np.float64(text.split(",")).squeeze())
-
-
-def test_help_lists_the_settings_of_every_class_of_a_composition(start):
-    done = start("mnist.research.record", "--helpshort")
-    assert done.returncode == 0
-    for name in ("smoothing", "degrees", "pixels", "scaling", "decay"):
-        assert f"  --{name}=" in done.stdout
-    assert "--epochs" not in done.stdout
+    assert checkpoint.load_newest(str(tmp_path / "run" / "checkpoints"))[1]["step"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -495,7 +448,7 @@ def test_muon_refuses_an_optimizer_that_would_change_its_gradients(option):
     variant("muon")(make_small("float32"), keras.optimizers.Adam(**option), orthogonal=0.0)
 
 
-@pytest.mark.parametrize("second", ["sam", "rdrop"])
+@pytest.mark.parametrize("second", nightly_but(["sam"], ["sam", "rdrop"]))
 def test_what_is_kept_of_batches_counts_each_once_in_either_order(second, digits):
     class Counting(TrainStep):
         def __init__(self, model, optimizer, **kwargs):
@@ -543,10 +496,3 @@ def test_a_range_test_is_over_when_the_loss_explodes(digits, tmp_path):
     train_and_evaluate(step, digits, str(tmp_path), epochs=5)
     assert float(step.optimizer.learning_rate) == 0
     assert (tmp_path / "lr_range_test.png").exists()
-
-
-def test_every_default_can_be_read_again_from_flags_txt():
-    for cls in map(variant, NAMES):
-        for setting in settings_of(cls).values():
-            if setting.default is not None and not setting.repeated:
-                assert setting.parse(setting.serialize(setting.default).lower()) == setting.default

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import Calling, nightly_but
 
 NAMES = [
     *("a [1]", "[!a]", "a\\b", "*", "what?", 'it\'s "so" $HOME'),
@@ -42,7 +43,7 @@ def weights_of(model):
     return [v.numpy().tobytes() for v in model.variables]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", nightly_but(["a [1]", "a\\b", "größe 数", "new\nline"], NAMES))
 def test_a_run_in_a_folder_of_any_name_is_resumed_and_loaded(name, undisturbed, digits, tmp_path):
     workdir = str(tmp_path / name / name)
     train(digits, workdir, 2)
@@ -76,22 +77,23 @@ def test_a_run_stays_in_its_folder_when_the_working_directory_changes(undisturbe
         (tmp_path / folder).mkdir()
     for max_steps in (2, 4):
         monkeypatch.chdir(tmp_path / "here")
-        weights = train(digits, "run", max_steps, interrupt=Wander(tmp_path / "elsewhere"))
+        weights = train(digits, "run", max_steps, interrupt=Calling(lambda: os.chdir(tmp_path / "elsewhere")))
     assert os.getcwd() == str(tmp_path / "elsewhere")
     assert os.listdir(tmp_path / "elsewhere") == []
     assert json.loads((tmp_path / "here" / "run" / "results.json").read_text())["steps"] == 4
     assert weights == undisturbed
 
 
-class Wander:
-    """An interrupt that changes the working directory."""
+@pytest.mark.parametrize("code", [None, errno.ENOSYS, errno.ENOTSUP])
+def test_a_folder_is_held_once_and_free_again_after(tmp_path, monkeypatch, code):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
 
-    def __init__(self, folder):
-        self.folder = folder
-
-    @property
-    def signum(self):
-        os.chdir(self.folder)
+    if code:  # as on a network file system without locks
+        monkeypatch.setattr("fcntl.flock", flock)
+    for _ in range(2):
+        with files.lock(str(tmp_path)), pytest.raises(Error, match=f"in use by process {os.getpid()} on "):
+            files.lock(str(tmp_path)).__enter__()
 
 
 def test_a_second_run_is_refused_though_the_lock_file_was_deleted(tmp_path):
@@ -101,7 +103,7 @@ def test_a_second_run_is_refused_though_the_lock_file_was_deleted(tmp_path):
             pass
 
 
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+@pytest.mark.parametrize("code", nightly_but([errno.EINVAL], [errno.EINVAL, errno.ENOTSUP]))
 def test_a_run_saves_on_a_file_system_that_cannot_sync_folders(code, undisturbed, digits, tmp_path, monkeypatch):
     sync = os.fsync
 
@@ -174,12 +176,8 @@ def test_a_run_names_what_is_deleted_while_it_trains(digits, tmp_path, capsys):
     shutil.rmtree(tmp_path / "run" / "validation")
     (tmp_path / "run" / "model.txt").unlink()
 
-    class Deletes:
-        @property
-        def signum(self):
-            shutil.rmtree(tmp_path / "run" / "train", ignore_errors=True)
-
-    train(digits, str(tmp_path / "run"), 4, interrupt=Deletes())
+    deleting = Calling(lambda: shutil.rmtree(tmp_path / "run" / "train", ignore_errors=True))
+    train(digits, str(tmp_path / "run"), 4, interrupt=deleting)
     assert f"train of {tmp_path / 'run'} was deleted under way and is lost.\n" in capsys.readouterr().out
     assert finished.load(str(tmp_path / "run")).step == 4
 

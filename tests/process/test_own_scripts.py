@@ -1,13 +1,15 @@
 """Scripts as users write them: without a guard, with flags and tensors at module level, in threads."""
 
+import concurrent.futures
 import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
-import threading
 
 from mnist import train
+from mnist.run import provenance
 
 import pytest
 from PIL import Image
@@ -18,12 +20,14 @@ from mnist import train
 import keras
 from keras import layers
 flags.DEFINE_float("degrees", 3.0, "A flag of this file.")
+print("a word of this file")
 
-class Mine(keras.Sequential):
-    pass
+class Mine(layers.Layer):
+    def call(self, x):
+        return x
 
 def make_model():
-    return Mine([keras.Input([28, 28, 1]), layers.Flatten(), layers.Dense(10)])
+    return keras.Sequential([keras.Input([28, 28, 1]), layers.Flatten(), Mine(), layers.Dense(10)])
 """
 STUDENT = """
 from mnist import finished, train
@@ -63,17 +67,36 @@ def digest(folder):
     return [(str(p), p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p in paths]
 
 
-@pytest.mark.parametrize("arguments", [("evaluate",), ("export", "--output=served"), ("predict", "digit.png")])
-def test_a_script_without_a_guard_is_evaluated_and_does_not_train(folder, start, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate",), "step 3, 297 test images"),
+        (("predict", "digit.png"), "digit.png: "),
+        (("export", "--output=served"), "wrote served (step 3)"),
+        (("export", "--output=served.keras", "--format=keras"), "custom_objects for own_model.Mine"),
+    ],
+)
+def test_a_script_without_a_guard_is_evaluated_and_does_not_train(folder, start, arguments, message):
     image = Image.new("L", (28, 28))
     image.paste(255, (12, 6, 15, 22))
     image.save(folder / "digit.png")
     before = digest(folder / "runs")
     done = start(f"mnist.{arguments[0]}", "--workdir=runs/teacher", *arguments[1:], cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert message in done.stdout
     assert "epoch" not in done.stdout
     assert digest(folder / "runs") == before
     assert os.listdir(folder / "runs") == ["teacher"]
+
+
+def test_json_holds_nothing_that_a_users_file_prints_and_no_other_file_is_found(folder, start, tmp_path):
+    done = start("mnist.evaluate", "--workdir=runs/teacher", "--json", cwd=folder)
+    assert json.loads(done.stdout)["step"] == 3
+    assert "a word of this file" in done.stderr
+    done = start("mnist.evaluate", f"--workdir={folder}/runs/teacher", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Mine is in own_model, which cannot be imported")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -109,18 +132,9 @@ def test_flags_txt_holds_no_flag_of_another_script_whose_model_is_loaded(folder,
 
 
 def test_launch_outside_of_the_main_thread_raises():
-    caught = []
-
-    def launch():
-        try:
-            train.launch()
-        except RuntimeError as error:
-            caught.append(str(error))
-
-    thread = threading.Thread(target=launch)
-    thread.start()
-    thread.join()
-    assert "in another, call train_and_evaluate()" in caught[0]
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        error = threads.submit(train.launch).exception()
+    assert "in another, call train_and_evaluate()" in str(error)
 
 
 def test_a_number_of_threads_after_the_first_tensor_is_rejected(start, tmp_path):
@@ -133,18 +147,13 @@ def test_a_number_of_threads_after_the_first_tensor_is_rejected(start, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_program_among_files_that_git_does_not_know_is_not_clean(tmp_path):
-    def describe():
-        code = "from mnist.run import provenance; print(provenance.describe()['git_clean'])"
-        (tmp_path / "program.py").write_text(code)
-        done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True)
-        return done.stdout.strip() or done.stderr
-
-    describe()  # writes the program
+def test_a_program_among_files_that_git_does_not_know_is_not_clean(tmp_path, monkeypatch):
+    (tmp_path / "program.py").write_text("")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "program.py")])
     git = ["git", "-C", tmp_path, "-c", "user.name=A", "-c", "user.email=a@b.c"]
     for arguments in (["init", "-q"], ["add", "program.py"], ["commit", "-q", "-m", "First"]):
         subprocess.run([*git, *arguments], check=True)
-    assert describe() == "True"
+    assert provenance.describe()["git_clean"]
     (tmp_path / "ideas").mkdir()
     (tmp_path / "ideas" / "größer.py").write_text("")
-    assert describe() == "False"
+    assert not provenance.describe()["git_clean"]

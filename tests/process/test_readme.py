@@ -9,6 +9,7 @@ import sys
 
 from mnist import checkpoint, data, finished
 from mnist.loop import train_and_evaluate
+from mnist.machine import num_threads
 from mnist.model import CNN
 from mnist.step import TrainStep
 
@@ -112,7 +113,9 @@ def test_the_commands_run_as_they_stand(folder, start):
             arguments = [argument.replace("=5", "=2") for argument in arguments] + ["--jobs=2", "--", *SHORT]
         elif program.startswith("mnist.research") or program == "mnist.train" or "mnist.train" in arguments:
             arguments = [argument.replace("=101:120", "=2:3") for argument in arguments] + SHORT
-        if "--slices=4" in arguments or program.startswith("mnist.research"):  # sets threads, before TensorFlow starts
+        if program.startswith("mnist.research"):
+            arguments += [f"--intra_op_threads={num_threads()}"]  # TensorFlow has started with these threads
+        if "--slices=4" in arguments:  # devices are set before TensorFlow starts
             arguments = [sys.executable if argument == "python" else argument for argument in arguments]
             done = subprocess.run(
                 [sys.executable, "-m", program, *arguments], cwd=folder, capture_output=True, text=True
@@ -125,45 +128,7 @@ def test_the_commands_run_as_they_stand(folder, start):
     assert (folder / "runs" / "first" / "plots" / "curves.png").exists()
 
 
-def test_the_class_of_a_users_model_is_found_by_other_commands(start, tmp_path):
-    """The class is not registered, and its file defines a flag."""
-    (tmp_path / "my_model.py").write_text(OWN_MODEL)
-    done = start(tmp_path / "my_model.py", "--dataset=digits", "--max_steps=3", "--workdir=run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    done = start("mnist.evaluate", "--workdir=run", "--eval_batch_size=100", cwd=tmp_path)
-    assert done.stdout.startswith("step 3, 297 test images"), done.stderr
-    elsewhere = start("mnist.evaluate", f"--workdir={tmp_path}/run", cwd=ROOT)
-    assert elsewhere.returncode == 1
-    assert elsewhere.stderr.startswith("error: Linear is in my_model, which cannot be imported")
-    assert len(elsewhere.stderr.splitlines()) == 1
-
-
-OWN_MODEL = """
-import keras
-from absl import flags
-
-from mnist import train
-
-flags.DEFINE_integer("eval_batch_size" if __name__ != "__main__" else "units", 10, "Hides no flag of mnist.evaluate.")
-
-
-class Linear(keras.Model):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.flatten, self.logits = keras.layers.Flatten(), keras.layers.Dense(10)
-
-    def build(self, input_shape):
-        self.logits.build([None, 784])
-
-    def call(self, images, training=False):
-        return self.logits(self.flatten(images))
-
-
-if __name__ == "__main__":
-    train.launch(model=lambda: keras.Sequential([keras.Input([28, 28, 1]), Linear()]))
-"""
-
-
+@pytest.mark.nightly
 @pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="scripts/test.sh makes .venv; run it once")
 def test_train_sh_runs_from_any_folder(tmp_path):
     command = [str(ROOT / "scripts" / "train.sh"), "--dataset=digits", "--dry_run"]

@@ -22,7 +22,7 @@ from test_research import NAMES
 
 ROOT = pathlib.Path(__file__).parents[2]
 NIGHTLY = pytest.mark.nightly
-LAYOUTS = ("plain", "counting", "noisy")
+LAYOUTS = ("counting", "noisy")
 LAUNCHER = [sys.executable, "-m", "mnist.launch_workers", "--workers=2"]
 # A script whose step has a fault, named by FAULT, on one worker at the beginning of the second epoch.
 SCRIPT = """
@@ -70,10 +70,27 @@ if __name__ == "__main__":
 """
 
 
+FLAGS = ("--holdout=100", "--early_stopping_patience=2", "--profile=3:4", "--steps_per_loop=10")
+FLAGS += ("--writes", "--norms_every=4", "--histograms_every=6")
+
+
+def write_script(folder):
+    (folder / "script.py").write_text(SCRIPT)
+    return folder / "script.py"
+
+
 @pytest.fixture
 def script(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    return tmp_path / "script.py"
+    return write_script(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of an undisturbed run in one process, with `FLAGS`."""
+    script = write_script(tmp_path_factory.mktemp("straight"))
+    done = run(command(script, "run", *FLAGS))
+    assert done.returncode == 0, done.stderr
+    return script.parent / "run"
 
 
 def command(script, folder, *flags):
@@ -160,20 +177,17 @@ def test_every_step_has_the_same_bits_on_any_layout(names, tmp_path):
             assert digests == expected, f"{name}, {layout}: {[k for k in expected if digests[k] != expected[k]]}"
 
 
-def test_a_signal_at_one_worker_saves_on_all_and_another_layout_resumes(script):
-    flags = ("--holdout=100", "--early_stopping_patience=2", "--profile=3:4", "--steps_per_loop=10")
-    flags += ("--writes", "--norms_every=4", "--histograms_every=6")
-    codes, texts, errors = Workers(script, flags=flags, FAULT="SIGTERM:1").wait()
+def test_a_signal_at_one_worker_saves_on_all_and_another_layout_resumes(script, straight):
+    codes, texts, errors = Workers(script, flags=FLAGS, FAULT="SIGTERM:1").wait()
     assert set(codes.values()) == {128 + signal.SIGTERM}, errors
     assert texts[0].startswith("slices 0-1 of 4 on worker 0 of 2\n")
     assert f"stopped at step 32, saved in {script.parent}/run_0. To resume: " in texts[0]
     assert texts[1] == "slices 2-3 of 4 on worker 1 of 2\n"
     assert not (script.parent / "run_1").exists()  # the chief alone writes
-    for folder, own in (("run_0", ["--devices=2"]), ("straight", [])):
-        done = run(command(script, folder, *flags, *own))
-        assert done.returncode == 0, done.stderr
-        assert ("resuming from step 32" in done.stdout) == (folder == "run_0")
-    moved, straight = (script.parent / folder for folder in ("run_0", "straight"))
+    done = run(command(script, "run_0", *FLAGS, "--devices=2"))
+    assert done.returncode == 0, done.stderr
+    assert "resuming from step 32" in done.stdout
+    moved = script.parent / "run_0"
     assert last(moved) == last(straight)
     assert shown(moved) == shown(straight)
     assert [step for step, _ in shown(moved)["own/loss"]] == list(range(4, 67, 4))
@@ -182,11 +196,9 @@ def test_a_signal_at_one_worker_saves_on_all_and_another_layout_resumes(script):
     assert numbers[0] == numbers[1]
 
 
-# The launcher's test kills worker 1, too.
-LOSSES = nightly_but(["SIGKILL:0"], ["SIGKILL:0", "SIGKILL:1", "SIGSTOP:1", "sleep:0"])
-
-
-@pytest.mark.parametrize("fault", LOSSES)
+# The launcher's test kills worker 1 every day.
+@pytest.mark.nightly
+@pytest.mark.parametrize("fault", ["SIGKILL:0", "SIGKILL:1", "SIGSTOP:1", "sleep:0"])
 def test_the_loss_of_a_worker_ends_all_in_a_line(fault, script):
     name, _, lost = fault.partition(":")
     lost = int(lost)
@@ -212,7 +224,7 @@ def test_the_loss_of_a_worker_ends_all_in_a_line(fault, script):
         pytest.param("nan:1", [], ["error: the loss is nan at step 25; ckpt-24 is the last good"], True, marks=NIGHTLY),
         ("other:1", [], ["error: worker 1 has other weights than the chief: "], True),
         pytest.param("code:1", [], ["error: worker 1 computes another step than the chief"], False, marks=NIGHTLY),
-        (
+        pytest.param(
             "",
             ["--learning_rate=0.01", "--holdout=10"],
             [
@@ -220,6 +232,7 @@ def test_the_loss_of_a_worker_ends_all_in_a_line(fault, script):
                 "--learning_rate is 0.001 on the chief, 0.01 on worker 1",
             ],
             False,
+            marks=NIGHTLY,
         ),
     ],
     ids=["nan", "weights", "code", "settings"],
@@ -235,13 +248,12 @@ def test_a_fault_of_one_worker_stops_all_with_the_same_error(fault, others, mess
     assert not saved or last(script.parent / "run_0")[1][-1]["step"] == 24
 
 
-def test_a_worker_that_does_not_start_is_named(script):
-    runs = [Workers(script, flags=["--worker_timeout=6"], missing=i) for i in range(2)]
-    for missing, workers in enumerate(runs):
-        codes, _, errors = workers.wait()
-        assert codes == {1 - missing: LOST}
-        expected = rf"error: worker {missing} \(localhost:\d+\) did not come up in 6 s \(--worker_timeout\)\.\n"
-        assert re.fullmatch(expected, errors[1 - missing])
+@pytest.mark.parametrize("missing", nightly_but([0], [0, 1]))
+def test_a_worker_that_does_not_start_is_named(missing, script):
+    codes, _, errors = Workers(script, flags=["--worker_timeout=6"], missing=missing).wait()
+    assert codes == {1 - missing: LOST}
+    expected = rf"error: worker {missing} \(localhost:\d+\) did not come up in 6 s \(--worker_timeout\)\.\n"
+    assert re.fullmatch(expected, errors[1 - missing])
 
 
 def test_the_launcher_halves_the_workers_down_to_the_minimum():
@@ -252,19 +264,23 @@ def test_the_launcher_halves_the_workers_down_to_the_minimum():
     assert re.findall("on ([0-9]) workers?$", done.stderr, re.MULTILINE) == ["2", "2", "2"]
 
 
-def test_the_launcher_resumes_on_fewer_workers_and_leaves_no_orphan(script):
-    launch = [*LAUNCHER, f"--logs={script.parent}"]
-    done = run([*launch, "--restarts=1", "--min_workers=1", "--", *command(script, "run_0")], FAULT="SIGKILL:1")
+def test_the_launcher_resumes_on_fewer_workers(script, straight):
+    flags = [f"--logs={script.parent}", "--restarts=1", "--min_workers=1"]
+    done = run([*LAUNCHER, *flags, "--", *command(script, "run_0", *FLAGS)], FAULT="SIGKILL:1")
     assert done.returncode == 0, done.stderr
+    assert "to resume from the last checkpoint" in done.stderr  # the line of the worker that is left
     assert "worker 1 ended with 137" in done.stderr
     assert "restart 1 of 1, on 1 worker\n" in done.stderr
-    assert "epoch 3 step 72" in done.stdout
-    assert run(command(script, "straight")).returncode == 0
-    assert last(script.parent / "run_0") == last(script.parent / "straight")
-    endless = [*launch, "--", *command(script, "run_0"), "--epochs=1000"]
+    assert "epoch 3 step 66" in done.stdout
+    assert last(script.parent / "run_0") == last(straight)
+
+
+@pytest.mark.nightly
+def test_the_launcher_leaves_no_orphan(script):
+    endless = [*LAUNCHER, f"--logs={script.parent}", "--", *command(script, "run_0", "--epochs=1000")]
     process = subprocess.Popen(endless, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
-        if line.startswith("epoch 4 "):
+        if line.startswith("epoch 1 "):
             break
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=60)[0]

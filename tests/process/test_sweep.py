@@ -1,6 +1,5 @@
 """Sweeps of real runs, their rows in TensorBoard and in tables, and the comparison of two settings."""
 
-import contextlib
 import csv
 import json
 import math
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import time
 import types
-import urllib.request
 
 from mnist import Error, compare, sweep
 from mnist.metrics import is_lower_better
@@ -25,8 +23,6 @@ from conftest import run_here
 
 SETTINGS = ("learning_rate=1e-3", "learning_rate=3e-3")
 ARGUMENTS = ["--dataset=digits", "--max_steps=5"]
-METRICS = ("test_accuracy", "test_loss", "validation_accuracy", "validation_loss")
-DAMAGE = [b'{"dataset": "digits", "test_acc', b"[1, 2]", b'{"dataset": 7}', b"\xff\xfe", b"[" * 99999]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,11 +65,24 @@ def write_results(folder, **results):
     (folder / "results.json").write_text(json.dumps({"dataset": "digits"} | results))
 
 
+class Done:
+    """A process that has ended. Its program ran in this process."""
+
+    def __init__(self, run, program, jobs):
+        arguments = [f"--flagfile={run.workdir}/sweep.flags", f"--workdir={run.workdir}"]
+        self.returncode = run_here(program[-1], *arguments).returncode
+
+    def poll(self):
+        return self.returncode
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a sweep of two settings with two seeds, and its output."""
     workdir = tmp_path_factory.mktemp("finished") / "sweep"
-    code, output = do_sweep(workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "start", Done)
+        code, output = do_sweep(workdir)
     assert code == 0, output
     return workdir, output
 
@@ -119,59 +128,12 @@ def test_the_tables_agree_with_numpy_and_scipy(finished):
         assert f"{values.mean():.3f} ± {values.std(ddof=1):.3f}" in text
 
 
-def test_tensorboard_shows_settings_seeds_and_metrics(finished):
-    workdir, _ = finished
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(workdir), "--port=0"]
-    with open(workdir.parent / "tensorboard.log", "w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.time() + 60
-
-        def post(name, **request):
-            log.seek(0)
-            url = re.search(r"http://\S+", log.read())[0]
-            headers = {"Content-Type": "application/json"}
-            body = json.dumps(request).encode()
-            with urllib.request.urlopen(
-                urllib.request.Request(f"{url}data/plugin/hparams/{name}", body, headers)
-            ) as answer:
-                return json.load(answer)
-
-        try:
-            groups, statuses = [], ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"]
-            while sum("train_seconds" in str(group) for group in groups) < 4 and time.time() < deadline:
-                time.sleep(0.2)
-                with contextlib.suppress(TypeError):  # the server has not printed its address yet
-                    answer = post("session_groups", startIndex=0, sliceSize=9, allowedStatuses=statuses)
-                    groups = answer.get("sessionGroups", [])
-            experiment = post("experiment")
-        finally:
-            process.terminate()
-            process.wait()
-    types = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
-    assert types["module"] == "DATA_TYPE_STRING"
-    assert {types[name] for name in ("learning_rate", "seed", "batch_size")} == {"DATA_TYPE_FLOAT64"}
-    tags = {info["name"]["tag"] for info in experiment["metricInfos"]}
-    assert {f"results/{metric}" for metric in (*METRICS, "best_validation_loss", "train_seconds")} <= tags
-    rows = {session["name"]: (group, session) for group in groups for session in group["sessions"]}
-    names = [(setting, seed) for setting in SETTINGS for seed in range(2)]
-    assert rows.keys() == {f"{setting}/seed={seed}/validation" for setting, seed in names}
-    for setting, seed in names:
-        group, session = rows[f"{setting}/seed={seed}/validation"]
-        rate = float(setting.partition("=")[2])
-        assert {f"seed={seed}", "dataset=digits"} <= set(group["name"].split())
-        assert (f"learning_rate={rate}" in group["name"]) == (rate != 0.001)  # the name omits defaults
-        assert group["hparams"].items() >= {"learning_rate": rate, "seed": seed, "dataset": "digits"}.items()
-        metrics = {value["name"]["tag"]: value["value"] for value in session["metricValues"]}
-        results = read_results(workdir, setting)[seed]
-        assert [metrics[f"results/{m}"] for m in METRICS] == pytest.approx([results[m] for m in METRICS])
-
-
 def test_only_missing_runs_run_again_and_a_failure_does_not_stop_the_others(copy):
     missing = copy / SETTINGS[1] / "seed=0" / "results.json"
     before = json.loads(missing.read_text())
     times = {path: path.stat().st_mtime_ns for path in copy.glob("*/*/results.json") if path != missing}
     missing.write_text(missing.read_text()[:100])
-    code, output = do_sweep(copy, grid="learning_rate=1e9,1e-3,3e-3", seeds=1, jobs=2)
+    code, output = do_sweep(copy, grid="learning_rate=1e9,1e-3,3e-3", seeds=1, jobs=1)  # as many threads as `finished`
     assert code == 1
     first, *lines = output.splitlines()
     assert first == "1 of 3 runs are finished already"
@@ -185,28 +147,18 @@ def test_only_missing_runs_run_again_and_a_failure_does_not_stop_the_others(copy
     assert counts(copy) == ["0", "1", "1"]
 
 
-def test_a_finished_run_is_unfinished_under_other_flags(copy):
-    assert do_sweep(copy, jobs=0)[0] == 0
-    assert counts(copy) == ["2", "2"]
-    assert do_sweep(copy, jobs=0, arguments=["--dataset=digits", "--max_steps=6"])[0] == 0
-    assert counts(copy) == ["0", "0"]
-    assert len(list(copy.glob("*/*/results.json"))) == 4  # kept, although they do not count
-    for path in copy.glob("*/*/sweep.flags"):
-        lines = path.read_text().splitlines()
-        assert lines[0].startswith("# python -m mnist.train --flagfile=")
-        assert lines[1:] == ["--dataset=digits", "--max_steps=6", f"--{path.parts[-3]}", f"--{path.parts[-2]}"]
-
-
 LAUNCH = "from mnist import train\ntrain.launch()"
 
 
-@pytest.mark.parametrize("edited", ["recipe.flags", "idea.py"])
+@pytest.mark.parametrize("edited", ["recipe.flags", "idea.py", "arguments"])
 def test_a_finished_run_is_unfinished_after_an_edit(tmp_path, edited):
-    path, found = tmp_path / edited, []
-    flags = {"arguments": [*ARGUMENTS, f"--flagfile={path}"]} if edited == "recipe.flags" else {"module": str(path)}
-    options = {"grid": "", "seeds": 1, "jobs": 0} | flags
+    recipe, idea, found = tmp_path / "recipe.flags", tmp_path / "idea.py", []
     for number in (1, 1, 2):
-        path.write_text(f"--learning_rate=0.00{number}\n" if edited == "recipe.flags" else f"{LAUNCH}  # {number}")
+        numbers = {"recipe.flags": 1, "idea.py": 1, "arguments": 1} | {edited: number}
+        recipe.write_text(f"--learning_rate=0.00{numbers['recipe.flags']}\n")
+        idea.write_text(f"{LAUNCH}  # {numbers['idea.py']}")
+        arguments = [f"--flagfile={recipe}", f"--max_steps={numbers['arguments']}"]
+        options = {"grid": "", "seeds": 1, "jobs": 0, "module": str(idea), "arguments": arguments}
         do_sweep(tmp_path / "sweep", **options)
         if not found:
             write_results(tmp_path / "sweep" / "default" / "seed=0", train_seconds=1.0, test_accuracy=0.9)
@@ -250,24 +202,17 @@ def test_sigterm_stops_the_runs_after_they_have_saved(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        *(
-            ({"grid": grid}, "expected NAME=VALUE")
-            for grid in ("rho", "rho=0.1,,0.2", "rho=", "rho=1;", "--rho=1", 'rho="0.1,0.2', 'names="a\nb",c')
-        ),
-        *(({"grid": grid}, "twice") for grid in ("rho=1,1", "rho=1;rho=2", 'names="a,b","a,b"')),
+        *(({"grid": grid}, "expected NAME=VALUE") for grid in ("rho", "rho=0.1,,0.2", "--rho=1", 'names="a\nb",c')),
+        *(({"grid": grid}, "twice") for grid in ("rho=1,1", "rho=1;rho=2")),
         ({"grid": "seed=1,2"}, "the sweep sets"),
-        ({"module": ""}, "--module='': expected a module"),
         ({"module": "no_such_idea.py"}, "--module=no_such_idea.py: there is no file /"),
         ({"arguments": ["--epochs", "5"]}, "'5' is not of the form --name=value"),
         ({"arguments": ["--seed=5"]}, "is set by this command"),
-        ({"arguments": ["--learning_rate=1"]}, "is set by this command"),
         ({"grid": "jit_compile=true,false", "arguments": ["--nojit_compile"]}, "is set by this command"),
         ({"arguments": ["--flagfile=no_such.flags"]}, "cannot read no_such.flags"),
         ({"module": "mnist.no_such_module"}, "--module=mnist.no_such_module: there is no such module."),
-        ({"module": "no_such_package.module"}, "--module=no_such_package.module does not start .*No module named"),
         ({"grid": "roh=0.1"}, "mnist.train does not start with these flags: there is no flag --roh"),
         ({"grid": "learning_rate=1e-3,-1"}, r"--learning_rate=-1: expected a number from 0 to 1e\+09."),
-        ({"grid": "jit_compile=true,maybe"}, "expected true or false"),
         ({"grid": "nojit_compile=true"}, "--nojit_compile=true does not take an argument."),
         ({"grid": 'optimizer="adam,sgd",adam'}, "--optimizer=adam,sgd: expected one of adam"),
     ],
@@ -307,7 +252,7 @@ def test_a_mean_over_two_data_sets_is_rejected(copy):
 
 
 def test_a_run_with_damaged_results_is_unfinished(copy):
-    (copy / SETTINGS[0] / "seed=0" / "results.json").write_bytes(b"[" * 99999)
+    (copy / SETTINGS[0] / "seed=0" / "results.json").write_bytes(b'{"dataset": 7}')
     assert "nan" not in do_sweep(copy, jobs=0)[1]
     assert counts(copy) == ["1", "2"]
     assert read_csv(copy / "table.csv")[0]["test_accuracy_std_percent"] == ""
@@ -338,7 +283,7 @@ def idea(tmp_path_factory):
     (folder / "idea.py").write_text(IDEA)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        options = {"grid": 'metric="a,b",c;noise=0.2,0.1', "module": "idea.py", "seeds": 1}
+        options = {"grid": 'metric="a,b";noise=0.2,0.1', "module": "idea.py", "seeds": 1}
         with pytest.raises(Error) as caught:
             do_sweep("sweep", metric="max:test_f1", **options)
         early = list(folder.glob("sweep/*/*/results.json"))
@@ -349,7 +294,7 @@ def idea(tmp_path_factory):
 def test_a_file_with_flags_of_its_own_is_swept_and_never_imported(idea):
     folder, _, _ = idea
     assert "idea" not in sys.modules
-    folders = {f"metric={value},noise={noise}" for value in ("a%2Cb", "c") for noise in (0.1, 0.2)}
+    folders = {f"metric=a%2Cb,noise={noise}" for noise in (0.1, 0.2)}
     assert {path.name for path in (folder / "sweep").glob("*=*")} == folders
     for name in folders:
         path = folder / "sweep" / name / "seed=0"
@@ -364,23 +309,22 @@ def test_a_metric_that_no_run_has_ends_the_sweep_after_its_first_run(idea):
     assert error.startswith("--metric=test_f1: no run has it. The metrics are ")
     assert {"test_error", "test_diverged", "steps"} <= set(re.findall(r"\w+", error))
     assert len(early) in (1, 2)  # two run at a time
-    assert [row["test_diverged"] for row in read_csv(folder / "sweep" / "runs.csv")] == [""] * 4
+    assert [row["test_diverged"] for row in read_csv(folder / "sweep" / "runs.csv")] == [""] * 2
 
 
 def test_the_same_sweep_from_another_folder_only_tabulates_another_metric(idea, tmp_path, monkeypatch):
     folder, _, _ = idea
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    options = {"module": os.path.relpath(folder / "idea.py"), "seeds": 1, "grid": 'metric="a,b",c;noise=0.2,0.1'}
+    options = {"module": os.path.relpath(folder / "idea.py"), "seeds": 1, "grid": 'metric="a,b";noise=0.2,0.1'}
     before = [path.stat().st_mtime_ns for path in folder.glob("sweep/*/*/results.json")]
     first, _, _, *rows = do_sweep(folder / "sweep", metric="test_error", **options)[1].splitlines()
-    assert first == "4 of 4 runs are finished already"
-    expected = [("a,b", 0.1, ["*"]), ("c", 0.1, ["*"]), ("a,b", 0.2, []), ("c", 0.2, [])]
+    assert first == "2 of 2 runs are finished already"
     assert [row.split()[:-1] for row in rows] == [
-        [f"metric={value},noise={noise}", *star, "1", str(0.5 + noise), "-"] for value, noise, star in expected
+        [f"metric=a,b,noise={noise}", *star, "1", str(0.5 + noise), "-"] for noise, star in ((0.1, ["*"]), (0.2, []))
     ]
     assert "nan" not in do_sweep(folder / "sweep", metric="max:test_diverged", **options)[1]
-    assert counts(folder / "sweep") == ["0"] * 4
+    assert counts(folder / "sweep") == ["0"] * 2
     with pytest.raises(Error, match=r"--metric=dataset: results\.json has test_"):
         do_sweep(folder / "sweep", metric="dataset", **options)
     assert [path.stat().st_mtime_ns for path in folder.glob("sweep/*/*/results.json")] == before
@@ -409,7 +353,7 @@ def test_a_path_as_a_value_stays_one_folder():
     assert [run.setting["data_dir"] for run in runs] == ["a/b", "a_b"]
 
 
-@pytest.mark.parametrize(("jobs", "threads"), [(1, "4"), (2, "2"), (3, "1"), (9, "1")])
+@pytest.mark.parametrize(("jobs", "threads"), [(2, "2"), (9, "1")])
 def test_the_jobs_share_the_cores(tmp_path, monkeypatch, jobs, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     (tmp_path / "show.py").write_text("import os\nprint({k: v for k, v in os.environ.items() if 'THREADS' in k})")
@@ -496,11 +440,9 @@ LINE = [0.9 + 0.007 * seed for seed in range(8)]
     [
         ([98, 99, 98.5], [99, 98, 98.6], "The difference is not distinguishable from chance at n = 3 (t-test"),
         (LINE[:4], LINE[:4], "There is no difference: each of the 4 seeds gave the same."),
-        ([0.0] * 3, [0.0] * 3, "There is no difference"),
         (LINE[:4], [x + 0.01 for x in LINE[:4]], "not distinguishable from chance at n = 4 (Wilcoxon, p = 0.125)."),
         (LINE, [x + 0.01 for x in LINE], "is distinguishable from chance at n = 8 (Wilcoxon, p = 0.00781)."),
         ([0.9, 0.9], [0.95, 0.95], "Every seed differs by the same."),
-        ([1e-12, 3e-12, 2e-12], [2e-12, 9e-12, 4e-12], "The difference is not distinguishable"),
         ([0.9, 0.9, 0.9], [0.9, 0.9, 0.95], "The difference is not distinguishable"),
     ],
 )
@@ -531,48 +473,25 @@ def test_a_comparison_takes_any_metric_and_omits_a_seed_without_it(tmp_path):
     [
         ("nothing", "a=1", "nothing is not a folder"),
         ("empty", "a=1", "empty has no seed=N"),
-        ("", "a=1", "has 5 settings"),
+        ("", "a=1", "has 4 settings"),
         ("a=1/seed=0", "nothing", "nothing is not: it has no results.json"),
-        ("a=1/seed=0", "empty", "empty is not: it has no results.json"),
-        ("a=1/seed=0", "old/seed=0", "old/seed=0 is not: it has no results.json"),
         ("old", "a=1", "only some that are older"),
         ("a=1", "a=2", "1 seeds on one data set in common, of 2 and 1"),
-        ("a=1", "mnist", "0 seeds on one data set in common"),
         ("a=1", "f1", "f1: --metric=test_accuracy: no run has it. The metrics are test_f1"),
-        ("damaged", "a=1", "damaged/seed=0/results.json is damaged"),
         ("damaged/seed=0", "a=1/seed=0", "damaged/seed=0/results.json is damaged"),
     ],
 )
 def test_a_comparison_names_the_mistake(tmp_path, first, second, message):
     for setting, seed in (("a=1", 0), ("a=1", 1), ("a=2", 1), ("old", 0)):
         write_results(tmp_path / setting / f"seed={seed}", test_accuracy=0.9)
-    write_results(tmp_path / "mnist" / "seed=0", test_accuracy=0.9, dataset="mnist")
     write_results(tmp_path / "f1" / "seed=0", test_f1=0.9)
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged" / "seed=0").mkdir(parents=True)
-    (tmp_path / "damaged" / "seed=0" / "results.json").write_text("{")
+    (tmp_path / "damaged" / "seed=0" / "results.json").write_bytes(b"[" * 99999)
     (tmp_path / "old" / "seed=0" / "sweep.flags").write_text("")
     os.utime(tmp_path / "old" / "seed=0" / "results.json", (0, 0))
     with pytest.raises(Error, match=re.escape(message)):
         compare.main(types.SimpleNamespace(metric="test_accuracy"), [str(tmp_path / name) for name in (first, second)])
-
-
-def test_a_comparison_omits_results_older_than_their_flags_and_takes_a_sweep_of_one_setting(tmp_path):
-    for seed, age in enumerate((0, -1, 1)):
-        path = tmp_path / "a=1" / f"seed={seed}" / "sweep.flags"
-        write_results(path.parent, test_accuracy=0.5)
-        path.write_text("")
-        written = path.with_name("results.json").stat().st_mtime_ns
-        os.utime(path, ns=(written, written + age * 10**9))
-    expected = {("digits", 0): 50, ("digits", 1): 50}
-    assert [compare.read_values(str(path), "test_accuracy") for path in (tmp_path, tmp_path / "a=1")] == [expected] * 2
-
-
-@pytest.mark.parametrize("content", DAMAGE)
-def test_damaged_results_are_named(tmp_path, content):
-    (tmp_path / "results.json").write_bytes(content)
-    with pytest.raises(Error, match=re.escape(f"{tmp_path}/results.json is damaged")):
-        over_seeds.read_results(str(tmp_path))
 
 
 def test_two_plain_runs_are_compared_by_flags_and_metrics(finished):

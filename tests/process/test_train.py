@@ -6,7 +6,7 @@ import os
 import sys
 import types
 
-from mnist import checkpoint, finished, train
+from mnist import checkpoint, train
 from mnist.cli import flagfile
 from mnist.cli.setting_flags import defined_flags
 from mnist.model import Optimizer, make_learning_rate, make_optimizer
@@ -17,58 +17,25 @@ from mnist.step import TrainStep
 import keras
 import pytest
 from absl import flags
-from absl.testing import flagsaver
-
-
-@pytest.fixture
-def command(monkeypatch, capfd):
-    """Runs `python -m mnist.train` with arguments, here. Returns: exit code or message, stdout, stderr."""
-
-    def run(*arguments, **launched):
-        monkeypatch.setattr(sys, "argv", ["mnist.train", *arguments])
-        with flagsaver.flagsaver():
-            flags.FLAGS.unparse_flags()
-            with pytest.raises(SystemExit) as exit:
-                train.launch(**launched)
-        out, err = capfd.readouterr()
-        return exit.value.code, out, err
-
-    yield run
-    flags.FLAGS.mark_as_parsed()
-
 
 BAD = [
-    (["--batch_size=0"], "batch_size"),
     (["--dataset=digits", "--batch_size=1501"], "1,500 training images"),
-    (["--epochs=-1"], "epochs"),
     (["--epochs=many"], "--epochs=many: expected an integer of at least 1."),
-    (["--max_steps=0"], "max_steps"),
-    (["--learning_rate=-1"], "learning_rate"),
     (["--schedule=linear"], "expected one of constant, cosine, one_cycle"),
-    (["--precision=float16"], "precision"),
-    (["--seed=-1"], "seed"),
     (["--nonsense=1"], "there is no flag --nonsense."),
     (["--lr=1"], "there is no flag --lr: did you mean --learning_rate?"),
-    (["--bs=1"], "did you mean --batch_size?"),
-    (["--patience=1"], "did you mean --early_stopping_patience?"),
-    (["--num_epochs=1"], "did you mean --epochs?"),
     (["--batchsize=1"], "did you mean --batch_size"),
-    (["--dataset=cifar"], "dataset"),
     (["--dataset=digits", "stray"], "unexpected argument: 'stray'"),
     (["--dataset=digits", "--holdout=1500"], "leaves none of 1,500"),
     (["--dataset=digits", "--schedule=cosine", "--warmup=9999"], "warmup"),
     (["--dataset=digits", "--profile=5"], "--profile=5: expected START:STOP"),
     (["--dataset=digits", "--profile=0:5"], "two of the 120 steps of the run, as in --profile=101:120"),
     (["--dataset=digits", "--profile=7:6"], "--profile=7:6: expected START:STOP"),
-    (["--dataset=digits", "--profile=100:121"], "--profile=100:121: expected START:STOP"),
     (["--dataset=digits", "--data_dir=somewhere"], "leave out --data_dir"),
     (["--data_dir=no/such/folder"], "does not exist"),
     (["--dataset=digits", "--workdir=/dev/null"], "cannot write to --workdir=/dev/null"),
-    (["--dataset=digits", "--workdir=/proc/nowhere"], "cannot write to --workdir=/proc/nowhere"),
     (["--dataset=digits", "--optimizer=sgd", "--beta_1=0.8"], "--optimizer=sgd has no beta_1: leave out --beta_1."),
-    (["--optimizer=adamm"], "expected one of adam, adamw"),
     (["--dataset=digits", "--workdir=gs://bucket/run"], "gs://bucket/run is a URL: "),
-    (["--dataset=digits", "--workdir=file:///tmp/run"], "file:///tmp/run is a URL: "),
     (["--data_dir=hdfs://host/run"], "hdfs://host/run is a URL: "),
 ]
 
@@ -147,10 +114,7 @@ def test_the_workdir_alone_resumes_with_the_flags_of_the_run(command, stopped, t
     ("arguments", "named"),
     [
         (["--holdout=200"], "--holdout was 100, is 200"),
-        (["--learning_rate=0.01"], "--learning_rate was 0.002, is 0.01"),
-        (["--schedule=cosine"], "--schedule was constant, is cosine"),
         (["--precision=bfloat16", "--seed=3"], "--seed was 0, is 3; --precision was float32, is bfloat16"),
-        (["--jit_compile"], "--jit_compile was false, is true"),
         (["--weight_decay=0.1"], "--weight_decay was not set, is 0.1"),
         (["--optimizer=sgd", "--flagfile=/dev/null"], "--holdout was 100, is 0; --learning_rate was 0.002, is 0.001"),
         (["--optimizer=sgd", "--max_steps=9"], "--optimizer was adamw, is sgd"),
@@ -204,7 +168,9 @@ def test_dry_run_does_a_little_of_everything(command, tmp_path):
     names = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*")}
     plots = {f"plots/{name}.png" for name in ("curves", "mistakes", "confusion_matrix", "accuracies", "filters")}
     assert {"results.json", "flags.txt", "model.txt", "checkpoints/ckpt-10.index"} | plots <= names
-    assert "93,322" in (tmp_path / "model.txt").read_text()
+    summary = (tmp_path / "model.txt").read_text()
+    assert "(None, 24, 24, 32)" in summary
+    assert "?" not in summary
     assert "\nCNN: 93,322 parameters\n" in out
     assert len(out.splitlines()) < 13
     assert "\r" not in out  # plain lines where no terminal is
@@ -284,10 +250,8 @@ def test_a_flag_of_the_script_is_in_flags_txt_and_may_not_change(command, tmp_pa
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("adam", {}, {"beta_1": 0.9, "beta_2": 0.999, "weight_decay": None, "clipnorm": None}),
         ("adamw", {"clipnorm": 1.0}, {"weight_decay": 0.004, "clipnorm": 1.0}),
-        ("adam", {"beta_1": 0.8, "weight_decay": 0.1}, {"beta_1": 0.8, "weight_decay": 0.1}),
-        ("lion", {}, {"beta_2": 0.99}),
+        ("adam", {"beta_1": 0.8}, {"beta_1": 0.8, "beta_2": 0.999, "weight_decay": None}),
         ("sgd", {"weight_decay": 0.1}, {"momentum": 0.0, "weight_decay": 0.1}),
     ],
 )
@@ -325,7 +289,6 @@ OWN_FLAGS = [
     (lambda: flags.DEFINE_multi_string("own", ["a"], "-"), ["--own=x", "--own=y,z"]),
     (lambda: flags.DEFINE_multi_string("own", [], "-"), []),
     (lambda: flags.DEFINE_multi_float("own", None, "-"), ["--own=0.5", "--own=-1e-9"]),
-    (lambda: flags.DEFINE_multi_enum("own", ["one"], ["one", "two"], "-"), ["--own=two", "--own=one"]),
     (lambda: flags.DEFINE_enum_class("own", Colour.RED, Colour, "-"), ["--own=green"]),
     (lambda: flags.DEFINE_multi_enum_class("own", [Colour.RED], Colour, "-"), ["--own=green", "--own=red"]),
     (lambda: flags.DEFINE_list("own", ["a", "b"], "-"), ['--own=a,"b,c",d e']),
@@ -368,18 +331,6 @@ def test_a_text_that_no_line_can_hold_is_refused(command, tmp_path, text):
         delattr(flags.FLAGS, "own")
     assert code.startswith(f"error: --own={text!r} has a line break, a space at its end, or a comment")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_tilde_is_the_home_folder(command, tmp_path, monkeypatch):
-    (tmp_path / "home").mkdir()
-    (tmp_path / "here").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path / "here")
-    code, _, _ = command("--dataset=digits", "--max_steps=1", "--workdir=~/run")
-    assert code == 0
-    assert (tmp_path / "home" / "run" / "results.json").exists()
-    assert os.listdir(tmp_path / "here") == []
-    assert finished.load("~/run").step == 1
 
 
 def test_a_damaged_flags_file_is_named(command, tmp_path):

@@ -159,31 +159,6 @@ def test_every_command_loads_the_checkpoint_that_it_names(kept, tmp_path, start)
             np.testing.assert_array_equal(variable, value)
 
 
-class Far(TrainStep):
-    """A step whose own metric falls and then rises."""
-
-    def extra_metrics(self, images, labels, logits):
-        return {"far": abs(int(self.iterations) - 2)}
-
-
-def test_the_best_of_a_longer_run_does_not_count_for_a_shorter_one(held, tmp_path):
-    """The run is killed after its best evaluation, and resumes with an end before it."""
-    options = {"keep_best": "max:validation_far", "steps_per_loop": 1}
-    train(tmp_path, held, Far, max_steps=7, **options)
-    assert best_steps(tmp_path) == [7]
-    best = (tmp_path / "checkpoints" / "best").rename(tmp_path / "kept")
-    lose_checkpoints(tmp_path)
-    (tmp_path / "results.json").unlink()
-    with pytest.raises(Interrupted):
-        train(tmp_path, held, Far, max_steps=7, interrupt=StopAfter(1), **options | {"keep_best": ""})
-    best.rename(tmp_path / "checkpoints" / "best")
-    assert finished.load(str(tmp_path), "best").step == 7  # still to come
-    results = train(tmp_path, held, Far, max_steps=3, **options)
-    assert "best_step" not in results
-    with pytest.raises(Error, match=r"best validation_far .* was at step 0, whose weights are not there, but those of"):
-        finished.load(str(tmp_path), "best")
-
-
 class Seeing(TrainStep):
     """A step whose own metric is a variable that it trains."""
 

@@ -1,42 +1,13 @@
 """The content of a checkpoint, and which checkpoints a run keeps."""
 
-from mnist import Error, checkpoint, data, finished
+from mnist import checkpoint, data
 from mnist.loop import train_and_evaluate
-from mnist.model import CNN, describe_model
+from mnist.model import CNN
 from mnist.step import TrainStep
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
-
-
-def save(folder, step):
-    metadata = {"step": 1, "history": [], "dataset": "digits", "data_dir": None}
-    checkpoint.save(
-        str(folder),
-        checkpoint.variables_of(step) | checkpoint.variables_of_eval_model(step),
-        metadata | {"model": describe_model(step.eval_model)},
-        keep=1,
-    )
-
-
-class Linear(keras.Model):
-    """A model whose configuration forgets `units`."""
-
-    def __init__(self, units=5, **kwargs):
-        super().__init__(**kwargs)
-        self.hidden, self.logits = keras.layers.Dense(units), keras.layers.Dense(10)
-
-    def build(self, input_shape):
-        self.hidden.build([None, 784])
-        self.logits.build([None, self.hidden.units])
-
-    def call(self, images, training=False):
-        return self.logits(self.hidden(tf.reshape(images, [-1, 784])))
-
-    def get_config(self):
-        return {}
 
 
 def make_dense(value):
@@ -74,7 +45,7 @@ def test_state_in_dicts_metrics_and_generators_is_saved(tmp_path):
     old, new = (Holder(CNN(), keras.optimizers.Adam(), value) for value in (3.0, 4.0))
     different = [not np.array_equal(a, b) for a, b in zip(old.values(), new.values(), strict=True)]
     assert different.count(False) == 1  # the count of the metric
-    save(tmp_path, old)
+    checkpoint.save(str(tmp_path), checkpoint.variables_of(old), {"step": 1}, keep=1)
     checkpoint.assign(new, checkpoint.load_newest(str(tmp_path))[0])
     assert all(a.tobytes() == b.tobytes() for a, b in zip(old.values(), new.values(), strict=True))
 
@@ -95,32 +66,3 @@ def test_a_damaged_checkpoint_does_not_count_among_the_kept(tmp_path):
     assert sorted(path.name for path in checkpoints.glob("*.index")) == ["ckpt-5.index", "damaged-ckpt-6.index"]
     assert tf.train.latest_checkpoint(str(checkpoints)) == str(checkpoints / "ckpt-5")
     assert checkpoint.load_newest(str(checkpoints))[1]["step"] == 5
-
-
-def test_a_model_whose_configuration_is_wrong_is_refused(tmp_path):
-    model = Linear(units=7)
-    model.build(None)
-    step = TrainStep(model, keras.optimizers.Adam())
-    save(tmp_path / "checkpoints", step)
-    with pytest.raises(Error, match=r"cannot be rebuilt: .* get_config\(\) has other variables"):
-        finished.load(str(tmp_path))
-
-
-def test_a_model_without_a_configuration_resumes_but_does_not_load(tmp_path):
-    class Wrapped(Linear):
-        get_config = keras.Model.get_config
-
-        def __init__(self, inner):  # Keras cannot record an object by itself
-            super().__init__()
-            self.inner = inner
-
-    steps = []
-    for _ in range(2):
-        model = Wrapped(object())
-        model.build(None)
-        steps.append(TrainStep(model, keras.optimizers.Adam()))
-    save(tmp_path / "checkpoints", steps[0])
-    checkpoint.assign(steps[1], checkpoint.load_newest(str(tmp_path / "checkpoints"))[0])
-    assert all(np.array_equal(a, b) for a, b in zip(*(step.model.get_weights() for step in steps), strict=True))
-    with pytest.raises(Error, match=r"its class has no get_config\(\)"):
-        finished.load(str(tmp_path))

@@ -20,21 +20,6 @@ from PIL import Image
 from scipy.special import log_softmax
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-PRINTS = """
-import keras
-from mnist import train
-print("a word of the user's module")
-
-class Mine(keras.Sequential):
-    pass
-
-def make_model():
-    return Mine([keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(10)])
-
-if __name__ == "__main__":
-    train.launch(model=make_model)
-"""
-
 
 def train(dataset, workdir, seed=0, steps=20):
     keras.utils.set_random_seed(seed)
@@ -121,6 +106,7 @@ def test_a_class_without_test_images_has_null_in_json(run, uneven):
     assert [row["name"] for row in classes] == ["あ", "ä", "none", "b", "c"]
     assert classes[2] == {"name": "none", "precision": None, "recall": None, "f1": None, "images": 0}
     assert all(row["images"] == 5 and row["recall"] is not None for row in classes if row["name"] != "none")
+    assert "without test images, in no average: none\n" in run(uneven)
 
 
 def test_runs_stand_side_by_side(run, runs):
@@ -137,20 +123,6 @@ def test_runs_stand_side_by_side(run, runs):
     assert re.split("  +", lines[0])[1:] == [f"...{workdir[-21:]}" for workdir in runs]
     cells = [f"{one['robustness'][12]['accuracy']:.4f} ({one['robustness'][12]['loss']:.4f})" for one in found]
     assert re.split("  +", lines[13]) == ["blur 1.5 px", *cells]
-
-
-def test_each_folder_is_a_flag_and_json_holds_nothing_that_a_users_module_prints(start, tmp_path):
-    (tmp_path / "prints.py").write_text(PRINTS)
-    for workdir in ("a,b", "c"):
-        done = start("prints.py", "--dataset=digits", "--max_steps=1", f"--workdir={workdir}", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    done = start("mnist.evaluate", "--workdir=a,b", "--workdir=c", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [one["workdir"] for one in strict(done.stdout)] == ["a,b", "c"]
-    assert "a word of the user's module" in done.stderr
-    done = start("mnist.evaluate", "--workdir=a,b", "--workdir=d", "--json", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "error: d is not a folder with a run. Train first: python -m mnist.train."
 
 
 def test_a_warning_names_runs_on_different_images(run, runs, uneven, caplog):
@@ -221,7 +193,7 @@ def test_each_corruption_gives_images_with_its_strength():
         np.testing.assert_allclose(blurred[11] / blurred[10], np.exp(-1 / (2 * sigma**2)), atol=0.03)
 
 
-@pytest.mark.parametrize("deviation", [0.1, 0.2, 0.4])
+@pytest.mark.parametrize("deviation", [0.1, 0.4])
 def test_noise_has_its_deviation_and_is_reproducible(deviation):
     grey = np.full([200, 28, 28, 1], 128, np.uint8)
     noisy = robustness.add_noise(grey, deviation)
@@ -229,14 +201,6 @@ def test_noise_has_its_deviation_and_is_reproducible(deviation):
     assert not np.array_equal(noisy[0], noisy[1])
     inside = np.mean(np.abs(noisy / 255 - 128 / 255) < deviation)
     assert inside == pytest.approx(0.683, abs=0.01)  # the share of a normal distribution
-
-
-def test_a_uniform_image_keeps_its_colour():
-    for colour in (0, 255):
-        paper = np.full([1, 28, 28, 1], colour, np.uint8)
-        for row in robustness.CORRUPTIONS:
-            if row.name != "noise":
-                assert all((version(paper) == colour).all() for version in row.versions), row
 
 
 def test_robustness_is_the_mean_of_the_directions(run, runs, digits):

@@ -1,16 +1,13 @@
 """Metrics count every example, and equal the metrics of scikit-learn and Keras."""
 
 from mnist.metrics import RunningMeans, calibration, compute_metrics, count_confusions, softmax, wilson_interval
-from mnist.model import CNN, make_predict_logits, scale_images
+from mnist.model import CNN, make_predict_logits
 
 import keras
 import numpy as np
 import pytest
+from conftest import random_examples
 from sklearn.metrics import accuracy_score, log_loss
-
-
-def random_images(count, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, 28, 28, 1), np.uint8)
 
 
 def random_logits(count, seed=0):
@@ -18,30 +15,12 @@ def random_logits(count, seed=0):
     return random.normal(0, 3, (count, 10)).astype(np.float32), random.integers(0, 10, count, np.uint8)
 
 
-@pytest.mark.parametrize("count", [1, 7, 31, 32, 33, 64, 100])
-def test_every_image_gets_its_logits(count):
-    model, images = CNN(), random_images(count)
-    logits = make_predict_logits(model, batch_size=32)(images).numpy()
-    assert logits.shape == (count, 10)
-    assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, model(scale_images(images), training=False), rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_no_bit_depends_on_the_batch_size(dtype):
     """Also if one image is left over, which alone would have other last bits."""
-    model, images = CNN(dtype=dtype), random_images(101)
+    model, images = CNN(dtype=dtype), random_examples(101)[0][..., np.newaxis]
     logits = [make_predict_logits(model, size)(images).numpy() for size in (2, 10, 20, 64, 100, 101, 500)]
     assert all(np.array_equal(part, logits[0]) for part in logits)
-
-
-def test_predict_logits_follows_the_weights():
-    model, images = CNN(), random_images(3)
-    predict_logits = make_predict_logits(model)
-    before = predict_logits(images).numpy()
-    model.set_weights([2 * w for w in model.get_weights()])
-    np.testing.assert_allclose(predict_logits(images), model(scale_images(images)), rtol=1e-4, atol=1e-6)
-    assert not np.allclose(predict_logits(images), before)
 
 
 @pytest.mark.parametrize("count", [1, 2, 997])
@@ -61,10 +40,9 @@ def test_huge_logits_give_finite_losses_and_probabilities():
     np.testing.assert_allclose(softmax([[1e30, 1e30, 0], [0, np.log(3), -1e30]]), [[0.5, 0.5, 0], [0.25, 0.75, 0]])
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("cut", [None, 1, 500, 936])
-def test_running_means_have_the_bits_of_keras_mean_also_when_resumed(seed, cut):
-    values, sizes = random_batches(seed)
+@pytest.mark.parametrize("cut", [None, 1, 150])
+def test_running_means_have_the_bits_of_keras_mean_also_when_resumed(cut):
+    values, sizes = random_batches()
     means = RunningMeans()
     means.add({"loss": values[:cut], "accuracy": values[:cut] / 9}, sizes[:cut])
     if cut:
@@ -75,9 +53,9 @@ def test_running_means_have_the_bits_of_keras_mean_also_when_resumed(seed, cut):
     assert np.float32(means.means()["accuracy"]) == keras_mean(values / 9, sizes)
 
 
-def random_batches(seed, steps=938):
+def random_batches(steps=200):
     """Losses that fall, as in training, and batch sizes of which the last is short."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     values = random.lognormal(-1, 1, steps) / np.sqrt(1 + np.arange(steps))
     return values.astype(np.float32), np.array([64] * (steps - 1) + [32])
 
@@ -121,13 +99,6 @@ def test_calibration_follows_the_definition():
             assert np.isnan([result.confidence[i], result.accuracy[i]]).all()
     assert result.ece == pytest.approx(ece, rel=1e-12)
     assert result.count.sum() == 997
-
-
-def test_a_bin_of_confidence_contains_its_upper_end():
-    result = calibration(np.log([[0.5, 0.5], [0.75, 0.25], [1e-300, 1]]), np.array([1, 0, 1]), bins=4)
-    np.testing.assert_array_equal(result.count, [0, 1, 1, 1])
-    np.testing.assert_array_equal(result.accuracy, [np.nan, 0, 1, 1])
-    assert result.ece == pytest.approx((0.5 + 0.25) / 3)
 
 
 def test_calibration_and_accuracy_agree_on_nearly_equal_logits():

@@ -1,9 +1,5 @@
 """The pictures of a run: their content, their width, their files, and the losses that the curves draw."""
 
-import subprocess
-import sys
-
-import mnist
 from mnist import data, finished
 from mnist.data import Examples
 from mnist.loop import train_and_evaluate
@@ -54,7 +50,7 @@ def ink(picture, colour):
     return (np.asarray(picture) == colour).all(axis=2)
 
 
-@pytest.mark.parametrize("classes", [2, 10, 26, 62, 256])
+@pytest.mark.parametrize("classes", [2, 62, 256])
 @pytest.mark.parametrize("name", ["{}", "the long name of class {}"])
 def test_all_pictures_except_the_curves_fit_into_a_card_of_tensorboard(classes, name):
     names = tuple(map(name.format, range(classes)))
@@ -72,7 +68,7 @@ def test_all_pictures_except_the_curves_fit_into_a_card_of_tensorboard(classes, 
 # Confusion matrices
 
 
-@pytest.mark.parametrize("classes", [2, 20, 62, 256])
+@pytest.mark.parametrize("classes", [2, 20, 256])
 @pytest.mark.parametrize("is_beside", [False, True])
 def test_a_single_mistake_is_visible_in_its_cell(classes, is_beside):
     """Draws it in the first column of the last row, or beside the diagonal."""
@@ -92,19 +88,6 @@ def test_a_single_mistake_is_visible_in_its_cell(classes, is_beside):
         assert right < margin + 1.2 * cell + 10
     difference = np.abs(np.asarray(before, int) - np.asarray(after)).max()
     assert difference > (30 if classes <= 20 else 100)  # a small cell needs a strong colour
-
-
-@pytest.mark.parametrize("names", [names_of(10), FASHION, tuple(f"a name that goes on and on {i}" for i in range(10))])
-@pytest.mark.parametrize(("cell", "old", "new"), [((4, 9), 27, 21), ((0, 0), 1000, 1007)])
-def test_the_counts_of_ten_classes_are_legible(names, cell, old, new):
-    matrix = 1000 * np.eye(10, dtype=int)
-    matrix[4, 9] = 27
-    matrix[cell] = old
-    before = pictures.draw_confusions(matrix, names)
-    matrix[cell] = new
-    left, top, right, bottom = changed(before, pictures.draw_confusions(matrix, names))
-    assert right - left >= 4  # the last digit
-    assert bottom - top >= 7
 
 
 def test_names_that_the_font_lacks_are_drawn_as_numbers():
@@ -135,7 +118,7 @@ def test_the_mistakes_with_the_largest_loss_come_first():
 
 
 @pytest.mark.parametrize("names", [names_of(10), FASHION])
-@pytest.mark.parametrize("mistakes", [0, 1, 5, 6])
+@pytest.mark.parametrize("mistakes", [0, 6])
 def test_no_other_images_than_the_mistakes_are_drawn(mistakes, names):
     examples, logits = make_examples(50, mistakes=mistakes)
     examples = Examples(np.full_like(examples.images, 77), examples.labels)
@@ -144,21 +127,6 @@ def test_no_other_images_than_the_mistakes_are_drawn(mistakes, names):
     if not mistakes:
         assert picture.height < 30
         assert np.asarray(picture.convert("L")).min() < 100  # a title
-
-
-@pytest.mark.parametrize(("names", "end"), [(names_of(10), 34), (FASHION, 62)])
-def test_label_prediction_and_probability_are_above_their_image(names, end):
-    examples, logits = make_examples(50)
-    before = pictures.draw_mistakes(examples, logits, names)
-    labels = examples.labels
-    losses = np.log(np.exp(logits - logits[np.arange(50), labels][:, np.newaxis]).sum(axis=1))
-    fourth = np.argsort(-losses)[3]
-    prediction = logits[fourth].argmax()
-    free = next(k for k in range(10) if k not in (prediction, labels[fourth]))
-    logits[fourth, [free, prediction]] = logits[fourth, [prediction, free]]  # another prediction, the same loss
-    left, top, right, bottom = changed(before, pictures.draw_mistakes(examples, logits, names))
-    assert 3 * 70 <= left <= right < 4 * 70
-    assert 20 <= top <= bottom < end
 
 
 @pytest.mark.parametrize("count", [3, 30])
@@ -195,16 +163,6 @@ def test_bars_are_as_long_as_accuracies_and_the_worst_is_red():
     start = 0.5  # of the axis
     assert lengths[3] == pytest.approx((0.6 - start) / (1 - start), abs=0.01)
     assert lengths[7] == pytest.approx((0.8 - start) / (1 - start), abs=0.01)
-
-
-@pytest.mark.parametrize("wrong", [0, 1, 50, 500, 990, 1000])
-def test_the_bar_of_a_class_with_mistakes_is_visibly_shorter(wrong):
-    labels = np.repeat([0, 1], 1000)
-    predictions = np.where(np.arange(2000) < wrong, 1, labels)
-    picture = pictures.draw_accuracies(labels, predictions, ("cat", "dog"))
-    red, blue = (ink(picture, colour).sum(axis=1) for colour in (canvas.RED, canvas.BLUE))
-    assert (red.max() > 0) == (wrong > 0)
-    assert blue[50] > red[34]  # the second bar and the first
 
 
 def test_the_worst_of_many_classes_are_drawn_without_those_that_have_no_images():
@@ -244,15 +202,6 @@ def test_the_filters_are_those_of_the_image_on_one_scale():
     assert (first[9, 9] == 255).all()
 
 
-@pytest.mark.parametrize("filters", [1, 64, 300])
-@pytest.mark.parametrize("size", [1, (1, 7), 28])
-def test_filters_of_any_number_and_size_fit(filters, size):
-    picture = pictures.draw_filters(sequential(keras.layers.Conv2D(filters, size)))
-    assert picture.width <= 350
-    assert picture.height <= 400
-    assert np.asarray(picture).min() < 100
-
-
 def test_a_model_without_convolutions_of_the_image_has_no_filters():
     deep = sequential(keras.layers.DepthwiseConv2D(3, depth_multiplier=4), keras.layers.Conv2D(8, 3))
     assert pictures.draw_filters(sequential()) is None
@@ -263,8 +212,8 @@ def test_a_model_without_convolutions_of_the_image_has_no_filters():
 # Curves
 
 
-@pytest.mark.parametrize("num_entries", [0, 1, 2, 9])
-@pytest.mark.parametrize("steps", [None, 0, 1, 5000])
+@pytest.mark.parametrize("num_entries", [0, 1, 9])
+@pytest.mark.parametrize("steps", [None, 0, 5000])
 def test_curves_of_one_run_and_of_several(num_entries, steps):
     history = make_history(num_entries)[:num_entries]
     losses = None if steps is None else (np.arange(1, steps + 1), np.linspace(2.3, 0.1, steps, dtype=np.float32))
@@ -292,49 +241,18 @@ def axes_of(monkeypatch):
     return draw
 
 
-@pytest.mark.parametrize(("last", "lowest"), [(0.99, 0.95), (0.1, 0.0)])
-def test_early_accuracies_are_cut_off_but_late_ones_are_not(axes_of, last, lowest):
+def test_the_axes_show_what_the_run_reached(axes_of):
+    """The accuracy of a run that diverges at its end, and a loss below zero."""
     history = make_history(1)
-    for i in range(1, 10):
-        accuracy = 0.95 + 0.004 * i if i < 9 else last  # 0.1: the run diverges at its end
-        history.append({"step": 10 * i, "validation_accuracy": accuracy, "train_accuracy": None})
-    low, high = axes_of(history)[1].get_ylim()
-    assert high > 0.98
-    assert lowest < low < lowest + 0.1
-    assert low < 0.962  # the lowest accuracy after the first quarter
-
-
-def test_a_loss_below_zero_is_drawn_on_a_linear_scale(axes_of):
-    history = make_history(5)
-    assert axes_of(history)[0].get_yscale() == "log"
-    history[2]["train_loss"] = -1.0
-    axes = axes_of(history)[0]
-    assert axes.get_yscale() == "linear"
-    assert axes.get_ylim()[0] < -1
-
-
-def test_the_loss_by_step_is_smoothed(axes_of):
-    losses = np.exp(np.random.default_rng(0).normal(0, 1, 5000))
-    x, y = axes_of({"a": (make_history(3), (np.arange(1, 5001), losses))})[0].lines[-1].get_data()
-    assert len(x) <= 300
-    assert x[0] < 50
-    assert y.mean() == pytest.approx(losses.mean(), rel=0.01)
-    assert y.std() < 0.3 * losses.std()
+    history += [{"step": 10 * i, "validation_accuracy": 0.95, "train_accuracy": None} for i in range(1, 9)]
+    history += [{"step": 90, "validation_accuracy": 0.1, "train_accuracy": None, "train_loss": -1.0}]
+    loss, accuracy = axes_of(history)
+    assert accuracy.get_ylim()[0] < 0.1
+    assert loss.get_yscale() == "linear"
+    assert loss.get_ylim()[0] < -1
 
 
 # Files and notebooks
-
-
-def test_commands_do_not_import_matplotlib_until_they_draw_curves():
-    code = "import sys; sys.modules['matplotlib'] = None; import mnist.train, mnist.predict, mnist.summaries"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-
-
-def test_pictures_do_not_replace_a_file_by_a_folder(tmp_path):
-    (tmp_path / "plots").write_text("mine")
-    with pytest.raises(mnist.Error, match="cannot write"):
-        pictures.save_pictures({"a": Image.new("RGB", (9, 9))}, str(tmp_path / "plots"))
-    assert (tmp_path / "plots").read_text() == "mine"
 
 
 def test_a_notebook_shows_each_picture():

@@ -21,6 +21,7 @@ from mnist.step import TrainStep
 import keras
 import numpy as np
 import pytest
+from conftest import nightly_but
 from PIL import Image, ImageDraw
 
 
@@ -89,10 +90,7 @@ IMAGES = {
 }
 
 
-JPEG = [name for name, image in IMAGES.items() if image.mode in ("L", "RGB")]
-
-
-@pytest.mark.parametrize(("name", "ending"), [(n, "png") for n in IMAGES] + [(n, "jpg") for n in JPEG])
+@pytest.mark.parametrize(("name", "ending"), [*((name, "png") for name in IMAGES), ("colour", "jpg")])
 def test_becomes_the_plain_digit(tmp_path, name, ending):
     IMAGES[name].save(tmp_path / f"digit.{ending}", quality=90)  # of JPEG
     digit = read_image(tmp_path / f"digit.{ending}")
@@ -130,35 +128,26 @@ def snapshot(kind):
     paper = 225 * (1 - 0.75 * ink)
     if "ruled" in kind:
         paper *= 1 - 0.4 * ruling(ink.shape, 1.5) * (1 - ink)
-    if "squared" in kind:
-        paper *= 1 - 0.4 * np.maximum(ruling(ink.shape, -1), ruling(ink.shape, 89)) * (1 - ink)
+
     if "hard shadow" in kind:
         paper *= 1 - 0.45 * half_plane(ink.shape, 30, 20)
     if "soft shadow" in kind:
         paper *= 1 - 0.5 * half_plane(ink.shape, 200, 0, softness=90)
-    if "round shadow" in kind:
-        y, x = np.indices(ink.shape)
-        paper *= 1 - 0.4 * (np.hypot(x - 290, y - 270) < 170)
+
     if "table at the side" in kind:
         paper += (60 - paper) * half_plane(ink.shape, 5, 200)
-    if "table at a corner" in kind:
-        paper += (45 - paper) * half_plane(ink.shape, 10, 190) * half_plane(ink.shape, 100, 40)
-    if "bright table" in kind:
-        paper += (160 - paper) * half_plane(ink.shape, 95, 160)
+
     if "pencil" in kind:
         paper = 225 - (225 - paper) * 0.3
-    if "blackboard" in kind:
-        paper = 255 - paper
+
     noisy = np.random.default_rng(0).normal(paper, 12 if "grain" in kind else 2)
     return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
-SNAPSHOTS = ["hard shadow", "soft shadow", "round shadow", "table at the side", "table at a corner", "bright table"]
-SNAPSHOTS += ["ruled", "squared", "ruled, hard shadow", "squared, soft shadow", "hard shadow, pencil"]
-SNAPSHOTS += ["soft shadow, grain", "ruled, table at a corner", "table at the side, hard shadow"]
+SNAPSHOTS = ["soft shadow, grain", "ruled, hard shadow", "hard shadow, pencil", "table at the side, hard shadow"]
 
 
-@pytest.mark.parametrize("quality", [95, 30])
+@pytest.mark.parametrize("quality", nightly_but([30], [95, 30]))
 @pytest.mark.parametrize("kind", SNAPSHOTS)
 def test_strokes_are_found_in_a_snapshot(tmp_path, kind, quality):
     snapshot(kind).save(tmp_path / "digit.jpg", quality=quality)
@@ -334,11 +323,9 @@ def bomb_bytes(width, height):
 PNG = png_bytes(IMAGES["mnist"])
 BAD_FILES = {
     "text": (b"hello\n", "not an image"),
-    "empty": (b"", "not an image"),
     "truncated": (PNG[: len(PNG) // 2], "digit.png"),
     "header alone": (PNG[:40], "digit.png"),
     "white": (png_bytes(Image.new("L", (50, 50), 255)), "holds no digit"),
-    "black": (png_bytes(Image.new("RGB", (28, 28))), "holds no digit"),
     "one pixel": (png_bytes(Image.new("L", (1, 1), 7)), "holds no digit"),
     "fully transparent": (png_bytes(Image.new("RGBA", (28, 28), (9, 9, 9, 0))), "holds no digit"),
     "grain alone": (png_bytes(Image.fromarray(photograph(np.zeros((200, 300), np.uint8)))), "holds no digit"),
@@ -358,7 +345,7 @@ def test_missing_file_and_folder(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("side", [6_000, 10_000, 60_000])
+@pytest.mark.parametrize("side", [6_000, 60_000])
 def test_decompression_bomb_takes_no_memory(tmp_path, side):
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb_bytes(side, side))

@@ -48,9 +48,7 @@ def test_settings_are_keywords_with_defaults_and_compared_attributes():
     [
         ({"rho": -0.1}, "rho is -0.1, expected a number of at least 0"),
         ({"rho": float("nan")}, "rho is nan, expected"),
-        ({"rho": "much"}, "rho is 'much', expected a number"),
         ({"rho": True}, "rho is True, expected a number"),
-        ({"rho": None}, "rho is None, expected a number"),
         ({"rounds": 10}, "rounds is 10, expected an integer from 1 to 9"),
         ({"rounds": 2.5}, r"rounds is 2\.5, expected an integer"),
         ({"share": 1.0}, r"share is 1\.0, expected a number from 0 to below 1"),
@@ -203,12 +201,3 @@ def test_a_setting_that_is_read_before_the_constructor_of_the_base_is_refused():
 
     with pytest.raises(AttributeError, match=r"call super\(\).__init__\(\) first"):
         make(Early)
-
-
-def test_take_serves_any_class():
-    class Options:
-        size = Setting(3, "Size.", low=1)
-
-    options = Options()
-    take(options, {})
-    assert options.size == 3

@@ -1,8 +1,8 @@
-"""The step and the loop over it: exact values, exact replays, no retracing."""
+"""The step, the loop over it and the network: exact values, exact replays, no retracing."""
 
-from mnist import Error, data
+from mnist import Error
 from mnist.data import train_batches
-from mnist.model import CNN, scale_images
+from mnist.model import CNN
 from mnist.settings import Setting
 from mnist.step import TrainStep, make_train_loop
 
@@ -10,11 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-
-@pytest.fixture(scope="module")
-def train():
-    return data.load("digits").train
+from compare_with_fit import make_sequential
 
 
 def make_step(cls=TrainStep, seed=0):
@@ -26,57 +22,22 @@ def weights_of(step):
     return b"".join(v.numpy().tobytes() for v in step.model.variables)
 
 
-def run_loops(step, train, chunks, batch_size=64):
-    batches = iter(train_batches(train, batch_size, seed=step.seed))
+def run_loops(step, examples, chunks, batch_size=64):
+    batches = iter(train_batches(examples, batch_size, seed=step.seed))
     _, loop = make_train_loop(step)
     results = [loop(batches, tf.constant(n))[0] for n in chunks]
     return {name: np.concatenate([r[name] for r in results]) for name in results[0]}, loop
 
 
-def test_a_graph_scales_all_grey_levels_as_numpy_does():
-    levels = np.arange(256, dtype=np.uint8)
-    expected = (levels / 255.0).astype(np.float32)
-    assert tf.function(scale_images)(levels).numpy().tobytes() == expected.tobytes()
-
-
-def test_prepared_labels_are_one_hot():
-    images, labels = make_step().prepare_batch(np.zeros([3, 28, 28, 1], np.uint8), np.array([0, 9, 4], np.uint8))
-    assert images.dtype == tf.float32
-    np.testing.assert_array_equal(labels, np.eye(10, dtype=np.float32)[[0, 9, 4]])
-
-
-def test_loops_of_any_length_train_with_the_same_bits_and_one_trace(train):
+def test_loops_of_any_length_train_with_the_same_bits_and_one_trace(digits):
     one, many = make_step(), make_step()
-    scalars_one, _ = run_loops(one, train, [1] * 48)
-    scalars_many, loop = run_loops(many, train, [20, 4, 24])  # step 24 has the last 28 of 1,500 images
+    scalars_one, _ = run_loops(one, digits.train, [1] * 48)
+    scalars_many, loop = run_loops(many, digits.train, [20, 4, 24])  # step 24 has the last 28 of 1,500 images
     assert loop.experimental_get_tracing_count() == 1
     assert weights_of(one) == weights_of(many)
     for name in ("loss", "accuracy"):
         assert scalars_one[name].tobytes() == scalars_many[name].tobytes()
     assert scalars_one["loss"][-5:].mean() < scalars_one["loss"][:5].mean() / 3
-
-
-def test_the_loop_returns_a_new_scalar_of_a_step(train):
-    class WithNorm(TrainStep):
-        def compute_gradients(self, images, labels):
-            gradients, scalars = super().compute_gradients(images, labels)
-            return gradients, scalars | {"gradient_norm": tf.linalg.global_norm(gradients)}
-
-    scalars, _ = run_loops(make_step(WithNorm), train, [3])
-    assert scalars["gradient_norm"].shape == (3,)
-    assert (scalars["gradient_norm"] > 0).all()
-
-
-def test_the_loop_stops_after_the_first_loss_that_is_not_finite(train):
-    class Broken(TrainStep):
-        def compute_loss(self, images, labels):
-            loss, logits = super().compute_loss(images, labels)
-            return tf.where(self.optimizer.iterations.value == 5, np.nan, loss), logits
-
-    step = make_step(Broken)
-    scalars, _ = run_loops(step, train, [20])
-    assert np.isfinite(scalars["loss"]).tolist() == [True] * 5 + [False]
-    assert int(step.optimizer.iterations) == 6
 
 
 def replace_by_a_setting():
@@ -110,13 +71,44 @@ def test_random_seeds_depend_on_seed_step_and_purpose():
     assert draw() == draws[0]
 
 
-def test_dropout_and_batch_norm_train_and_evaluate_in_their_own_modes(train):
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    parts = [keras.Input([28, 28, 1]), layers.Flatten(), layers.BatchNormalization(), layers.Dropout(0.5)]
-    step = TrainStep(keras.Sequential([*parts, layers.Dense(10)]), keras.optimizers.Adam())
-    moving = step.model.layers[1].moving_mean.numpy().copy()
-    run_loops(step, train, [2])
-    assert not np.array_equal(step.model.layers[1].moving_mean.numpy(), moving)
-    image = scale_images(train.images[:1])
-    assert np.array_equal(step.eval_model(image, training=False), step.eval_model(image, training=False))
+# The network
+
+
+def random_images(count=6, seed=0):
+    return np.random.default_rng(seed).random((count, 28, 28, 1), np.float32)
+
+
+def make_uncropped():
+    """Makes the network of the tutorial, on all 28x28 pixels, with logits in place of the softmax."""
+    model = make_sequential()
+    model.layers[-1].activation = keras.activations.linear
+    return model
+
+
+def test_bfloat16_has_float32_logits_and_variables():
+    model, exact = CNN(dtype="mixed_bfloat16"), CNN()
+    exact.set_weights(model.get_weights())
+    images = random_images()
+    logits = model(images)
+    assert logits.dtype == tf.float32
+    assert {v.dtype for v in model.variables} == {"float32"}
+    assert not np.array_equal(logits, exact(images))  # the hidden layers computed in bfloat16
+    np.testing.assert_allclose(logits, exact(images), atol=0.02)
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 64])
+def test_the_crop_keeps_every_bit_of_logits_and_gradients(batch_size):
+    cropped, uncropped = CNN(), make_uncropped()
+    cropped.set_weights(uncropped.get_weights())
+    images = tf.constant(random_images(batch_size))
+    labels = tf.one_hot(tf.range(batch_size) % 10, 10)
+
+    def logits_and_gradients(model):
+        with tf.device("CPU"), tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
+        return [logits, *tape.gradient(loss, [v.value for v in model.trainable_variables])]
+
+    for ours, theirs in zip(logits_and_gradients(cropped), logits_and_gradients(uncropped), strict=True):
+        assert np.any(theirs)
+        np.testing.assert_array_equal(ours, theirs)

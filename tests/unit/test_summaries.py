@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -23,22 +24,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import Calling, nightly_but
 from PIL import Image
 
 STEPS = 48
 RATE = keras.optimizers.schedules.PolynomialDecay(1e-3, STEPS, 0.0)  # a different rate at each step
 LAYERS = ("conv1", "conv2", "conv3", "dense1", "logits")
-
-
-class StopAt:
-    """An interrupt that asks the run to stop after a step, or never."""
-
-    def __init__(self, step, number):
-        self.step, self.number = step, number
-
-    @property
-    def signum(self):
-        return 15 if self.number and int(self.step.optimizer.iterations) >= self.number else None
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +38,11 @@ def logdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
     digits = data.load("digits")
 
-    def train(stop_at=None):
+    def train(stop_at=STEPS + 1):
         keras.utils.set_random_seed(0)
         step = TrainStep(CNN(), keras.optimizers.Adam(RATE), seed=0)
         options = {"epochs": 2, "steps_per_loop": 5, "norms_every": 5, "keep_best": "validation_loss"}
-        flags_text, interrupt = "--seed=0\n--dry_run=false\n", StopAt(step, stop_at)
+        flags_text, interrupt = "--seed=0\n--dry_run=false\n", Calling(lambda: int(step.iterations) >= stop_at)
         try:
             train_and_evaluate(step, digits, str(workdir), flags_text=flags_text, interrupt=interrupt, **options)
         except Interrupted:
@@ -70,10 +61,10 @@ def logdir(tmp_path_factory):
     return str(workdir.parent)
 
 
-@pytest.fixture(scope="module", params=["true", "false"])
-def server(request, logdir, python):
+@pytest.fixture(scope="module", params=nightly_but(["true"], ["true", "false"]))
+def server(request, logdir):
     """Starts a TensorBoard server. Returns: a function from a path and a query to the bytes of the answer."""
-    command = [python, "-m", "tensorboard.main", "--logdir", logdir, "--port=0", f"--load_fast={request.param}"]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--port=0", f"--load_fast={request.param}"]
     log = open(os.path.join(logdir, f"tensorboard-{request.param}.log"), "w+")  # noqa: SIM115
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -225,6 +216,9 @@ def test_the_hparams_tab_has_a_row_for_the_run(server):
     assert [session["name"] for session in row["sessions"]] == ["run/validation"]
     assert (row["hparams"]["epochs"], row["hparams"]["optimizer"]) == (2, "adam")
     assert {"results/test_accuracy", "results/best_validation_loss"} <= {m["name"]["tag"] for m in row["metricValues"]}
+    experiment = json.loads(server("plugin/hparams/experiment"))
+    types = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
+    assert (types["optimizer"], types["seed"]) == ("DATA_TYPE_STRING", "DATA_TYPE_FLOAT64")
 
 
 def test_the_row_of_a_notebooks_run_has_the_learning_rate_as_typed():

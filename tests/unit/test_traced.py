@@ -1,12 +1,9 @@
 """A resume with a step that computes something else is refused, and so is a step whose state no checkpoint can hold."""
 
-import os
-
 from mnist import Error
 from mnist.checkpoint import traced, variables_of
 from mnist.loop import train_and_evaluate
 from mnist.model import CNN
-from mnist.research.winograd import Winograd
 from mnist.step import TrainStep, make_train_loop
 
 import keras
@@ -107,25 +104,6 @@ def test_the_digest_ignores_all_that_changes_no_update():
     keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])  # counts up Keras' names
     assert digest(step()) == plain
     assert digest(step(clipped(0.5))) == digest(step(clipped(0.5)))  # functions' names count up, too
-
-
-def two_digests():
-    return [digest(step(clipped(0.5))), digest(Winograd(CNN(), keras.optimizers.Adam()))]
-
-
-def test_another_process_has_the_same_digest(start, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(f"""
-import sys
-sys.path.insert(0, {os.path.dirname(__file__)!r})
-from test_traced import *
-for _ in range(3):
-    CNN()  # counts up the names of layers
-print(*two_digests())
-""")
-    done = start(script, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == two_digests()
 
 
 def train(digits, workdir, made, max_steps):
