@@ -179,6 +179,7 @@ def test_a_live_step_continues_with_another_rate_and_a_new_one_is_refused(digits
 def test_a_rate_that_a_hook_assigned_is_not_the_users(digits, tmp_path):
     step = make_step(Hooked)
     train(tmp_path, digits, step)
+    assert float(step.optimizer.learning_rate) < 0.1
     train(tmp_path, digits, step, epochs=3)
     results, _ = train(tmp_path, digits, make_step(Hooked), epochs=4)
     assert results["steps"] == 96
