@@ -7,21 +7,3 @@ from mnist.data.image_files import read_digit, read_image
 from mnist.data.order import check_order, epoch_order, steps_per_epoch
 from mnist.data.readers import SIDE
 from mnist.data.sources import NAMES, load
-
-__all__ = [
-    "DIGITS",
-    "NAMES",
-    "NUM_CLASSES",
-    "SIDE",
-    "Dataset",
-    "Examples",
-    "as_tensors",
-    "check_order",
-    "epoch_batches",
-    "epoch_order",
-    "load",
-    "read_digit",
-    "read_image",
-    "steps_per_epoch",
-    "train_batches",
-]

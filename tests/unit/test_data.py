@@ -8,7 +8,6 @@ import io
 import pathlib
 import shutil
 import socket
-import tempfile
 import threading
 
 import mnist
@@ -94,7 +93,7 @@ def test_missing_folder_and_files(tmp_path, idx_folder):
 @pytest.mark.parametrize(
     ("changes", "trouble"),
     [
-        ({TRAIN_LABELS: np.zeros(59, np.uint8)}, "60 training images but 59 labels"),
+        ({TRAIN_LABELS: np.arange(59, dtype=np.uint8) % 10}, "60 training images but 59 labels"),
         ({TEST_IMAGES: np.zeros([21, 28, 28], np.uint8)}, "21 test images but 20 labels"),
         ({TEST_LABELS: np.full(20, 10, np.uint8)}, "a test label is 10, expected 0 to 9"),
         ({TRAIN_IMAGES: random_examples(0)[0], TRAIN_LABELS: random_examples(0)[1]}, "no training images at all"),
@@ -228,14 +227,6 @@ def test_download_of_a_missing_or_wrong_file(store):
     assert "hash does not match" in message
 
 
-def test_download_where_the_cache_cannot_be_written(store, idx_folder, tmp_path, monkeypatch):
-    publish_mnist(store, data.load("mnist", str(idx_folder)), monkeypatch)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "none"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert data.load("auto").name == "mnist"
-    assert (tmp_path / ".keras" / "datasets" / "mnist.npz").exists()
-
-
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(20_000)])
 def test_a_silent_server_is_given_up(keras_home, monkeypatch, answer):
     monkeypatch.setattr(data.download, "STALL_SECONDS", 1)
@@ -251,7 +242,7 @@ def test_a_silent_server_is_given_up(keras_home, monkeypatch, answer):
         thread.start()
         monkeypatch.setattr(data.download, "STORE", f"http://127.0.0.1:{server.getsockname()[1]}/")
         try:
-            assert "nothing arrived for 1 s" in load_error("mnist")
+            assert "timed out" in load_error("mnist")
         finally:
             thread.join()
             connections[0].close()
