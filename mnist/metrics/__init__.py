@@ -9,28 +9,8 @@ from mnist.metrics.predictions import (
     count_confusions,
     example_losses,
     is_lower_better,
-    precision_recall,
     softmax,
     wilson_interval,
 )
 from mnist.metrics.report import format_evaluation, format_report, format_robustness, format_table
 from mnist.metrics.robustness import measure_robustness
-
-__all__ = [
-    "Calibration",
-    "RunningMeans",
-    "calibration",
-    "compute_metrics",
-    "count_confusions",
-    "example_losses",
-    "format_evaluation",
-    "format_report",
-    "format_robustness",
-    "format_table",
-    "is_lower_better",
-    "measure_robustness",
-    "precision_recall",
-    "seeds",
-    "softmax",
-    "wilson_interval",
-]
