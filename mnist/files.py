@@ -41,22 +41,18 @@ def lock(workdir):
 
 
 def _lock_folder(folder, held):
-    """Locks the folder itself where the system can, because a user may delete `.lock`.
-
-    Raises: BlockingIOError if another process has the lock.
-    """
-    try:
-        import fcntl
-    except ImportError:  # on Windows, where nobody can delete an open file
+    """Locks the folder itself where the system can, because a user may delete `.lock`."""
+    if os.name == "nt":  # where nobody can delete an open file
         return
+    import fcntl
+
     descriptor = os.open(folder, os.O_RDONLY)
     held.callback(os.close, descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:  # on a network file system, where `.lock` must suffice
-        pass
+    except OSError as error:
+        if isinstance(error, BlockingIOError):  # another process has the lock, else `.lock` must suffice
+            raise
 
 
 def _lock_file(path):
@@ -126,13 +122,6 @@ def without_pattern(folder):
     """Yields a path of a folder for TensorFlow's checkpoint reader, by a link if the path itself is a pattern."""
     if not is_pattern(folder):
         yield folder
-        return
-    if os.path.isdir("/proc/self/fd"):  # on Linux, because the path of a temporary folder may be a pattern, too
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
         return
     with tempfile.TemporaryDirectory() as temporary:
         link = os.path.join(temporary, "folder")

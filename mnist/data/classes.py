@@ -23,17 +23,14 @@ EMNIST_CLASSES = {
     "digits": DIGITS,
     "mnist": DIGITS,
 }
-_MAX_BYTES = 2**20  # largest classes.txt
+_MAX_BYTES = 2**20  # characters of a classes.txt that are read
 
 
 def name_classes(train_labels, test_labels, place, known=()):
     """Returns a tuple with the name of each class, from label 0 to the largest training label.
 
-    Args:
-      train_labels: uint8 `[N]`, N >= 1.
-      test_labels: uint8 `[M]`, M >= 1.
-      place: a str. The folder or file of the data. A `classes.txt` in the same folder names the classes.
-      known: a tuple of str. Names to use without a `classes.txt`, if there are enough. Default: the labels.
+    A `classes.txt` in the folder of the data, `place`, names the classes. Without one, the names are `known` if there
+    are enough, or else the labels. Labels are uint8 `[N]`, N >= 1.
 
     Raises: `mnist.Error` if there are fewer than 2 classes, or if test labels or names do not fit the training labels.
     """
@@ -53,22 +50,14 @@ def name_classes(train_labels, test_labels, place, known=()):
 
 
 def _read_names(path):
-    """Reads names, one a line in UTF-8, in the order of the labels."""
+    """Reads names, one a line in UTF-8, in the order of the labels. More bytes than `_MAX_BYTES` are not read."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        names = [line.strip() for line in content.decode("utf-8-sig").rstrip().splitlines()]
-    except UnicodeDecodeError as error:
-        raise Error(f"{path} is not UTF-8 (byte {error.start}), expected the name of a class on each line.") from None
-    except OSError as error:
-        raise Error(f"cannot read {path}: {error.strerror or error}.") from None
-    if len(content) > _MAX_BYTES or len(names) > MAX_CLASSES:
-        found = f"more than {_MAX_BYTES:,} bytes" if len(content) > _MAX_BYTES else f"{len(names):,} lines"
-        raise Error(f"{path} has {found}, expected at most {MAX_CLASSES} names of classes, one a line.")
-    for number, name in enumerate(names, 1):
-        if not name or not name.isprintable():
-            found = "cannot be printed" if name else "is empty"
-            raise Error(f"{path}: line {number} {found}, expected the name of class {number - 1}.")
-        if name in names[: number - 1]:
-            raise Error(f"{path}: lines {names.index(name) + 1} and {number} are both {name!r:.50}.")
+        with open(path, encoding="utf-8-sig") as file:
+            names = [line.strip() for line in file.read(_MAX_BYTES).rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise Error(f"cannot read {path}: {error}.") from None
+    for number, name in enumerate(names[: MAX_CLASSES + 1], 1):
+        if not name or not name.isprintable() or name in names[: number - 1] or number > MAX_CLASSES:
+            expected = f"at most {MAX_CLASSES} different names of classes, one a line"
+            raise Error(f"{path}: line {number} is {name!r:.50}, expected {expected}.")
     return tuple(names)

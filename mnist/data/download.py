@@ -1,8 +1,7 @@
 """Downloads of MNIST and Fashion-MNIST into Keras' cache, with their digests checked."""
 
 import os
-import tempfile
-import threading
+import socket
 
 from mnist import Error
 from mnist.data import folders
@@ -20,7 +19,10 @@ FASHION_MD5 = (
 
 
 def fetch(name):
-    """Returns the `folders.Files` of `mnist` or `fashion_mnist` in Keras' cache. Downloads what is not there."""
+    """Returns the `folders.Files` of `mnist` or `fashion_mnist` in Keras' cache. Downloads what is not there.
+
+    Raises: `mnist.Error` if a download fails, or if nothing arrives for 10 seconds.
+    """
     if name == "mnist":
         return folders.npz_files(_fetch("mnist.npz", "datasets", MNIST_SHA256))
     folder = os.path.join("datasets", "fashion-mnist")
@@ -29,39 +31,16 @@ def fetch(name):
 
 
 def _fetch(filename, folder, digest):
-    """Returns the path of one file. Raises `mnist.Error` if the download fails or stalls.
+    import keras  # here, because reading files needs no TensorFlow
 
-    The download runs in its own thread, because no socket time-out limits a silent name server or proxy. The thread
-    of a stalled download ends with the process.
-    """
-    url, outcome = STORE + filename, {}
-    # Keras makes the first folder if it can, and uses the second if it cannot write to the first.
-    home = os.path.expanduser(os.environ.get("KERAS_HOME", os.path.join("~", ".keras")))
-    if not os.access(home, os.W_OK):
-        home = os.path.join(tempfile.gettempdir(), ".keras")
-    folder = os.path.join(home, folder)
-    target = os.path.join(folder, filename)
-
-    def fetch():
-        try:
-            import keras  # here, because reading files needs no TensorFlow
-
-            outcome["path"] = keras.utils.get_file(filename, url, cache_subdir=folder, file_hash=digest)
-        except Exception as error:
-            outcome["error"] = error
-
-    thread = threading.Thread(target=fetch, daemon=True)
-    thread.start()
-    size = None
-    while thread.is_alive():
-        thread.join(STALL_SECONDS)
-        last, size = size, os.path.getsize(target) if os.path.exists(target) else 0
-        if thread.is_alive() and size == (last or 0):
-            outcome["error"] = f"nothing arrived for {STALL_SECONDS} s"
-            break
-    if "error" in outcome:
+    url, home, timeout = STORE + filename, os.environ.get("KERAS_HOME"), socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALL_SECONDS)  # get_file() has no argument for it
+    try:
+        return keras.utils.get_file(filename, url, cache_subdir=folder, file_hash=digest, cache_dir=home)
+    except Exception as error:
         raise Error(
-            f"cannot download {url}: {' '.join(str(outcome['error']).split())}. Give the files with "
+            f"cannot download {url}: {' '.join(str(error).split())}. Give the files with "
             "--data_dir=FOLDER, or take --dataset=digits, which needs no network."
-        )
-    return outcome["path"]
+        ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)

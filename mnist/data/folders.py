@@ -42,9 +42,8 @@ class Files(NamedTuple):
 def find(data_dir):
     """Finds the files of a data set.
 
-    Args:
-      data_dir: an npz file, or a folder. The folder holds an npz file of any name, the four IDX files of MNIST
-        or EMNIST, or the four npz files of KMNIST.
+    `data_dir` is an npz file or a folder. A folder holds an npz file of any name, the four IDX files of MNIST or
+    EMNIST, or the four npz files of KMNIST.
 
     Returns: `Files`. Raises: `mnist.Error` if there is no data set, or more than one to choose from.
     """
@@ -82,7 +81,7 @@ def find(data_dir):
 
 
 def npz_files(path):
-    """Returns the `Files` of one npz file with the names that Keras gives to MNIST's arrays."""
+    """Returns the `Files` of an npz file as Keras publishes MNIST."""
     return Files(*(Array(path, name) for name in readers.NPZ_NAMES))
 
 
@@ -102,22 +101,15 @@ def _choose(file, names):
 
 
 def read(files, place, known=()):
-    """Reads a data set. Labels and headers are checked before the images are read.
+    """Reads the data set of `Files`, with the arguments `place` and `known` of `name_classes`.
 
-    Args:
-      files: a `Files`.
-      place: a str. The folder or file, for messages and `classes.txt`.
-      known: a tuple of str. The names of the classes, if there is no `classes.txt` and the content has no other names.
+    Labels are checked before the images are read. Other names than `known` may come from the content.
 
     Returns: training and test `Examples`, and a tuple with the name of each class. Raises: `mnist.Error`.
     """
-    counts = [readers.count_images(*array) for array in (files.train_images, files.test_images)]
     labels = [readers.read_labels(*array) for array in (files.train_labels, files.test_labels)]
-    for part, count, array in zip(("training", "test"), counts, labels, strict=True):
-        if count != len(array):
-            raise Error(f"{place}: {count:,} {part} images but {len(array):,} labels.")
-        if not count:
-            raise Error(f"{place}: no {part} images at all.")
+    if not all(map(len, labels)):
+        raise Error(f"{place}: no {'test' if len(labels[0]) else 'training'} images at all.")
     if files.emnist:
         known = EMNIST_CLASSES.get(files.emnist, ())
         _count_from_zero(*labels, files.emnist, len(known), place)
@@ -125,9 +117,11 @@ def read(files, place, known=()):
         known = FASHION_CLASSES
     classes = name_classes(*labels, place, known)
     images = [readers.read_images(*array) for array in (files.train_images, files.test_images)]
-    if files.emnist:
-        for array in images:
-            _transpose(array)
+    for part, array, others in zip(("training", "test"), images, labels, strict=True):
+        if len(array) != len(others):
+            raise Error(f"{place}: {len(array):,} {part} images but {len(others):,} labels.")
+        for start in range(0, len(array) if files.emnist else 0, 1000):  # in parts, which need little memory
+            array[start : start + 1000] = array[start : start + 1000].swapaxes(1, 2).copy()
     return *map(Examples, images, labels), classes
 
 
@@ -138,10 +132,3 @@ def _count_from_zero(train_labels, test_labels, split, num_classes, place):
             raise Error(f"{place}: a test label is 0, but training labels begin with {train_labels.min()}.")
         train_labels -= 1
         test_labels -= 1
-
-
-def _transpose(images):
-    """Swaps rows and columns in place, in small parts, which need little memory."""
-    for start in range(0, len(images), 1000):
-        part = images[start : start + 1000]
-        part[:] = part.swapaxes(1, 2).copy()

@@ -9,7 +9,7 @@ from mnist.data.dataset import BOX, is_framed
 from mnist.data.readers import SIDE
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 _MAX_PIXELS = 2**24  # Pillow decodes an image whole. This limits it to half a GiB, whatever a small file claims.
 
@@ -18,12 +18,7 @@ def read_image(path, framed=True):
     """Reads an image file as MNIST would have it: light on dark, scaled to 20x20, centred by mass.
 
     The picture may be grey, coloured or transparent, of any size, dark on light or light on dark. A picture in MNIST's
-    format stays as it is.
-
-    Args:
-      path: a str or a path. The file.
-      framed: a bool. Whether the training images are framed as in MNIST, as in `finished.Run.framed`. If not, the grey
-        levels of a picture of 28x28 stay as they are.
+    format stays as it is. So does any of 28x28 if the training images are not `framed`, see `finished.Run.framed`.
 
     Returns: uint8 `[28, 28, 1]`. Raises: `mnist.Error` if the file holds no readable image or no ink.
     """
@@ -63,13 +58,10 @@ def _read_grey(path):
                 return _flatten(ImageOps.exif_transpose(image))
     except Error:
         raise
-    except UnidentifiedImageError:
-        raise Error(f"{path}: not an image file.") from None
-    except OSError as error:
-        raise Error(f"{path}: cannot be read: {error.strerror or error}.") from None
     # Pillow's decoders raise any exception on damaged input, for example `DecompressionBombError`.
     except Exception as error:
-        raise Error(f"{path}: not a sound image file: {str(error).rstrip('.')}.") from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Error(f"{path}: not an image that can be read: {reason.rstrip('.')}.") from None
 
 
 def _flatten(image):
@@ -100,24 +92,21 @@ def _shrink(ink):
 
 def _centre(small):
     """Places ink in an image `[28, 28, 1]` with its centre of mass at pixel 14, as in MNIST."""
-    mass = small.astype(np.float64)
-    image = np.zeros([SIDE, SIDE], np.uint8)
-    corner = []
-    for axis in (0, 1):
-        centre = (mass.sum(axis=1 - axis) * np.arange(mass.shape[axis])).sum() / mass.sum()
-        corner.append(min(max(round(SIDE / 2 - centre), 0), SIDE - mass.shape[axis]))
-    top, left = corner
-    image[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return image[..., np.newaxis]
+    image = np.zeros([SIDE, SIDE, 1], np.uint8)
+    lengths = small.shape
+    centres = (np.average(np.arange(lengths[axis]), weights=small.sum(1 - axis, np.float64)) for axis in (0, 1))
+    top, left = np.clip([round(SIDE / 2 - centre) for centre in centres], 0, SIDE - np.array(lengths))
+    image[top : top + lengths[0], left : left + lengths[1], 0] = small
+    return image
 
 
 def _doubt(ink, small):
     """Returns why the ink may not be one digit, or None. Each bound passes 998 of 1,000 training digits of MNIST."""
-    if ink.has_several_parts():
-        return "several parts"
     height, width = ink.levels.shape
-    if small.sum() > 0.62 * 255 * BOX**2:
-        return "more ink than strokes"
-    if width > 1.7 * height or height > 12 * width:
-        return "too wide" if width > height else "too narrow"
-    return None
+    found = {
+        "several parts": ink.has_several_parts(),
+        "more ink than strokes": small.sum() > 0.62 * 255 * BOX**2,
+        "too wide": width > 1.7 * height,
+        "too narrow": height > 12 * width,
+    }
+    return next((reason for reason in found if found[reason]), None)

@@ -9,7 +9,8 @@ from scipy import ndimage
 # Pixels of the longer side at which paper and ink are separated. A digit is then still larger than 28 pixels.
 _WORK = 400
 _THIN = 0.03  # share of the longer side: a ruled line is at most as thick, and a digit's stroke is thicker
-_EIGHT = np.ones([3, 3])  # a pixel's neighbours, including the diagonal ones
+_FOUR = ndimage.generate_binary_structure(2, 1)  # a pixel's neighbours
+_EIGHT = ndimage.generate_binary_structure(2, 2)  # and the diagonal ones
 
 
 class Ink(NamedTuple):
@@ -100,18 +101,17 @@ def _fit_paper(grey):
     Returns: the grey levels of the paper `[H, W]`, the standard deviation of their noise, and the share of the border
       that does not fit.
     """
-    rows, columns = (np.linspace(-1, 1, n) for n in grey.shape)
-    r, c = (np.broadcast_to(x, grey.shape) for x in (rows[:, np.newaxis], columns))
-    levels, r, c = (np.concatenate([x[0], x[-1], x[1:-1, 0], x[1:-1, -1]]) for x in (grey, r, c))
-    terms = np.stack([np.ones_like(r), r, c, r * c, r**2, c**2], axis=1)
+    rows, columns = np.ogrid[-1 : 1 : 1j * grey.shape[0], -1 : 1 : 1j * grey.shape[1]]
+    surface = np.broadcast_arrays(1.0, rows, columns, rows * columns, rows**2, columns**2)
+    border = np.ones(grey.shape, bool)
+    border[1:-1, 1:-1] = False
+    levels, terms = grey[border], np.stack([term[border] for term in surface], axis=1)
     errors = np.abs(levels - np.median(levels))
     for _ in range(10):  # least trimmed squares, because a quarter of the border may be ink
         near = errors <= np.quantile(errors, 0.75)
         fit = np.linalg.lstsq(terms[near], levels[near], rcond=None)[0].round(6)
         errors = np.abs(levels - terms @ fit)
-    across = fit[0] + fit[2] * columns + fit[5] * columns**2
-    down = fit[1] * rows + fit[4] * rows**2
-    paper = across + down[:, np.newaxis] + fit[3] * np.outer(rows, columns)
+    paper = sum(factor * term for factor, term in zip(fit, surface, strict=True))
     noise = 1.4826 * np.median(errors)
     return paper, noise, np.mean(errors > max(4 * noise, 8))
 
@@ -143,17 +143,10 @@ def _find_in_uneven_light(grey):
 def _close(grey, window):
     """Closes grey levels with an octagon: a square grown by a third of the window to a diamond on each side."""
     grow = window // 3
-    square = window - 2 * grow
-    dilated = _spread(ndimage.maximum_filter(grey, square, mode="nearest"), grow, np.maximum)
-    return _spread(ndimage.minimum_filter(dilated, square, mode="nearest"), grow, np.minimum)
-
-
-def _spread(grey, steps, extreme):
-    """Takes the maximum or the minimum over a diamond with a radius of `steps` pixels."""
-    for _ in range(steps):
-        padded = np.pad(grey, 1, "edge")
-        across = extreme(padded[1:-1, :-2], padded[1:-1, 2:])
-        grey = extreme(grey, extreme(across, extreme(padded[:-2, 1:-1], padded[2:, 1:-1])))
+    for extreme in (ndimage.maximum_filter, ndimage.minimum_filter):
+        grey = extreme(grey, window - 2 * grow, mode="nearest")
+        for _ in range(grow):
+            grey = extreme(grey, footprint=_FOUR, mode="nearest")
     return grey
 
 

@@ -1,10 +1,9 @@
 """Readers of IDX and npz files that may be damaged or hostile.
 
 A reader returns a NumPy array or raises `mnist.Error`. It never unpickles. It takes no more memory than the file's size
-times a small factor, whatever the header claims. It refuses a wrong shape or type by the header alone.
+times a small factor, whatever the header claims.
 """
 
-import contextlib
 import gzip
 import math
 import os
@@ -37,11 +36,7 @@ def empty_aligned(length):
 
 
 def read_images(path, name=None):
-    """Reads images.
-
-    Args:
-      path: a str. An npz file, or an IDX file, gzipped if its name ends in `.gz`.
-      name: a str. The name of the array in the npz file. None: `path` is an IDX file.
+    """Reads the array `name` of an npz file, or without a name an IDX file, gzipped if its path ends in `.gz`.
 
     Returns: uint8 `[N, 28, 28, 1]`. Raises: `mnist.Error`.
     """
@@ -63,26 +58,32 @@ def as_uint8(labels, found):
     return labels.astype(np.uint8, copy=False)
 
 
-def count_images(path, name=None):
-    """Returns the number of images that `read_images` would read, by the header. Raises: `mnist.Error`."""
-    with _open_npz(path, name, "images") if name else _open_idx(path, "images") as (_, shape):
-        return shape[0]
-
-
-@contextlib.contextmanager
-def _open_idx(path, what):
-    """Opens an IDX file. Yields the file after its header, and the checked shape."""
+def _read_idx(path, what):
     try:
-        if os.path.getsize(path) == 0:
+        size = os.path.getsize(path)
+        if size == 0:
             raise Error(f"{path} is empty, expected an IDX file of {what}.")
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            yield file, _read_header(file, path, what)
-    except EOFError:
-        raise Error(f"{path} is truncated: the gzip stream stops early. Fetch it again.") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise Error(f"{path} is not a sound gzip file ({error}). Fetch it again.") from None
+        is_packed = path.endswith(".gz")
+        with gzip.open(path) if is_packed else open(path, "rb") as file:
+            shape = _read_header(file, path, what)
+            length = math.prod(shape)
+            if length > (max(size * _MAX_GROWTH, _FREE_BYTES) if is_packed else size):
+                raise Error(
+                    f"{path}: its header claims {shape[0]:,} {what}, more than a file of {size:,} "
+                    "bytes holds. Is it truncated or damaged?"
+                )
+            array, filled = empty_aligned(length), 0
+            while filled < length and (count := file.readinto(memoryview(array)[filled:])):
+                filled += count
+            extra = file.read(1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Error(f"{path} is truncated or not a sound gzip file ({error}). Fetch it again.") from None
     except OSError as error:
         raise Error(f"cannot read {path}: {error.strerror or error}.") from None
+    if filled < length or extra:
+        found = f"only {filled:,}" if filled < length else f"more than {filled:,}"
+        raise Error(f"{path}: {found} bytes of {what} where its header claims {length:,}.")
+    return array.reshape(shape)
 
 
 def _read_header(file, path, what):
@@ -99,36 +100,12 @@ def _read_header(file, path, what):
     return shape
 
 
-def _read_idx(path, what):
-    with _open_idx(path, what) as (file, shape):
-        size, length = os.path.getsize(path), math.prod(shape)
-        limit = max(size * _MAX_GROWTH, _FREE_BYTES) if path.endswith(".gz") else size
-        if length > limit:
-            raise Error(
-                f"{path}: its header claims {shape[0]:,} {what}, more than a file of {size:,} "
-                "bytes holds. Is it truncated or damaged?"
-            )
-        array = empty_aligned(length)
-        filled = 0
-        while filled < length and (count := file.readinto(memoryview(array)[filled:])):
-            filled += count
-        extra = file.read(1)
-    if filled < length or extra:
-        found = f"only {filled:,}" if filled < length else f"more than {filled:,}"
-        raise Error(f"{path}: {found} bytes of {what} where its header claims {length:,}.")
-    return array.reshape(shape)
-
-
-@contextlib.contextmanager
-def _open_npz(path, name, what):
-    """Opens an npz file. Yields a function that opens the .npy file of one array, and the checked shape."""
+def _read_npz(path, name, what):
     try:
         with zipfile.ZipFile(path) as archive:
             expected = NPZ_NAMES if name in NPZ_NAMES else (name,)
-            missing = [name for name in expected if f"{name}.npy" not in archive.namelist()]
-            if missing:
-                arrays = f"the array{'s' * (len(expected) > 1)} {', '.join(expected)}"
-                raise Error(f"{path} has no {missing[0]}, expected {arrays}.")
+            if missing := [name for name in expected if f"{name}.npy" not in archive.namelist()]:
+                raise Error(f"{path} has no {missing[0]}, expected the arrays {', '.join(expected)}.")
             member = archive.getinfo(f"{name}.npy")
             if member.file_size > max(os.path.getsize(path) * _MAX_GROWTH, _FREE_BYTES):
                 raise Error(f"{path} would grow to {member.file_size:,} bytes, too many for its size.")
@@ -136,15 +113,11 @@ def _open_npz(path, name, what):
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise Error(f"{path}: {name} is not packed as NumPy packs it. Use np.savez_compressed.")
             with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                if version not in read:  # NumPy writes 3.0 for fields of records alone
-                    raise ValueError(f"{name} is of version {version[0]}.{version[1]}")
-                shape, _, dtype = read[version](file)
-            if dtype.hasobject:
-                raise ValueError("it holds pickled objects")
-            check_type(path, name, what, dtype, shape)
-            yield lambda: archive.open(member), shape
+                array = np.lib.format.read_array(file, allow_pickle=False)
+                if file.read(1):  # this also makes zipfile check the CRC, which it does at the end of the file
+                    raise Error(f"{path}: {name} holds more bytes than its header claims.")
+            check_type(path, name, what, array.dtype, array.shape)
+            return array
     except Error:
         raise
     except OSError as error:
@@ -155,22 +128,10 @@ def _open_npz(path, name, what):
         raise Error(f"{path} is not a sound npz file of plain arrays: {reason.rstrip('.')}.") from None
 
 
-def _read_npz(path, name, what):
-    with _open_npz(path, name, what) as (open_array, _), open_array() as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-        if file.read(1):  # this also makes zipfile check the CRC, which it does at the end of the file
-            raise Error(f"{path}: {name} holds more bytes than its header claims.")
-        return array
-
-
 def check_type(path, name, what, dtype, shape):
     """Raises `mnist.Error` unless an array is uint8 images `[N, 28, 28]`, `[N, 28, 28, 1]` or integer labels `[N]`.
 
-    Args:
-      path: a str. The file, or "" for an array in memory.
-      name: a str. The name of the array, for the message.
-      what: "images" or "labels".
-      dtype, shape: the type and the shape of the array.
+    The path is the file, or "" for an array in memory.
     """
     place = f"{path}: {name}" if path else f"the {name}"
     found = f"{place} {'are' if name == what else 'is'} {dtype.newbyteorder('=')} {list(shape)}"

@@ -48,18 +48,16 @@ def load(name="auto", data_dir=None, holdout=0):
 
 def _load_named(name):
     """Returns the name of the data set that was found, and its training and test `Examples` with class names."""
-    if name == "digits":
-        return name, _load_digits()
-    known = "mnist" if name == "auto" else name
-    try:
-        files = download.fetch(known)
-        return known, _read(known, files, files.train_images.path)
-    except Error as error:
-        if name != "auto":
-            raise
-        logging.warning("%s", error)
-        logging.warning("MNIST IS MISSING: TRAINING ON THE 1,797 DIGITS OF SCIKIT-LEARN INSTEAD.")
-        return "digits", _load_digits()
+    if name != "digits":
+        known = "mnist" if name == "auto" else name
+        try:
+            files = download.fetch(known)
+            return known, _read(known, files, files.train_images.path)
+        except Error as error:
+            if name != "auto":
+                raise
+            logging.warning("%s\nMNIST IS MISSING: TRAINING ON THE 1,797 DIGITS OF SCIKIT-LEARN INSTEAD.", error)
+    return "digits", _load_digits()
 
 
 def _read(name, files, place):

@@ -9,7 +9,6 @@ from mnist.metrics.predictions import (
     count_confusions,
     example_losses,
     is_lower_better,
-    precision_recall,
     softmax,
     wilson_interval,
 )
@@ -29,7 +28,6 @@ __all__ = [
     "format_table",
     "is_lower_better",
     "measure_robustness",
-    "precision_recall",
     "seeds",
     "softmax",
     "wilson_interval",

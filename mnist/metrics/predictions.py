@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # loads stats at its first use, because training does without
 
 
 def softmax(logits):
@@ -13,18 +14,14 @@ def softmax(logits):
 
 
 def compute_metrics(logits, labels):
-    """Returns mean cross-entropy and accuracy as a dict of floats, `loss` and `accuracy`.
+    """Returns mean cross-entropy and accuracy of logits `[N, classes]` on integer labels `[N]`.
 
-    Sums over all examples in float64 and divides once, so that the result does not depend on the batch size.
-
-    Args:
-      logits: floats `[N, classes]`.
-      labels: integers `[N]`.
+    Sums over all examples in float64 and divides once, so that the result does not depend on the batch size. Returns:
+    a dict of floats, `loss` and `accuracy`.
     """
-    labels = np.asarray(labels, np.int64)
-    losses = example_losses(logits, labels)
-    correct = np.argmax(logits, axis=1) == labels
-    return {"loss": float(losses.sum() / len(labels)), "accuracy": float(correct.sum() / len(labels))}
+    correct = np.argmax(logits, axis=1) == np.asarray(labels)
+    loss = example_losses(logits, labels).sum() / len(labels)
+    return {"loss": float(loss), "accuracy": float(correct.sum() / len(labels))}
 
 
 def example_losses(logits, labels):
@@ -41,18 +38,12 @@ def count_confusions(labels, predictions, num_classes):
 
 
 def wilson_interval(correct, count):
-    """Returns the two ends of the 95 % score interval of an accuracy, floats in [0, 1].
+    """Returns the two ends of the 95 % score interval of `correct` hits in `count` >= 1 predictions, floats in [0, 1].
 
     It is sound also near 0 and 1, where mean ± 1.96 standard errors is not. It covers the choice of the test images,
     but not the choice of the seed (Wilson, "Probable inference", 1927).
-
-    Args:
-      correct: an int. The number of correct predictions.
-      count: an int >= 1. The number of predictions.
     """
-    from scipy.stats import binomtest  # here, because the import takes half a second and training does not need it
-
-    interval = binomtest(int(correct), int(count)).proportion_ci(0.95, method="wilson")
+    interval = scipy.stats.binomtest(int(correct), int(count)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -85,30 +76,10 @@ def calibration(logits, labels, bins=15):
     return Calibration(ece, *means, count)
 
 
-def precision_recall(shares, is_class, thresholds=101):
-    """Counts for a precision-recall curve of one class, at equal thresholds from 0 to 1.
-
-    Args:
-      shares: floats `[N]`. The probability of the class.
-      is_class: bool `[N]`. Whether the class is the label.
-      thresholds: an int. The number of thresholds.
-
-    Returns: float32 `[6, thresholds]`: true positives, false positives, true negatives, false negatives, precision and
-      recall. The precision is 0 where no probability reaches the threshold, as TensorBoard expects.
-    """
-    places = np.floor(shares * (thresholds - 1)).astype(np.int64)
-    counts = [np.bincount(places[chosen], minlength=thresholds) for chosen in (is_class, ~is_class)]
-    tp, fp = (count[::-1].cumsum()[::-1] for count in counts)
-    tn, fn = counts[1].sum() - fp, counts[0].sum() - tp
-    return np.array([tp, fp, tn, fn, tp / np.maximum(tp + fp, 1), tp / np.maximum(tp + fn, 1)], np.float32)
-
-
 class RunningMeans:
     """The means over the steps of an epoch as Keras defines them: weighted by batch size, in float32.
 
-    Attributes:
-      totals: a dict from names to weighted sums.
-      count: an int. The number of images.
+    Attributes: `totals`, a dict from names to weighted sums, and `count`, the number of images.
     """
 
     def __init__(self, totals=None, count=0):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mnist.metrics.predictions import compute_metrics
 
 import numpy as np
+import scipy  # loads ndimage at its first use, because training does without
 
 
 class Corruption(NamedTuple):
@@ -25,12 +26,14 @@ class Corruption(NamedTuple):
 
 def shift(images, rows, columns):
     """Moves images, uint8 `[N, 28, 28, 1]`, by whole pixels down and to the right."""
-    return _ndimage().shift(images, (0, rows, columns, 0), order=0, mode="nearest")
+    return scipy.ndimage.shift(images, (0, rows, columns, 0), order=0, mode="nearest")
 
 
 def rotate(images, degrees):
     """Turns images, uint8 `[N, 28, 28, 1]`, counterclockwise around their centre, with bilinear interpolation."""
-    turned = _ndimage().rotate(images, degrees, axes=(1, 2), reshape=False, output=np.float32, order=1, mode="nearest")
+    turned = scipy.ndimage.rotate(
+        images, degrees, axes=(1, 2), reshape=False, output=np.float32, order=1, mode="nearest"
+    )
     return _to_uint8(turned)
 
 
@@ -45,13 +48,7 @@ def add_noise(images, deviation):
 
 def blur(images, sigma):
     """Blurs images, uint8 `[N, 28, 28, 1]`, with a Gaussian of `sigma` pixels."""
-    return _to_uint8(_ndimage().gaussian_filter(images, (0, sigma, sigma, 0), output=np.float32, mode="nearest"))
-
-
-def _ndimage():
-    from scipy import ndimage  # here, because it takes 0.1 s, and training does without
-
-    return ndimage
+    return _to_uint8(scipy.ndimage.gaussian_filter(images, (0, sigma, sigma, 0), output=np.float32, mode="nearest"))
 
 
 def _to_uint8(images):
@@ -76,12 +73,7 @@ CORRUPTIONS = tuple(_make_corruptions())
 
 
 def measure_robustness(predict_logits, images, labels):
-    """Evaluates a model under each of `CORRUPTIONS`.
-
-    Args:
-      predict_logits: a function from `model.make_predict_logits`.
-      images: uint8 `[N, 28, 28, 1]`.
-      labels: integers `[N]`.
+    """Evaluates a function of `model.make_predict_logits` on uint8 images `[N, 28, 28, 1]` under all `CORRUPTIONS`.
 
     Returns: a list of dicts: `corruption`, its `size` and `unit`, and the means of `loss` and `accuracy` over its
       versions.

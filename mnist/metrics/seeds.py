@@ -8,21 +8,20 @@ import statistics
 from mnist import Error
 
 import numpy as np
+import scipy  # loads stats at its first use, because training does without
 
 LEVEL = 0.05  # significance level of tests
 
 
 def summarize_values(values):
-    """Summarizes floats `[N]` by Student's t. Too few values give NaN.
+    """Returns the number, mean and sample standard deviation of floats, and both ends of the mean's 95 % interval.
 
-    Returns: the number, the mean, the sample standard deviation, and both ends of the 95 % interval of the mean.
+    The interval follows Student's t-distribution. Too few values give NaN.
     """
-    from scipy.stats import t  # takes half a second to import, and training needs none
-
     n = len(values)
     mean = float(np.mean(values)) if n else math.nan
     std = float(np.std(values, ddof=1)) if n > 1 else math.nan
-    half = float(t.ppf(1 - LEVEL / 2, n - 1)) * std / n**0.5 if n > 1 else math.nan
+    half = float(scipy.stats.t.ppf(1 - LEVEL / 2, n - 1)) * std / n**0.5 if n > 1 else math.nan
     return n, mean, std, mean - half, mean + half
 
 

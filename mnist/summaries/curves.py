@@ -1,4 +1,4 @@
-"""The loss and accuracy curves of one run or of several, with matplotlib."""
+"""The loss and accuracy curves of one run or of several, and the reliability diagram, with matplotlib."""
 
 import copy
 import io
@@ -60,6 +60,33 @@ def draw_curves(runs):
     legend = figure.legend([*lines, *shared.values()], [*names, *shared], loc="outside right upper", fontsize="small")
     for text in legend.get_texts():
         text.set_parse_math(False)  # the name of a folder may contain dollars
+    return _render(figure)
+
+
+def draw_reliability(result):
+    """Draws the reliability diagram of a `metrics.Calibration` (Guo et al., arXiv:1706.04599, figure 1).
+
+    Red marks the gap between the accuracy in a bin and its mean confidence. The calibration error is the mean of the
+    gaps. Grey bars are square roots of the numbers of images, so that few images stay visible.
+    """
+    import matplotlib.figure  # slow to import
+
+    figure = matplotlib.figure.Figure(figsize=(3.5, 4.3), dpi=100, layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(5, 1))
+    bars = {"x": np.arange(len(result.count)) / len(result.count), "width": 1 / len(result.count), "align": "edge"}
+    above.bar(height=result.accuracy, color="cornflowerblue", edgecolor="navy", **bars)
+    gaps = result.confidence - result.accuracy
+    above.bar(height=gaps, bottom=result.accuracy, color="lightcoral", edgecolor="firebrick", **bars)
+    above.plot([0, 1], [0, 1], color="black", linewidth=1)  # accuracy equals confidence
+    above.set_title(f"expected calibration error {result.ece:.4f} (red: the gap)", fontsize="small")
+    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    below.bar(height=np.sqrt(result.count), color="grey", **bars)
+    below.set(yticks=[], xlabel="confidence", ylabel="images")
+    return _render(figure)
+
+
+def _render(figure):
+    """Returns a figure of matplotlib as a `PIL.Image.Image`."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # matplotlib draws a box for a character that its font lacks

@@ -25,13 +25,7 @@ _MAX_FILTERS = 256
 
 
 def draw_run(model, examples, classes, runs):
-    """Draws all pictures of one run.
-
-    Args:
-      model: a `keras.Model` from float32 images `[B, 28, 28, 1]` in [0, 1] to logits `[B, classes]`.
-      examples: test images and labels, `data.Examples`.
-      classes: the names of the classes, a tuple.
-      runs: the argument of `draw_curves`.
+    """Draws all pictures of one run: of a `keras.Model`, the test `data.Examples`, and the `runs` of `draw_curves`.
 
     Returns: a dict of pictures by name. It has no filters if the model has no convolution of the image.
     """
@@ -89,7 +83,8 @@ def draw_confusions(matrix, classes=DIGITS):
             draw.text((middle, margin - 4), names[i], "black", FONT, anchor="ms")
         else:
             write_upwards(canvas, middle, margin - 4, names[i])
-    counts = {(i, j): _short(matrix[i, j]) for i, j in np.argwhere(matrix)} if cell >= 12 else {}
+    counts = {(i, j): matrix[i, j] for i, j in np.argwhere(matrix)} if cell >= 12 else {}
+    counts = {place: str(n) if n < 10_000 else f"{n // 1000}k" for place, n in counts.items()}
     if all(FONT.getlength(text) < cell for (i, j), text in counts.items() if i != j):
         for (i, j), text in counts.items():
             if FONT.getlength(text) < cell:
@@ -109,12 +104,7 @@ def _colour_shares(shares, cell):
 def draw_mistakes(examples, logits, classes=DIGITS):
     """Draws up to 25 mistakes, largest loss first: label, prediction and its probability above each image.
 
-    Writes the label above the prediction where the names are too long for one line.
-
-    Args:
-      examples: images and labels, `data.Examples`.
-      logits: float32 `[N, classes]`. A row for each example.
-      classes: the names of the classes.
+    Takes `data.Examples` and their logits `[N, classes]`. Writes long names in two lines.
     """
     labels, predictions = np.asarray(examples.labels), np.argmax(logits, axis=1)
     wrong = np.flatnonzero(predictions != labels)
@@ -162,11 +152,8 @@ def _write_answer(draw, x, y, label, prediction, beside, colour=RED):
 def draw_accuracies(labels, predictions, classes=DIGITS):
     """Draws the accuracy of each class as a bar, the worst in red, and the number of its images.
 
-    Leaves out classes without images. Of more than 25 classes it draws the worst, worst first.
-
-    Args:
-      labels, predictions: integers `[N]`.
-      classes: the names of the classes.
+    Takes integer labels and predictions `[N]`. Leaves out classes without images. Of more than 25 classes it draws the
+    worst, worst first.
     """
     counts = np.bincount(labels, minlength=len(classes))
     hits = np.bincount(np.asarray(labels)[np.equal(labels, predictions)], minlength=len(classes))
@@ -237,7 +224,3 @@ def _some(shown, count, what):
     if shown < count:
         return f"worst {shown} of {count:,} {what}"
     return f"{count:,} {what}" if count else f"no {what}"
-
-
-def _short(count):
-    return str(count) if count < 10_000 else f"{count // 1000}k"

