@@ -50,7 +50,8 @@ class Context:
         before, self.slice_number, self.has_losses = self.slice_number, number, False
         most, self.draws = self.draws, 0
         try:
-            _forget_traces(step)
+            if step.slices > 1:
+                _forget_traces(step)
             with self.view.recording(number == 0):
                 yield
             if self.draws < most and step.slices > 1:
