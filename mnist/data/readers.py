@@ -125,9 +125,11 @@ def _read_npz(path, name, what):
 
 def _check_type(path, name, what, dtype, shape):
     """Raises `mnist.Error` unless an array is uint8 images `[N, 28, 28]`, `[N, 28, 28, 1]` or integer labels `[N]`."""
-    found = f"{path}: {name} {'are' if name == what else 'is'} {dtype.newbyteorder('=')} {list(shape)}"
-    if what == "images" and (dtype != np.uint8 or shape[1:] not in ((SIDE, SIDE), (SIDE, SIDE, 1))):
+    if what == "images":
+        sound = dtype == np.uint8 and shape[1:] in ((SIDE, SIDE), (SIDE, SIDE, 1))
         expected = f"uint8 [N, {SIDE}, {SIDE}] with grey levels from 0 to 255"
-        raise Error(f"{found}, expected {expected}. Convert them first.")
-    if what == "labels" and (len(shape) != 1 or dtype.kind not in "ui"):
-        raise Error(f"{found}, expected integers [N].")
+    else:
+        sound, expected = len(shape) == 1 and dtype.kind in "ui", "integers [N]"
+    if not sound:
+        found = f"{name} {'are' if name == what else 'is'} {dtype.newbyteorder('=')} {list(shape)}"
+        raise Error(f"{path}: {found}, expected {expected}. Convert them first.")
