@@ -27,7 +27,7 @@ def fetch(name):
         return folders.npz_files(_fetch("mnist.npz", "datasets", MNIST_SHA256))
     folder = os.path.join("datasets", "fashion-mnist")
     digests = zip(folders.IDX_FILES, FASHION_MD5, strict=True)
-    return folders.Files(*(folders.Array(_fetch(f"{file}.gz", folder, md5)) for file, md5 in digests))
+    return folders.Files(*((_fetch(f"{file}.gz", folder, md5),) for file, md5 in digests))
 
 
 def _fetch(filename, folder, digest):

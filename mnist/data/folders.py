@@ -22,20 +22,13 @@ _EMNIST = re.compile(r"emnist-([a-z]+)-(?:train|test)-(?:images|labels)[-.]idx\d
 _KMNIST = re.compile(r"(.+)-(?:train|test)-(?:imgs|labels)\.npz")  # kmnist or k49
 
 
-class Array(NamedTuple):
-    """The place of images or labels: an IDX file, or a name in an npz file."""
-
-    path: str
-    name: str | None = None
-
-
 class Files(NamedTuple):
-    """The places of the four arrays of a data set."""
+    """The arguments of `readers.read_images` and `readers.read_labels` for the four arrays of a data set."""
 
-    train_images: Array
-    train_labels: Array
-    test_images: Array
-    test_labels: Array
+    train_images: tuple
+    train_labels: tuple
+    test_images: tuple
+    test_labels: tuple
     emnist: str | None = None  # the split of EMNIST, whose images are transposed
 
 
@@ -74,7 +67,7 @@ def find(data_dir):
         files = [f"{series[0]}-{part}-{kind}.npz" for part in ("train", "test") for kind in ("imgs", "labels")]
         if missing := [file for file in files if file not in names]:
             raise Error(f"--data_dir={data_dir} has no {missing[0]}.")
-        return Files(*(Array(os.path.join(data_dir, file), "arr_0") for file in files))
+        return Files(*((os.path.join(data_dir, file), "arr_0") for file in files))
     if single:
         return npz_files(os.path.join(data_dir, single[0]))
     return _idx_files(data_dir, names, IDX_FILES)
@@ -82,7 +75,7 @@ def find(data_dir):
 
 def npz_files(path):
     """Returns the `Files` of an npz file as Keras publishes MNIST."""
-    return Files(*(Array(path, name) for name in readers.NPZ_NAMES))
+    return Files(*((path, name) for name in readers.NPZ_NAMES))
 
 
 def _idx_files(data_dir, names, files):
@@ -91,7 +84,7 @@ def _idx_files(data_dir, names, files):
         missing = files[found.index(None)]
         other = ", no mnist.npz and no other .npz" if not any(found) else ""
         raise Error(f"--data_dir={data_dir} has no {missing}[.gz]{other}.")
-    return Files(*(Array(os.path.join(data_dir, name)) for name in found))
+    return Files(*((os.path.join(data_dir, name),) for name in found))
 
 
 def _choose(file, names):

@@ -133,10 +133,12 @@ def check_type(path, name, what, dtype, shape):
 
     The path is the file, or "" for an array in memory.
     """
-    place = f"{path}: {name}" if path else f"the {name}"
-    found = f"{place} {'are' if name == what else 'is'} {dtype.newbyteorder('=')} {list(shape)}"
-    if what == "images" and (dtype != np.uint8 or shape[1:] not in ((SIDE, SIDE), (SIDE, SIDE, 1))):
+    if what == "images":
+        sound = dtype == np.uint8 and shape[1:] in ((SIDE, SIDE), (SIDE, SIDE, 1))
         expected = f"uint8 [N, {SIDE}, {SIDE}] with grey levels from 0 to 255"
+    else:
+        sound, expected = len(shape) == 1 and dtype.kind in "ui", "integers [N]"
+    if not sound:
+        place = f"{path}: {name}" if path else f"the {name}"
+        found = f"{place} {'are' if name == what else 'is'} {dtype.newbyteorder('=')} {list(shape)}"
         raise Error(f"{found}, expected {expected}. Convert them first.")
-    if what == "labels" and (len(shape) != 1 or dtype.kind not in "ui"):
-        raise Error(f"{found}, expected integers [N].")

@@ -52,7 +52,7 @@ def _load_named(name):
         known = "mnist" if name == "auto" else name
         try:
             files = download.fetch(known)
-            return known, _read(known, files, files.train_images.path)
+            return known, _read(known, files, files.train_images[0])
         except Error as error:
             if name != "auto":
                 raise
