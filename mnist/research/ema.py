@@ -28,8 +28,8 @@ class EMA(TrainStep):
         short = [(i, v) for i, v in enumerate(self.average.variables) if v.dtype in ("bfloat16", "float16")]
         self.sums = {i: tf.Variable(tf.cast(v.value, tf.float32)) for i, v in short}
 
-    def __call__(self, images, labels):  # not apply_gradients, because a composed class may change weights after it
-        scalars = super().__call__(images, labels)
+    def __call__(self, *batch):  # not apply_gradients, because a composed class may change weights after it
+        scalars = super().__call__(*batch)
         past = self.share_of_past()
         for i, (average, variable) in enumerate(zip(self.average.variables, self.model.variables, strict=True)):
             total, value = self.sums.get(i, average.value), variable.value

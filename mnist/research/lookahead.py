@@ -28,8 +28,8 @@ class Lookahead(TrainStep):
         super().__init__(model, optimizer, **kwargs)
         self.slow = copy_model(model)
 
-    def __call__(self, images, labels):
-        scalars = super().__call__(images, labels)
+    def __call__(self, *batch):
+        scalars = super().__call__(*batch)
         # Counts updates, not batches, because an update may accumulate several. Between two nothing moves.
         updates = getattr(self.optimizer, "inner_optimizer", self.optimizer).iterations
         due = tf.equal(updates % self.sync_period, 0) | (self.slow_step == 1)

@@ -47,9 +47,9 @@ class LRRangeTest(TrainStep):
         """Returns the learning rate of each step, float32 `[range_steps]`."""
         return np.geomspace(self.lowest, self.highest, self.range_steps).astype(np.float32)
 
-    def __call__(self, images, labels):
+    def __call__(self, *batch):
         number = tf.cast(self.iterations, tf.int32)
-        scalars = super().__call__(images, labels)
+        scalars = super().__call__(*batch)
         taken = tf.range(self.range_steps) == number
         self.losses.assign(tf.where(taken, tf.cast(scalars["loss"], tf.float32), self.losses))
         rate = tf.gather(self.rates(), tf.minimum(number + 1, self.range_steps - 1))

@@ -110,6 +110,13 @@ def losses_behind(step, cls):
     return [base for base in bases[bases.index(cls) + 1 : bases.index(TrainStep)] if "compute_loss" in vars(base)]
 
 
+def check_plain_loss(step, cls):
+    """Raises `mnist.Error` if a base of a step behind `cls`, except `Winograd`, changes the cross-entropy."""
+    for base in losses_behind(step, cls):
+        if base is not Winograd:
+            raise Error(f"{base.__name__} has to stand before {cls.__name__}, which expects the plain loss behind it.")
+
+
 class Winograd(TrainStep):
     """A step that runs a `CNN` with Winograd convolutions, in the dtype of its policy."""
 

@@ -28,6 +28,7 @@ from conftest import nightly_but
 NEUTRAL = {
     "adversarial": ({"epsilon": 0.0}, [{"epsilon": -0.1}, {"attack_steps": 0}]),
     "augment": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0}, [{"degrees": -1.0}, {"scaling": 1.0}]),
+    "class_weights": ({"class_weights": []}, []),
     "distillation": ({}, [{"share": 1.1}, {"temperature": 0.0}]),
     "elastic": (
         {"displacement": 0.0, "degrees": 0.0, "pixels": 0.0, "scaling": 0.0},
@@ -36,12 +37,15 @@ NEUTRAL = {
     "ema": ({"decay": 0.0}, [{"decay": 1.0}, {"decay": -0.1}]),
     "fading": ({"fade_start": 0}, [{"fade_start": -1}, {"fade_steps": 0}]),
     "gradient_noise": ({}, [{"noise_decay": 1.0}]),
+    "gradient_surgery": ({"parity": 0.0}, [{"parity": -1.0}]),
     "hard_examples": ({"pressure": 1.0}, [{"pressure": 0.9}]),
     "label_smoothing": ({"smoothing": 0.0}, [{"smoothing": -0.1}, {"smoothing": 1.1}]),
     "lookahead": ({"slow_step": 1.0}, [{"slow_step": 0.0}, {"sync_period": 0}]),
     "lr_range_test": (None, [{"lowest": 0.0}, {"range_steps": 39}]),
     "mixup": ({"alpha": 0.0}, [{"alpha": -0.1}]),
     "muon": ({"orthogonal": 0.0}, [{"orthogonal": -1.0}, {"muon_momentum": 1.0}]),
+    "noisy_labels": ({"flipped": 0.0, "q": 0.0}, [{"flipped": 1.1}, {"q": 1.1}]),
+    "plateau": ({"factor": 1.0}, [{"factor": 1.1}, {"patience": 0}]),
     "random_erasing": ({"erase": 0.0}, [{"erase": 1.1}, {"largest_area": 0.0}]),
     "rdrop": ({"consistency": 0.0}, [{"consistency": -1.0}]),
     "record": (None, [{"decay": 1.0}]),

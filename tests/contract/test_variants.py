@@ -108,6 +108,96 @@ def test_winograd_refuses_other_layers_and_losses():
         cls(CNN(), keras.optimizers.Adam())
 
 
+def class_weighted(probabilities, labels):
+    return -tf.reduce_sum(labels * np.float32([*range(10)]) * tf.math.log(probabilities), axis=1)
+
+
+def generalized(probabilities, labels):
+    return (1 - tf.reduce_sum(labels * probabilities, axis=1) ** 0.7) / 0.7
+
+
+LOSSES = {"class_weights": ({"class_weights": [*"0123456789"]}, class_weighted), "noisy_labels": ({}, generalized)}
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_has_the_gradient_of_its_formula_and_expects_the_plain_loss_behind_it(name, slices, digits):
+    options, formula = LOSSES[name]
+    plain, step = make_step(TrainStep), make_step(variant(name), slices=slices, **options)
+    images, labels = plain.prepare_batch(*batch_of(digits))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(formula(tf.nn.softmax(plain.model(images)), labels))
+    expected = tape.gradient(loss, [v.value for v in plain.model.trainable_variables])
+    gradients, scalars = step.compute_gradients(images, labels)
+    assert float(scalars["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    for a, b in zip(gradients, expected, strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
+    with pytest.raises(Error, match="RDrop has to stand before"):
+        make_step(type("Mine", (variant(name), variant("rdrop")), {}), **options)
+
+
+def test_balanced_weights_give_each_class_the_same_share_and_wrong_ones_are_refused():
+    step = make_step(variant("class_weights"), model=make_small)
+    step.training_set(np.zeros([111, 28, 28, 1], np.uint8), np.repeat(np.uint8([0, 1, 7]), [100, 10, 1]))
+    np.testing.assert_allclose(step.weights.numpy()[[0, 1, 7]] * [100, 10, 1], 111 / 3, rtol=1e-6)
+    for wrong in ("1,2", "balanced,1", "nan" + 9 * ",1", "-1" + 9 * ",1"):
+        with pytest.raises(Error, match=f"--class_weights={wrong}: expected 10 numbers of at least 0, or balanced"):
+            make_step(variant("class_weights"), model=make_small, class_weights=wrong.split(","))
+
+
+@pytest.mark.parametrize(("slices", "sign"), [(1, 1.0), (4, 1.0), (4, -1.0)])
+def test_surgery_projects_gradients_that_are_in_conflict(slices, sign, digits):
+    class Recording(variant("gradient_surgery")):
+        def combine_gradients(self, gradients):
+            self.parts = gradients
+            return super().combine_gradients(gradients)
+
+    step = make_step(Recording, slices=slices)
+    step.head.kernel.assign(tf.where(tf.range(10)[:, None] % 2 == 0, sign, -sign))  # 1 calls odd digits even
+    gradients, scalars = step.compute_gradients(*step.prepare_batch(*batch_of(digits)))
+    one, other = (np.concatenate([np.ravel(g) for g in step.parts[name][:-2]]) for name in ("digit", "parity"))
+    opposed = min(one @ other, 0.0)
+    assert bool(opposed) == (sign > 0)
+    assert np.sign(scalars["gradient_cosine"]) == -sign
+    expected = one - opposed / (other @ other) * other + other - opposed / (one @ one) * one
+    np.testing.assert_allclose(np.concatenate([np.ravel(g) for g in gradients[:-2]]), expected, atol=1e-6)
+    assert is_same(gradients[-2:], step.parts["parity"][-2:])
+
+
+def test_a_share_of_labels_is_flipped_and_the_metric_knows_their_true_class(digits, tmp_path):
+    step = make_step(variant("noisy_labels"), model=make_small, flipped=0.3)
+    noisy = step.training_set(*digits.train)[1]
+    wrong = noisy != digits.train.labels
+    assert 0.25 < wrong.mean() < 0.35
+    assert {*noisy} == {*range(10)}
+    results = train_and_evaluate(step, digits, str(tmp_path), epochs=1)
+    right = step.model(digits.train.images[wrong] / 255).numpy().argmax(1) == digits.train.labels[wrong]
+    assert results["test_flipped_accuracy"] == pytest.approx(right.mean(), abs=1 / len(right))
+
+
+def test_a_plateau_lowers_the_rate_and_a_resume_waits_on(digits, tmp_path, capsys):
+    def train(folder, steps):
+        step = make_step(variant("plateau"), model=make_small, factor=0.5, patience=2)
+        step.optimizer.learning_rate.assign(0.3)  # too high
+        train_and_evaluate(step, digits, str(tmp_path / folder), epochs=1, max_steps=steps, eval_every=1)
+        return step
+
+    straight = train("straight", 24)
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("learning rate")]
+    losses = [json.loads(line)["validation_loss"] for line in (tmp_path / "straight/metrics.jsonl").open()]
+    rates, best, waited = [0.3], losses[0], 0
+    for loss in losses[1:]:
+        best, waited = (loss, 0) if loss < best else (best, waited + 1)
+        if waited == 2:
+            rates, waited = [*rates, rates[-1] / 2], 0
+    assert float(straight.optimizer.learning_rate) == pytest.approx(rates[-1])
+    assert len(printed) == len(rates) - 1 > 1
+    for steps in (5, 6, 7, 24):
+        resumed = train("resumed", steps)
+    assert bits_of(resumed) == bits_of(straight)
+    assert resumed.state == straight.state
+
+
 def test_an_attack_stays_within_its_bounds_and_lowers_the_accuracy(digits):
     options = {"epsilon": 0.0, "attack_steps": 3, "robust_epsilons": (0.0, 0.3)}
     step = make_step(variant("adversarial"), model=make_small, **options)
