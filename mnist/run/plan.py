@@ -46,7 +46,9 @@ class Plan:
     )
     jit_compile = Setting(False, "Compile the step with XLA. Off: it is slower on CPU.", group="speed")
     eval_every = _output(None, "Steps between evaluations. Default: one at the end of each epoch.", kind=int, low=1)
-    checkpoint_every = _output(None, "Steps between checkpoints. Default: one each epoch.", kind=int, low=1)
+    checkpoint_every = _output(
+        None, "Steps between checkpoints, beside those before evaluations. Default: one each epoch.", kind=int, low=1
+    )
     keep_checkpoints = _output(3, "Newest checkpoints to keep. 3 leave two to fall back on.", low=1)
     keep_best = _output(
         None,

@@ -489,7 +489,7 @@ class Measuring(TrainStep):
         ({"metrics": lambda: {"loss": 0.1}}, "has a 'loss', which each evaluation has"),
         ({"metrics": lambda: {"by_class": [0.1, 0.2]}}, r"'by_class' of shape \(2,\), expected a number"),
         ({"scalars": lambda: {"by_class": tf.zeros([10])}}, r"'by_class' is float32 \(10,\), expected a number"),
-        ({"scalars": lambda: {"epoch": "first"}}, "'epoch' is string .*expected a number"),
+        ({"scalars": lambda: {"place": "first"}}, "'place' is string .*expected a number"),
     ],
 )
 def test_a_metric_or_a_scalar_that_is_not_a_number_is_refused_by_name(more, match, digits, tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import sys
 import subprocess
 import time
 
@@ -343,8 +344,8 @@ def test_compare_subtracts_nothing_of_different_images(tmp_path, flags, without)
     assert (f"different images: --{name} differs" in text) == bool(without)
 
 
-def test_ctrl_c_during_the_import_of_tensorflow_is_no_traceback(python):
-    process = subprocess.Popen([python, "-m", "mnist.train"], stderr=subprocess.PIPE, text=True)
+def test_ctrl_c_during_the_import_of_tensorflow_is_no_traceback():
+    process = subprocess.Popen([sys.executable, "-m", "mnist.train"], stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 60
     while "tensorflow" not in pathlib.Path(f"/proc/{process.pid}/maps").read_text() and time.time() < deadline:
         time.sleep(0.01)

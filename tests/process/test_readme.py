@@ -83,7 +83,7 @@ def test_the_example_trains_and_resumes_exactly(folder, start):
     stopped = paste("stopped", "--max_steps=30")
     (one, state), (other, _) = (checkpoint.load_newest(str(w / "checkpoints")) for w in (straight, stopped))
     assert {name: array.tobytes() for name, array in one.items()} == {n: array.tobytes() for n, array in other.items()}
-    assert {key.partition("/")[0] for key in one} - {"eval_model", "run"} == {"model", "optimizer"}
+    assert {key.partition("/")[0] for key in one} - {"eval_model", "run"} == {"iterations", "model", "optimizer"}
     assert state["history"][-1]["train_loss"] < state["history"][1]["train_loss"]
     assert "--noise=0.1" in (straight / "flags.txt").read_text()
     assert b"batch/gradient_norm" in b"".join(path.read_bytes() for path in (straight / "train").iterdir())

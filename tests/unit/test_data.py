@@ -8,7 +8,6 @@ import io
 import pathlib
 import shutil
 import socket
-import tempfile
 import threading
 
 import mnist
@@ -226,14 +225,6 @@ def test_download_of_a_missing_or_wrong_file(store):
     message = load_error("mnist")
     assert "cannot download" in message
     assert "hash does not match" in message
-
-
-def test_download_where_the_cache_cannot_be_written(store, idx_folder, tmp_path, monkeypatch):
-    publish_mnist(store, data.load("mnist", str(idx_folder)), monkeypatch)
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "none"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert data.load("auto").name == "mnist"
-    assert (tmp_path / ".keras" / "datasets" / "mnist.npz").exists()
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(20_000)])

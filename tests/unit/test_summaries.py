@@ -216,7 +216,7 @@ def test_the_hparams_tab_has_a_row_for_the_run(server):
     assert [session["name"] for session in row["sessions"]] == ["run/validation"]
     assert (row["hparams"]["epochs"], row["hparams"]["optimizer"]) == (2, "adam")
     assert {"results/test_accuracy", "results/best_validation_loss"} <= {m["name"]["tag"] for m in row["metricValues"]}
-    experiment = json.loads(server("plugin/hparams/experiment"))
+    experiment = json.loads(server("plugin/hparams/experiment", request="{}"))
     types = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
     assert (types["optimizer"], types["seed"]) == ("DATA_TYPE_STRING", "DATA_TYPE_FLOAT64")
 
