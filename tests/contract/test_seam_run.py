@@ -5,8 +5,8 @@ import json
 import os
 import pathlib
 import signal
-import sys
 import subprocess
+import sys
 import time
 
 from mnist import Error, checkpoint, compare
