@@ -200,10 +200,11 @@ def take_state(step, workdir):
         layer.trainable = description.get("config", description).get("trainable", True)
     is_constant = isinstance(there["config"]["learning_rate"], float)
     rate = 0.1 if is_constant else keras.optimizers.schedules.CosineDecay(0.1, 1)
-    old, new = _places(optimizer, model, rate), _places(optimizer, step.model)
+    old, new = _places(optimizer, model, rate), _places(optimizer, step.model, variables=step.trained_variables())
     count = sum(name.startswith("optimizer/") for name in tensors)
     if count not in (len(old), len(old) - 1):  # without `updates_before`, which is the last
-        raise Error(f"--init_optimizer: the optimizer of {workdir} has other settings, as momentum or an average.")
+        found = f"the optimizer of {workdir} has other settings, as momentum, or other variables than the model's"
+        raise Error(f"--init_optimizer: {found}: take the same, or leave out the flag.")
     before = tensors.get(f"optimizer/{old['updates_before', None]}", 0)
     for key, place in new.items():
         if key in old and key[0] not in ("iteration", "learning_rate", "updates_before"):
@@ -220,10 +221,11 @@ def take_state(step, workdir):
             variable.assign(tensors[name])
 
 
-def _places(optimizer, model, rate=None):
+def _places(optimizer, model, rate=None, variables=None):
     """Returns the place of each variable that an optimizer would have for a model, a dict.
 
-    The keys are pairs: the name of a slot, and the number of the weight it belongs to or None.
+    The keys are pairs: the name of a slot, and the number of the weight it belongs to, or None. For a variable that is
+    not a weight of the model it is the path. `variables` are what it trains. Default: the model's.
     """
     config = optimizer.get_config()
     copy = type(optimizer).from_config(config if rate is None else config | {"learning_rate": rate})
@@ -235,11 +237,11 @@ def _places(optimizer, model, rate=None):
 
     def record(reference, name=None, **options):
         variable = add(reference, name, **options)
-        found[id(variable)] = name, numbers[id(reference)]
+        found[id(variable)] = name, numbers.get(id(reference), reference.path)
         return variable
 
     copy.add_variable_from_reference = record
-    copy.build(model.trainable_variables)
+    copy.build(model.trainable_variables if variables is None else variables)
     return {found.get(id(variable), (variable.name, None)): i for i, variable in enumerate(copy.variables)}
 
 

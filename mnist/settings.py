@@ -60,6 +60,10 @@ def _is_kind(kind, base):
     return isinstance(kind, type) and issubclass(kind, base)
 
 
+class _NotSet(Error, AttributeError):
+    """A setting that is read before the constructor of the base class has set it."""
+
+
 class Setting:
     """A value that may be set, declared as a class attribute.
 
@@ -110,7 +114,7 @@ class Setting:
         if instance is None:
             return self
         if self.name not in vars(instance):
-            raise AttributeError(f"{self.name} is not set yet: call super().__init__() first")
+            raise _NotSet(f"{type(instance).__name__} reads {self.name!r} too early: call super().__init__() first.")
         vars(instance).setdefault(READ, set()).add(self.name)
         return vars(instance)[self.name]
 

@@ -73,8 +73,9 @@ def _restore(step, plan, fingerprint, directory, workdir):
     for name in ("epoch_order", "reads"):
         if metadata["fingerprint"].get(name) is None:  # a hook raised, so that its user had to change it
             metadata["fingerprint"][name] = fingerprint[name]
-    rate = _rate_of(step) if int(step.iterations) == metadata["step"] else None  # of the live step of the run
-    compared = metadata["fingerprint"] if rate is None else _with_rates(metadata["fingerprint"], fingerprint)
+    done = int(step.iterations)  # of a live step, whose rate its user or a hook may have changed
+    rate = _rate_of(step) if done == metadata["step"] else None
+    compared = _with_rates(metadata["fingerprint"], fingerprint) if done else metadata["fingerprint"]
     if different := differences(compared, fingerprint):
         named = "; ".join(f"{name} was {was}, is {now}" for name, was, now in different[:3])
         raise Error(

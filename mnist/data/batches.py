@@ -27,6 +27,8 @@ def _as_tensor(array):
 def check_training_set(found, examples, num_classes, source):
     """Returns what a `training_set` returned: a list of images, labels as uint8, and any number of further arrays.
 
+    Further arrays of float64 become float32.
+
     Args:
       found: a tuple of arrays `[N, ...]`.
       examples: the `data.Examples` that it was made of.
@@ -38,6 +40,7 @@ def check_training_set(found, examples, num_classes, source):
     if not isinstance(found, (tuple, list)) or len(found) < 2:
         raise Error(f"{source} returned a {type(found).__name__}, expected images, labels and any further arrays.")
     images, labels, *more = (np.asarray(array) for array in found)
+    more = [array.astype(np.float32) if array.dtype == np.float64 else array for array in more]  # as Keras does
     for name, array, kinds, shape in (
         ("images", images, "u", examples.images.shape),
         ("labels", labels, "ui", examples.labels.shape),

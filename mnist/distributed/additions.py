@@ -3,8 +3,10 @@
 import re
 
 # Operations that pass a value on, and that add two values.
-_PASS, _ADD = ("Identity", "Cast", "Reshape"), ("Add", "AddV2", "Sub")
-_ASSIGN_ADD = ("AssignAddVariableOp", "AssignSubVariableOp")
+_PASS = ("Identity", "Cast", "Reshape")
+_ADD = ("Add", "AddV2", "AddN", "Sub", "TensorScatterAdd", "TensorScatterSub")
+_ASSIGN_ADD = ("AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatterAdd", "ResourceScatterSub")
+_ASSIGN_ADD += ("ResourceScatterNdAdd", "ResourceScatterNdSub")
 
 
 def added_variables(graph, variables):
@@ -55,7 +57,7 @@ def _added(nodes, arguments, functions):
             given = ["input" if "input" in behind([end]) else variable_of(end) for end in ends[-len(names) :]]
             yield from _added(function.node_def, dict(zip(names, given, strict=True)), functions)
         if node.op in _ASSIGN_ADD:
-            variable, parts = variable_of(ends[0]), [ends[1]]
+            variable, parts = variable_of(ends[0]), ends[1:]
         elif node.op == "AssignVariableOp":
             variable, value = variable_of(ends[0]), ends[1]
             while value in nodes and nodes[value].op in _PASS:

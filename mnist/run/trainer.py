@@ -10,7 +10,7 @@ from mnist.data import Examples, as_tensors, check_order, check_training_set, ep
 from mnist.run import provenance
 from mnist.run.evaluator import Evaluator
 from mnist.run.state import RunState
-from mnist.step import TrainStep, check_settings_are_used, compile_loop
+from mnist.step import TrainStep, check_methods_are_called, check_settings_are_used, compile_loop
 
 import numpy as np
 import tensorflow as tf
@@ -92,6 +92,7 @@ class Trainer:
         variables = self.checkpointer.variables
         with self.checkpointer.watch.tracing():
             make_loop, graph, digest = compile_loop(self.step, self.context, spec, variables, open_writer)
+        check_methods_are_called(self.step)
         check_settings_are_used(self.step)
         self.checkpointer.check_traced(self.state, digest)
         return make_loop, graph

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import numbers
 import operator
 import zlib
 
@@ -66,6 +67,8 @@ class TrainStep(tf.Module, metaclass=_Constructing):
 
     def __init__(self, model, optimizer, *, seed=0, **settings):
         super().__init__(name="train_step")
+        if not isinstance(seed, numbers.Integral) or not 0 <= seed < 2**31:
+            raise ValueError(f"seed is {seed!r}, expected an integer from 0 to {2**31 - 1}")
         self._given = {"seed": seed, **settings}
         take(self, settings)
         if self.slices & (self.slices - 1):
@@ -76,7 +79,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self.model = model
         self.optimizer = optimizer
-        self.seed = seed
+        self.seed = int(seed)
         updates = _inner(optimizer).variables[0].value  # an optimizer that has trained counts on
         self.iterations = tf.Variable(updates, trainable=False, name="iterations")
         vars(self)["_state"] = {}  # tf.Module would wrap it
@@ -180,7 +183,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
           labels: integers `[N]`, a read-only NumPy array.
 
         Returns: images and labels of the same shapes, and any number of further arrays `[N, ...]`. The rows of these
-          arrays travel with each image, and `prepare_batch` gets them after the labels.
+          arrays travel with each image, and `prepare_batch` gets them after the labels, float64 as float32.
         """
         return images, labels
 
@@ -306,11 +309,16 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         return gradients, {"loss": losses, "accuracy": accuracy}
 
     def apply_gradients(self, gradients):
-        """Updates the trained variables. Takes one gradient for each, or None for a variable that stays as it is."""
+        """Updates the trained variables. Takes one gradient for each.
+
+        None leaves a variable as it is, for example one that another optimizer updates.
+        """
         variables = self.trained_variables()
         _check_count(self, "apply_gradients got", gradients, variables)
-        # `fit` calls apply_gradients too, so an optimizer may override it.
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        pairs = list(zip(gradients, variables, strict=True))
+        inner = {id(variable) for variable in self.model.trainable_variables}
+        # Keras would warn of each None. `fit` calls apply_gradients too, so an optimizer may override it.
+        self.optimizer.apply_gradients([(g, v) for g, v in pairs if g is not None or id(v) in inner])
 
     def extra_metrics(self, images, labels, logits):
         """Returns a dict of numbers, the metrics of an evaluation beside loss and accuracy. Default: an empty dict.

@@ -1,6 +1,7 @@
 """Refuses a step with a setting that nothing reads, because its flag would have no effect."""
 
 import contextlib
+import difflib
 import types
 
 from mnist import Error
@@ -24,9 +25,25 @@ def check_settings_are_used(step):
         )
 
 
+def check_methods_are_called(step):
+    """Raises `mnist.Error` for a method whose name is nearly one that `TrainStep` calls, if no code mentions it."""
+    cls = type(step)
+    own = {name: owner for owner in _own_classes(cls) for name, value in vars(owner).items() if callable(value)}
+    for name in own.keys() - {*dir(TrainStep)} - _words_of(cls):
+        known = [known for known in vars(TrainStep) if known[0] != "_" and callable(getattr(TrainStep, known))]
+        if close := difflib.get_close_matches(name, known, 1, 0.8):
+            raise Error(
+                f"nothing calls {own[name].__name__}.{name}: did you mean {close[0]}? Or begin its name with _."
+            )
+
+
+def _own_classes(cls):
+    return [other for other in cls.__mro__ if not issubclass(TrainStep, other)]
+
+
 def _words_of(cls):
     """Returns the names and texts in the code of a class, without TrainStep, and of the functions that it names."""
-    classes = [other for other in cls.__mro__ if not issubclass(TrainStep, other)]
+    classes = _own_classes(cls)
     words, seen, waiting = set(), {}, [(value, {}) for other in classes for value in vars(other).values()]
     while waiting:
         value, names = waiting.pop()
