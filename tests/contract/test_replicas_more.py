@@ -56,7 +56,7 @@ def test_an_epoch_in_another_order_on_one_worker_is_refused(digits, tmp_path):
     checkpointer = Checkpointer(step, digits, str(tmp_path), plan, replicas.cluster)
     trainer = Trainer(step, digits, plan, Context(replicas), checkpointer, SilentRecorder())
     with pytest.raises(Error, match="worker 1 has another order of"):
-        trainer.train_steps(1)
+        trainer.train_steps()
 
 
 CLUSTER = {"worker": ["a:1", "b:2"]}

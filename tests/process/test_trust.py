@@ -38,7 +38,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """A finished run with checkpoints at steps 40, 60 and 72."""
+    """A finished run with checkpoints at steps 48, 60 and 72."""
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -227,7 +227,7 @@ def test_a_damaged_state_file_does_not_matter(finished, copy, content):
 
 @pytest.mark.parametrize("changes", [{DATA: lambda content: bytes(len(content))}, {INDEX: None}])
 def test_without_any_sound_checkpoint_the_run_refuses_to_start_over(copy, changes):
-    for step in (40, 60, 72):
+    for step in (48, 60, 72):
         damage(copy / "checkpoints" / f"ckpt-{step}", changes)
     before = (copy / "results.json").read_bytes()
     with pytest.raises(Error, match="none of the 3 checkpoints"):
