@@ -227,11 +227,8 @@ def _places(optimizer, model, rate=None):
     """
     config = optimizer.get_config()
     copy = type(optimizer).from_config(config if rate is None else config | {"learning_rate": rate})
-    numbers, found, add = (
-        {id(weight): i for i, weight in enumerate(model.weights)},
-        {},
-        copy.add_variable_from_reference,
-    )
+    numbers = {id(weight): i for i, weight in enumerate(model.weights)}
+    found, add = {}, copy.add_variable_from_reference
 
     def record(reference, name=None, **options):
         variable = add(reference, name, **options)
