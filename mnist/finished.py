@@ -225,15 +225,12 @@ def _places(optimizer, model, rate=None, variables=None):
     """Returns the place of each variable that an optimizer would have for a model, a dict.
 
     The keys are pairs: the name of a slot, and the number of the weight it belongs to, or None. For a variable that is
-    not a weight of the model it is the path. `variables` are what it trains. Default: the trainable variables of the model.
+    not a weight of the model it is the path. `variables` are what it trains. Default: the model trains all of its own.
     """
     config = optimizer.get_config()
     copy = type(optimizer).from_config(config if rate is None else config | {"learning_rate": rate})
-    numbers, found, add = (
-        {id(weight): i for i, weight in enumerate(model.weights)},
-        {},
-        copy.add_variable_from_reference,
-    )
+    numbers = {id(weight): i for i, weight in enumerate(model.weights)}
+    found, add = {}, copy.add_variable_from_reference
 
     def record(reference, name=None, **options):
         variable = add(reference, name, **options)

@@ -1,6 +1,7 @@
 """Fixtures and helpers that several test files share, and the order of the tests."""
 
 import atexit
+import collections
 import contextlib
 import gc
 import importlib
@@ -37,6 +38,14 @@ def nightly_but(daily, values):
     return [value if value in daily else pytest.param(value, marks=pytest.mark.nightly) for value in values]
 
 
+def make_linear(*inner, **last):
+    """Makes a network that takes little time: `inner` layers on the flat image, and a dense layer of ten logits."""
+    import keras  # here, because the process that only distributes tests needs no TensorFlow
+
+    flat = [keras.Input([28, 28, 1]), keras.layers.Flatten()]
+    return keras.Sequential([*flat, *inner, keras.layers.Dense(10, **last)])
+
+
 def idx_bytes(array):
     """Returns a uint8 array as the bytes of an IDX file: magic number, shape, data."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
@@ -66,7 +75,7 @@ def idx_folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def digits():
-    from mnist import data  # here, because the process that only distributes tests needs no TensorFlow
+    from mnist import data  # here, as in make_linear
 
     return data.load("digits")  # 24 steps of 64 an epoch
 
@@ -92,6 +101,25 @@ class Calling:
     @property
     def signum(self):
         return 15 if self.function() else None
+
+
+def bits_of(step):
+    """Returns the bytes of each variable that a checkpoint of a step holds, a dict."""
+    from mnist import checkpoint
+
+    return {name: variable.numpy().tobytes() for name, variable in checkpoint.variables_of(step).items()}
+
+
+def read_events(folder):
+    """Returns a dict from the tags of an event folder to lists of steps and tensors."""
+    import tensorflow as tf
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), tensor_size_guidance=collections.defaultdict(int)).Reload()
+    return {
+        tag: [(event.step, tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+    }
 
 
 @pytest.fixture(scope="session")
@@ -180,9 +208,9 @@ def _run_main(program):
 
 # The files that take longest come first, so that at the end no process works long while the other has nothing to do.
 LONGEST = [
-    *("replicas", "trust", "readme", "sweep", "variants", "faithful", "classes", "compare_with_fit", "train", "loop"),
-    *("research", "best", "export", "any_folder", "evaluate", "command", "view", "rebuild", "summaries", "traced"),
-    *("recipes", "own_scripts", "pictures", "predict"),
+    *("replicas", "trust", "readme", "sweep", "variants", "faithful", "seam_step", "seam_flags", "classes"),
+    *("compare_with_fit", "train", "loop", "seam_run", "seam_watch", "research", "best", "export", "any_folder"),
+    *("evaluate", "command", "view", "rebuild", "summaries", "traced", "recipes", "own_scripts", "pictures", "predict"),
 ]
 
 

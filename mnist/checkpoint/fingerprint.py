@@ -59,9 +59,9 @@ def attributes(step):
 
 def _reads(step):
     """Returns what the methods read that no graph shows: code, values of modules, attributes that begin with `_`."""
-    found = read_by(step, ["epoch_order", "extra_metrics", "after_evaluation"]).items()
-    names = [name for name, _ in found if not re.match(r"self\.[^_]", name) and not name.endswith(".epoch_order")]
-    return {name: plain(dict(found)[name], name, within=[step]) for name in names}
+    found = read_by(step, ["epoch_order", "extra_metrics", "after_evaluation"])
+    names = [name for name in found if not re.match(r"self\.[^_]", name) and not name.endswith(".epoch_order")]
+    return {name: plain(found[name], name, within=[step]) for name in names}
 
 
 def fingerprint_of(step, dataset, plan, settings=None):

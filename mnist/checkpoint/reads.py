@@ -9,6 +9,11 @@ from mnist.checkpoint.comparable import is_own
 _INNER = ("fget", "func", "python_function", "__func__", "__wrapped__")
 
 
+def own_classes(step):
+    """Returns the classes of a `TrainStep` that are code of the user, the subclass first."""
+    return [cls for cls in type(step).__mro__ if is_own(cls)]
+
+
 def read_by(step, names):
     """Returns what methods of a step read, also through functions that they call, a dict from names to values.
 
@@ -17,9 +22,15 @@ def read_by(step, names):
 
     Args:
       step: a `TrainStep`.
-      names: a list of strings. The names of the methods.
+      names: strings. The names of the methods.
     """
-    found, seen, classes = {}, set(), [cls for cls in type(step).__mro__ if is_own(cls)]
+    found, seen, classes = {}, set(), own_classes(step)
+
+    def keep(name, value):
+        while found.get(name, value) is not value:  # two modules, or two classes, may have one name
+            name = f"another {name}"
+        found[name] = value
+
     waiting = [(f"{cls.__name__}.{name}", vars(cls)[name]) for cls in classes for name in names if name in vars(cls)]
     waiting += [(f"self.{name}", vars(step)[name]) for name in names if name in vars(step)]
     while waiting:
@@ -28,12 +39,12 @@ def read_by(step, names):
         if function:
             if is_own(function) and function not in seen:
                 seen.add(function)
-                found[name] = function
+                keep(name, function)
                 waiting += _reads(function, step, classes)
         elif isinstance(value, types.ModuleType) or (isinstance(value, type) and not is_own(value)):
             continue
         elif value is not cls:
-            found[name if found.get(name, value) is value else f"{name} of {type(value).__name__}"] = value
+            keep(name, value)
         if not function and is_own(cls) and cls not in classes and cls not in seen:
             seen.add(cls)
             waiting += [

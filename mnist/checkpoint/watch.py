@@ -7,8 +7,8 @@ import traceback
 
 from mnist import Error
 from mnist.checkpoint import bundle
-from mnist.checkpoint.comparable import attributes_of, differences_in, is_object, is_own, plain, show
-from mnist.checkpoint.reads import read_by
+from mnist.checkpoint.comparable import attributes_of, differences_in, is_object, plain, show
+from mnist.checkpoint.reads import own_classes, read_by
 from mnist.settings import READ
 
 import numpy as np
@@ -33,8 +33,8 @@ class Watch:
 
     def __init__(self, step):
         self._step = step
-        classes = [cls for cls in type(step).__mro__ if is_own(cls)]
-        self._methods = list(dict.fromkeys(name for cls in classes for name in vars(cls) if name != "__init__"))
+        names = dict.fromkeys(name for cls in own_classes(step) for name in vars(cls))
+        self._methods = [name for name in names if name != "__init__"]
         self._variables, self._before = bundle.variables_of(step), self._look()
 
     def _look(self):
@@ -69,10 +69,10 @@ class Watch:
             try:
                 yield
             except Error as error:
-                if "in user code:" not in str(error):
-                    raise
-                line = str(error).strip().splitlines()[-1]  # AutoGraph puts the places of all calls before it
-                raise Error(line.partition("Error: ")[2]) from error
+                # AutoGraph raises a copy of an error, with the places of all calls before its message.
+                while "in user code:" in str(error) and isinstance(error.__context__, Error):
+                    error = error.__context__
+                raise error from None
         self.check("while it was traced")
 
     @contextlib.contextmanager

@@ -77,7 +77,7 @@ def compile_loop(step, context, spec, variables, open_writer):
     Raises: `mnist.Error` as `traced.check_step`, or if the loss depends on a variable that nothing trains.
     """
     step._context, view, cluster = context, context.view, context.replicas.cluster
-    with _plain_errors(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         if open_writer and not context.jit_compile:  # XLA has no kernel for tf.summary
             view.writer = tf.summary.create_file_writer(stack.enter_context(tempfile.TemporaryDirectory()))
         compiled, train_loop = make_train_loop(step, context)
@@ -98,17 +98,6 @@ def compile_loop(step, context, spec, variables, open_writer):
         return Loop(step, context, *make_train_loop(step, context))
 
     return make_loop, function.graph, digest
-
-
-@contextlib.contextmanager
-def _plain_errors():
-    """Raises an `mnist.Error` of traced code as it was, because AutoGraph puts a traceback before its message."""
-    try:
-        yield
-    except Error as error:
-        while isinstance(error.__context__, Error):
-            error = error.__context__
-        raise error from None
 
 
 def _check_untrained(step, untrained, graph, variables):

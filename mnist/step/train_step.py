@@ -10,6 +10,7 @@ from mnist import Error, checkpoint
 from mnist.data import epoch_order
 from mnist.model import call_to_train, checks, count_outputs, scale_images
 from mnist.settings import Setting, check_own_settings, settings_of, take
+from mnist.step import returns
 from mnist.step.averaged_model import AveragedModel
 from mnist.step.context import Context
 
@@ -96,7 +97,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
             if name not in self._given or (name == "seed" and given[name] != self.seed):
                 raise _wrong_constructor(cls, f"does not pass on {name!r}")
         trained = list(self.trained_variables())
-        _check_trained(cls, trained)
+        returns.check_trained(cls, trained)
         inner = _inner(self.optimizer)
         known = getattr(inner, "_trainable_variables", [])
         if inner.built and [id(v) for v in known] != [id(v) for v in trained]:
@@ -276,12 +277,12 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         *more, number = rest
         before, context = dict(vars(self)), self._context
         batch = (images, labels, *more)
-        _check_takes(self, "compute_loss", batch)
+        returns.check_takes(self, "compute_loss", batch)
         trained = [_as_variable(v) for v in self.trained_variables()]
         with context.tracing_slice(self, number):
             # Outside of a graph a tape has to be persistent if there are several losses.
             with tf.GradientTape(persistent=tf.executing_eagerly()) as tape, tf.name_scope("loss"):
-                losses, logits = self._check_loss(self.compute_loss(*batch))
+                losses, logits = returns.check_loss(self, self.compute_loss(*batch))
                 scaled = tf.nest.map_structure(self.optimizer.scale_loss, losses)
             others = context.watched_others(tape, trained)
             with tf.name_scope("gradients"):
@@ -302,7 +303,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
                 delattr(self, name)
                 vars(self).update({name: before[name]} if name in before else {})
         with tf.name_scope("metrics"):
-            correct = tf.equal(tf.argmax(logits, 1), self._classes_of(labels, logits))
+            correct = tf.equal(tf.argmax(logits, 1), returns.classes_of(self, labels, logits))
             accuracy = tf.reduce_mean(tf.cast(correct, tf.float32))
         if isinstance(losses, dict):
             return gradients, {"loss": functools.reduce(operator.add, losses.values()), "accuracy": accuracy, **losses}
@@ -314,7 +315,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         None leaves a variable as it is, for example one that another optimizer updates.
         """
         variables = self.trained_variables()
-        _check_count(self, "apply_gradients got", gradients, variables)
+        returns.check_count(self, "apply_gradients got", gradients)
         pairs = list(zip(gradients, variables, strict=True))
         inner = {id(variable) for variable in self.model.trainable_variables}
         # Keras would warn of each None. `fit` calls apply_gradients too, so an optimizer may override it.
@@ -347,104 +348,16 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         Returns: a flat dict of float32 scalars, with the `loss` and the `accuracy` before the update. Each key becomes
           `batch/<key>` and `epoch/<key>` in TensorBoard.
         """
-        batch, name = (images, labels, *more), type(self).__name__
-        _check_takes(self, "prepare_batch", batch)
+        batch = (images, labels, *more)
+        returns.check_takes(self, "prepare_batch", batch)
         with tf.name_scope("prepare_batch"):
-            batch = self.prepare_batch(*batch)
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise Error(f"prepare_batch of {name} returned {_describe(batch)}, expected images and labels.")
-        _check_takes(self, "compute_gradients", batch)
-        found = self.compute_gradients(*batch)
-        if not isinstance(found, (tuple, list)) or len(found) != 2 or not isinstance(found[1], dict):
-            what = "expected a list of gradients and a dict of scalars"
-            raise Error(f"compute_gradients of {name} returned {_describe(found)}, {what}.")
-        gradients, scalars = found
-        _check_count(self, "compute_gradients returned", gradients, self.trained_variables())
+            batch = returns.check_batch(self, self.prepare_batch(*batch))
+        gradients, scalars = returns.check_gradients(self, self.compute_gradients(*batch))
         self._context.gradients = gradients
         with tf.name_scope("optimizer"):
             self.apply_gradients(gradients)
         self.iterations.assign_add(1)
         return scalars
-
-    def _classes_of(self, labels, logits):
-        """Returns the class of each image, int64 `[B]`, of labels `[B, classes]` or `[B]`."""
-        shape = tf.TensorShape(labels.shape) if hasattr(labels, "shape") else None
-        if shape is not None and shape.is_compatible_with(logits.shape):
-            return tf.argmax(labels, 1)
-        if shape is not None and shape.rank == 1:
-            return tf.cast(labels, tf.int64)
-        raise Error(
-            f"prepare_batch of {type(self).__name__} gave {_describe(labels)} for the labels, which has no accuracy: "
-            "return labels [B] or [B, classes], and other targets after them."
-        )
-
-    def _check_loss(self, found):
-        """Returns the loss or the dict of losses, and the logits, of what `compute_loss` returned.
-
-        Raises: `mnist.Error` for anything else, or if the losses of the model are missing.
-        """
-        where = f"compute_loss of {type(self).__name__}"
-        if not isinstance(found, (tuple, list)) or len(found) != 2:
-            raise Error(f"{where} returned {_describe(found)}, expected the loss and the logits.")
-        losses, logits = found
-        named = losses if isinstance(losses, dict) else {"loss": losses}
-        for name, loss in named.items():
-            if getattr(loss, "shape", None) != () or not loss.dtype.is_floating:
-                raise Error(f"{where} returned {_describe(loss)} for {name!r}, expected a scalar: take its mean.")
-        if isinstance(losses, dict) and (not losses or losses.keys() & {"loss", "accuracy"}):
-            raise Error(f"{where} returned losses named {[*losses]}, expected other names than 'loss' and 'accuracy'.")
-        if not hasattr(logits, "shape") or not tf.TensorShape(logits.shape).is_compatible_with([None, None]):
-            raise Error(f"{where} returned {_describe(logits)} for the logits, expected [B, classes].")
-        if not self._context.has_losses and self.model.losses:
-            raise Error(
-                f"{where} leaves out the losses of regularizers and add_loss, which the {type(self.model).__name__} "
-                "has: pass its loss through self.add_losses(loss), which adds them."
-            )
-        return losses, logits
-
-
-def _check_trained(cls, variables):
-    where, seen = f"trained_variables of {cls.__name__}", set()
-    for variable in variables:
-        if not isinstance(variable, (keras.Variable, tf.Variable)):
-            raise Error(f"{where} has a {type(variable).__name__}, expected Keras variables or tf.Variables.")
-        name = variable.path if hasattr(variable, "path") else variable.name
-        if not variable.trainable:
-            raise Error(f"{where} has {name}, which is not trainable.")
-        if id(_as_variable(variable)) in seen:
-            raise Error(f"{where} has {name} twice.")
-        seen.add(id(_as_variable(variable)))
-
-
-def _check_count(step, what, gradients, variables):
-    if len(gradients) != len(variables):
-        raise Error(
-            f"{what} {len(gradients)} gradients, but {type(step).__name__} trains {len(variables)} variables: give "
-            "one for each of trained_variables, or None."
-        )
-
-
-@tf.autograph.experimental.do_not_convert
-def _check_takes(step, name, batch):
-    """Raises `mnist.Error` for a method of a step that does not take the tensors of a batch."""
-    try:
-        inspect.signature(getattr(step, name)).bind(*batch)
-    except TypeError:
-        more = f" and {len(batch) - 2} more" if len(batch) > 2 else ""
-        raise Error(
-            f"{name} of {type(step).__name__} does not take a batch of images, labels{more}: "
-            "give it the arguments that training_set or prepare_batch returns."
-        ) from None
-
-
-def _describe(value):
-    """Describes what a method returned, for a message."""
-    if isinstance(value, (tuple, list)):
-        return f"{len(value)} values"
-    shape = getattr(value, "shape", None)
-    if shape is None or tf.TensorShape(shape).rank is None:
-        return f"a {type(value).__name__}"
-    return f"a tensor {list(shape)}"
 
 
 def _as_variable(variable):

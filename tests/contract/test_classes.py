@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import importlib
 import os
 import types
 
@@ -129,11 +128,7 @@ def test_the_classic_files_are_read_whatever_is_beside_them(tmp_path):
 @pytest.mark.parametrize(
     ("sets", "removed", "trouble"),
     [
-        (
-            ["letters", "balanced"],
-            "",
-            "more than one data set, emnist-balanced-*, emnist-letters-*: name a folder with",
-        ),
+        (["letters", "balanced"], "", "more than one data set, emnist-balanced-*, emnist-letters-*: name a"),
         (["kmnist", "b.npz"], "", "more than one data set, kmnist-*.npz, b.npz:"),
         (["letters"], "test-labels-idx1-ubyte", "has no emnist-letters-test-labels-idx1-ubyte[.gz]."),
         (["kmnist"], "test-imgs.npz", "has no kmnist-test-imgs.npz."),
@@ -179,12 +174,10 @@ def test_a_classes_txt_names_the_classes(tmp_path):
     ("content", "trouble"),
     [
         (b"a\nb\n", "classes.txt names 2 classes, expected 3: the labels are 0 to 2."),
-        (b"", "classes.txt names 0 classes"),
         (b"a\n\nc\n", "line 2 is '', expected at most 256 different names"),
         (b"a\nb\nb\n", "line 3 is 'b', expected at most 256 different names"),
         (b"a\nb\xff\nc\n", "classes.txt: 'utf-8' codec can't decode byte 0xff in position 3"),
         (b"0\tcat\n1\tdog\n2\tcow\n", "line 1 is '0\\tcat', expected"),
-        (b"a\n" * 2**20, "line 2 is 'a', expected"),
     ],
 )
 def test_an_unsound_classes_txt_is_refused(tmp_path, content, trouble):
@@ -231,10 +224,7 @@ LONG = tuple(f"{'a name that goes on and on ' * 3}{i}" for i in range(256))
 
 @pytest.mark.parametrize(
     ("classes", "names", "options"),
-    [
-        (2, ("cat", "dog"), {"step": Adversarial}),
-        (256, LONG, {}),
-    ],
+    [(2, ("cat", "dog"), {"step": Adversarial}), (256, LONG, {})],
     ids=["2", "256"],
 )
 def test_a_run_from_training_to_pictures(tmp_path, launch, capfd, classes, names, options):
@@ -264,27 +254,6 @@ def test_a_resumed_run_takes_new_names(tmp_path, launch):
         assert launch(*arguments, f"--max_steps={count}") == 0
         assert finished.load(str(tmp_path / "run")).classes == names
         (folder / "classes.txt").write_text("a\nb\nc\n")
-
-
-def test_a_resume_with_more_classes_is_refused(tmp_path, launch):
-    arguments = [f"--data_dir={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"]
-    for classes in (3, 4):
-        write_npz(tmp_path / "data" / "own.npz", cycle(40, classes), cycle(9, classes))
-        outcome = launch(*arguments, "--max_steps=2")
-    assert "holds a run with other settings" in outcome
-    assert "num_classes was 3, is 4" in outcome
-
-
-def make_ten():
-    return keras.Sequential([keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(10)])
-
-
-def test_an_own_model_of_other_outputs_is_refused_before_anything_is_written(tmp_path, launch):
-    path = write_npz(tmp_path / "seven.npz", cycle(40, 7), cycle(9, 7))
-    outcome = launch(f"--data_dir={path}", f"--workdir={tmp_path / 'run'}", model=make_ten)
-    assert "Sequential answers 8 images with [8, 10], expected [B, 7]: seven.npz has 7 classes." in outcome
-    assert len(outcome.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["seven.npz"]
 
 
 @keras.saving.register_keras_serializable(package="test_classes")
@@ -345,11 +314,3 @@ def test_changed_test_data_give_a_warning_and_unknown_labels_an_error(tmp_path, 
     for command in commands:
         with pytest.raises(mnist.Error, match=r"run has 3 classes, but data has test labels up to 3\.$"):
             command()
-
-
-@pytest.mark.parametrize("script", ["benchmark", "compare_with_fit"])
-def test_what_compares_networks_of_ten_outputs_refuses_other_data(tmp_path, script):
-    path = write_npz(tmp_path / "seven.npz", cycle(40, 7), cycle(9, 7))
-    options = types.SimpleNamespace(data_dir=str(path), dataset="auto", rows="loop_float32")
-    with pytest.raises(mnist.Error, match=r"seven.npz has 7 classes, the networks that are compared have ten\.$"):
-        importlib.import_module(script).main(options)

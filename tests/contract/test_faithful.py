@@ -1,8 +1,6 @@
 """A model, an optimizer and a step are trained as `fit` trains them, or refused. A resume is exact, or refused."""
 
-import collections
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -20,18 +18,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import StopAfter
+from conftest import StopAfter, make_linear
 
 layers, optimizers = keras.layers, keras.optimizers
 
 
-def make_model(*inner, end=None, **kwargs):
-    return keras.Sequential(
-        [keras.Input([28, 28, 1]), layers.Flatten(), *inner, layers.Dense(10, activation=end, **kwargs)]
-    )
-
-
-def train(tmp_path, digits, step=TrainStep, model=make_model, optimizer=optimizers.SGD, steps=3, **settings):
+def train(tmp_path, digits, step=TrainStep, model=make_linear, optimizer=optimizers.SGD, steps=3, **settings):
     keras.utils.set_random_seed(0)
     step = step(model(), optimizer(), **settings)
     train_and_evaluate(step, digits, str(tmp_path / "run"), epochs=1, max_steps=steps, steps_per_loop=2)
@@ -57,7 +49,7 @@ def own(method):
 
 def compiled(**config):
     def make():
-        model = make_model()
+        model = make_linear()
         model.compile("adam", **config)
         return model
 
@@ -68,36 +60,27 @@ def cross_entropy(**config):
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, **config)
 
 
-def with_own_train_step():
-    model = make_model()
-    model.train_step = lambda data: {}
-    return model
-
-
 def frozen():
-    model = make_model()
+    model = make_linear()
     model.trainable = False
     return model
 
 
 def built_for_another():
     optimizer = optimizers.Adam()
-    optimizer.build(make_model().trainable_variables)
+    optimizer.build(make_linear().trainable_variables)
     return optimizer
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"model": lambda: make_model(end="sigmoid")}, "a sigmoid at its end.*logits"),
-        ({"model": lambda: keras.Sequential([make_model(), layers.Softmax()])}, "a softmax"),
-        ({"model": lambda: keras.Sequential([make_model(), layers.Dense(7)])}, r"\[8, 7\], expected \[B, 10\]"),
+        ({"model": lambda: make_linear(activation="sigmoid")}, "a sigmoid at its end.*logits"),
+        ({"model": lambda: keras.Sequential([make_linear(), layers.Dense(7)])}, r"\[8, 7\], expected \[B, 10\]"),
         ({"model": own("train_step")}, "Own has a train_step of its own"),
-        ({"model": own("test_step")}, "Own has a test_step of its own"),
         ({"model": compiled(loss="mse")}, "compiled with another loss"),
-        ({"model": compiled(loss=cross_entropy(), loss_weights=[2.0])}, "compiled with another loss"),
-        ({"model": lambda: make_model(layers.Masking())}, "answers with a mask"),
-        ({"model": with_own_train_step}, "Sequential has a train_step of its own"),
+        ({"model": lambda: make_linear(layers.Masking())}, "answers with a mask"),
+        ({"model": lambda: keras.Sequential([layers.Dense(10)])}, "the Sequential is not built"),
         ({"model": lambda: None}, "the model is a NoneType, expected a keras.Model"),
         ({"optimizer": lambda: "adam"}, "the optimizer is a str, expected one of keras.optimizers"),
         (
@@ -140,7 +123,7 @@ def test_float16_trains_with_a_scaled_loss_as_compile_has_it(digits, tmp_path):
         keras.config.set_dtype_policy("mixed_float16")
         try:
             return keras.Sequential(
-                [keras.Input([28, 28, 1]), *make_model().layers, layers.Activation("linear", dtype="float32")]
+                [keras.Input([28, 28, 1]), *make_linear().layers, layers.Activation("linear", dtype="float32")]
             )
         finally:
             keras.config.set_dtype_policy("float32")
@@ -152,7 +135,7 @@ def test_float16_trains_with_a_scaled_loss_as_compile_has_it(digits, tmp_path):
 
 def test_variables_of_any_type_are_averaged(digits, tmp_path):
     def model():
-        return make_model(*(layers.Dense(10, dtype=dtype) for dtype in ("float64", "bfloat16")), dtype="float32")
+        return make_linear(*(layers.Dense(10, dtype=dtype) for dtype in ("float64", "bfloat16")), dtype="float32")
 
     step = train(tmp_path, digits, step=EMA, model=model, optimizer=lambda: optimizers.SGD(0.05), steps=24)
     keras.utils.set_random_seed(0)
@@ -190,7 +173,7 @@ class Configured(keras.Model):
 
     def __init__(self, rate):
         super().__init__()
-        self.inner = make_model(layers.Dropout(rate))
+        self.inner = make_linear(layers.Dropout(rate))
         self.built = True
 
     def call(self, images, training=False):
@@ -199,7 +182,7 @@ class Configured(keras.Model):
 
 def hidden(activation="relu", rate=0.3, scale=2, **kwargs):
     scaled = layers.Lambda(lambda x: scale * x, output_shape=(8,))
-    return make_model(layers.Dense(8, activation=activation), scaled, layers.Dropout(rate), **kwargs)
+    return make_linear(layers.Dense(8, activation=activation), scaled, layers.Dropout(rate), **kwargs)
 
 
 def mixed():
@@ -243,21 +226,13 @@ class Options:
 
 VALUES = {
     "of_numpy": (np.float32(0.1), np.float32(0.2)),
-    "small_array": (np.arange(3), np.arange(3) + 1),
     "large_array": (np.zeros([50, 50]), np.eye(50)),
     "of_tensorflow": (tf.constant(0.1), tf.constant(0.2)),
-    "in_a_tuple": ((None, 0.1), (None, 0.2)),
     "in_a_dict": ({"a": None}, {"a": 1}),
-    "in_a_set": ({1, 2}, {1, 3}),
     "in_a_dataclass": (Options(1), Options(2)),
-    "in_a_namespace": (types.SimpleNamespace(a=1), types.SimpleNamespace(a=2)),
-    "in_a_deque": (collections.deque([1]), collections.deque([2])),
     "a_path": (pathlib.Path("a"), pathlib.Path("b")),
     "a_function": (lambda x: x + 1, lambda x: x + 2),
-    "a_partial": (functools.partial(pow, exp=2), functools.partial(pow, exp=3)),
     "nan": (float("nan"), 1.0),
-    "infinite": ([float("inf")], [float("-inf")]),
-    "by_number": ({0.1: "low"}, {0.1: "high"}),
 }
 
 
@@ -278,7 +253,7 @@ def test_objects_and_the_names_that_keras_counts_up_are_not_a_difference(digits,
             digits,
             step=Holder,
             # Keras calls the first layer elu in one process and elu_1 in another. It is also the name of a function.
-            model=lambda: make_model(layers.ELU(), layers.Dense(8, activation="elu")),
+            model=lambda: make_linear(layers.ELU(), layers.Dense(8, activation="elu")),
             optimizer=lambda: optimizers.LossScaleOptimizer(optimizers.Adam()),
             values={"value": {layers.Flatten(): 0.1, "other": object()}},
             steps=steps,
@@ -290,10 +265,6 @@ def test_objects_and_the_names_that_keras_counts_up_are_not_a_difference(digits,
     [
         (lambda: os.environ.update(ONEDNN_FPMATH="BF16"), "ONEDNN_FPMATH was None, is BF16"),
         (lambda: keras.config.set_epsilon(1e-5), "epsilon was 1e-07, is 1e-05"),
-        (
-            lambda: tf.config.optimizer.set_experimental_options({"constant_folding": False}),
-            "graph_optimizer.constant_folding was .*, is False",
-        ),
     ],
 )
 def test_other_arithmetic_in_the_whole_process_is_refused(change, match, digits, tmp_path):
@@ -304,15 +275,12 @@ def test_other_arithmetic_in_the_whole_process_is_refused(change, match, digits,
     finally:
         os.environ.pop("ONEDNN_FPMATH", None)
         keras.config.set_epsilon(1e-7)
-        tf.config.optimizer.set_experimental_options({"constant_folding": True})
 
 
-class Counting(Holder):
-    """A step whose own order counts the epochs in each of its attributes."""
+class Ordered(TrainStep):
+    """A step with an order of its own."""
 
     def epoch_order(self, examples, epoch):
-        for name in vars(self).keys() & {"seen", "_scratch"}:
-            vars(self)[name] += 1
         return np.arange(len(examples.labels))
 
 
@@ -321,30 +289,13 @@ def reversed_order(self, examples, epoch):
 
 
 def test_another_order_of_the_epoch_is_refused(digits, tmp_path, monkeypatch):
-    train(tmp_path, digits, Counting, values={}, steps=2)
-    monkeypatch.setattr(Counting, "epoch_order", reversed_order)
-    is_refused(
-        r"epoch_order\[0\].* was Counting.epoch_order, is reversed_order; the code",
-        tmp_path,
-        digits,
-        Counting,
-        values={},
-    )
-    monkeypatch.delattr(Counting, "epoch_order")
-    was = r"epoch_order was Counting\.epoch_order, TrainStep\.epoch_order, is TrainStep\.epoch_order[,.;]"
-    is_refused(was, tmp_path, digits, Counting, values={})
-
-
-@pytest.mark.parametrize(
-    ("values", "match"),
-    [
-        ({"seen": np.zeros(1500)}, r"self\.seen changed in epoch_order from float64 \[1500\]"),
-        ({"_draws": np.random.default_rng(0)}, r"self\._draws is a Generator of numpy"),
-    ],
-)
-def test_an_attribute_that_changes_outside_of_variables_is_refused(values, match, digits, tmp_path):
-    is_refused(match, tmp_path, digits, Counting, values=values)
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    train(tmp_path, digits, Ordered, steps=2)
+    monkeypatch.setattr(Ordered, "epoch_order", reversed_order)
+    was = r"epoch_order\[0\].* was Ordered.epoch_order, is reversed_order; the code"
+    is_refused(was, tmp_path, digits, Ordered)
+    monkeypatch.delattr(Ordered, "epoch_order")
+    was = r"epoch_order was Ordered\.epoch_order, TrainStep\.epoch_order, is TrainStep\.epoch_order[,.;]"
+    is_refused(was, tmp_path, digits, Ordered)
 
 
 class Scaled(keras.layers.Layer):
@@ -358,7 +309,7 @@ class Scaled(keras.layers.Layer):
 
 def test_another_evaluation_is_refused(digits, tmp_path, monkeypatch):
     def make():
-        return keras.Sequential([keras.Input([28, 28, 1]), *make_model().layers, Scaled()])
+        return keras.Sequential([keras.Input([28, 28, 1]), *make_linear().layers, Scaled()])
 
     for steps in (2, 3):
         train(tmp_path, digits, model=make, steps=steps)
@@ -370,7 +321,7 @@ def test_a_run_that_goes_on_has_no_results_until_it_ends(digits, tmp_path):
     train(tmp_path, digits)
     assert (tmp_path / "run" / "results.json").exists()
     keras.utils.set_random_seed(0)
-    step = TrainStep(make_model(), optimizers.SGD())
+    step = TrainStep(make_linear(), optimizers.SGD())
     with pytest.raises(Interrupted):
         train_and_evaluate(step, digits, str(tmp_path / "run"), epochs=9, steps_per_loop=2, interrupt=StopAfter(2))
     assert not (tmp_path / "run" / "results.json").exists()
@@ -411,39 +362,13 @@ def test_a_variable_that_no_checkpoint_would_hold_is_refused(step, name, digits,
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_list_that_is_filled_while_the_step_is_traced_resumes(digits, tmp_path):
-    class TwoOptimizers(TrainStep):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.second, self.other = optimizers.SGD(0.1), make_model()
-            self.second.build(self.other.trainable_variables)
-            self.updates = []
-
-        def __call__(self, images, labels):
-            prepared = self.prepare_batch(images, labels)
-            gradients, scalars = self.compute_gradients(*prepared)
-            self.updates.append((self.optimizer, self.model, gradients))
-            self.updates.append((self.second, self.other, gradients))
-            for optimizer, model, gradients in self.updates[-2:]:
-                optimizer.apply(gradients, model.trainable_variables)
-            return scalars
-
-    train(tmp_path, digits, step=TwoOptimizers, steps=4)
-    resumed = train(tmp_path, digits, step=TwoOptimizers, steps=9)
-    straight = train(tmp_path / "straight", digits, step=TwoOptimizers, steps=9)
-    assert all(
-        np.array_equal(*weights)
-        for weights in zip(resumed.other.get_weights(), straight.other.get_weights(), strict=True)
-    )
-
-
 @pytest.mark.parametrize(
     ("step", "operation"), [(Augment, "ImageProjectiveTransformV3"), (Mixup, "StatelessRandomGamma")]
 )
 def test_an_operation_that_xla_cannot_compile_is_named_in_one_line(step, operation, digits, tmp_path):
     keras.utils.set_random_seed(0)
     with pytest.raises(Error, match=f"cannot compile the operation {operation}.*leave out --jit_compile"):
-        train_and_evaluate(step(make_model(), optimizers.SGD()), digits, str(tmp_path / "run"), jit_compile=True)
+        train_and_evaluate(step(make_linear(), optimizers.SGD()), digits, str(tmp_path / "run"), jit_compile=True)
 
 
 def test_metrics_and_scalars_that_are_nan_are_null_in_results_and_named_once(digits, tmp_path, capsys):
@@ -466,31 +391,3 @@ def test_metrics_and_scalars_that_are_nan_are_null_in_results_and_named_once(dig
     assert found == [None, None, 0.5] * 2
     assert results["train_ratio"] is None
     assert results["train_loss"] > 0
-
-
-class Measuring(TrainStep):
-    """A step with more metrics of an evaluation, or more scalars of an update."""
-
-    def __init__(self, *args, metrics=dict, scalars=dict, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._metrics, self._scalars = metrics, scalars
-
-    def compute_gradients(self, images, labels):
-        gradients, scalars = super().compute_gradients(images, labels)
-        return gradients, scalars | self._scalars()
-
-    def extra_metrics(self, images, labels, logits):
-        return self._metrics()
-
-
-@pytest.mark.parametrize(
-    ("more", "match"),
-    [
-        ({"metrics": lambda: {"loss": 0.1}}, "has a 'loss', which each evaluation has"),
-        ({"metrics": lambda: {"by_class": [0.1, 0.2]}}, r"'by_class' of shape \(2,\), expected a number"),
-        ({"scalars": lambda: {"by_class": tf.zeros([10])}}, r"'by_class' is float32 \(10,\), expected a number"),
-        ({"scalars": lambda: {"place": "first"}}, "'place' is string .*expected a number"),
-    ],
-)
-def test_a_metric_or_a_scalar_that_is_not_a_number_is_refused_by_name(more, match, digits, tmp_path):
-    is_refused(match, tmp_path, digits, Measuring, **more)

@@ -66,12 +66,10 @@ CLUSTER = {"worker": ["a:1", "b:2"]}
     ("config", "message"),
     [
         ("{", "is not JSON"),
-        ({"task": {"type": "worker", "index": 0}}, "has no cluster"),
         ({"cluster": {"ps": ["a:1"]}}, "has a job 'ps'"),
         ({"cluster": {"worker": ["a", "b:2"]}}, "for the addresses of worker"),
         ({"cluster": {"worker": ["a:1", "a:1"]}}, "has a:1 twice"),
         ({"cluster": {"chief": ["c:1", "d:1"], **CLUSTER}}, "has more than one chief"),
-        ({"cluster": CLUSTER}, "has the task None"),
         ({"cluster": CLUSTER, "task": {"type": ["worker"], "index": 0}}, "of no job of the cluster"),
         ({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}, "has the index 2 for 2 of worker"),
     ],

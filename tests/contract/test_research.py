@@ -11,7 +11,7 @@ import json
 import pkgutil
 import shutil
 
-from mnist import checkpoint, research
+from mnist import research
 from mnist.data import train_batches
 from mnist.loop import train_and_evaluate
 from mnist.model import CNN
@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import nightly_but
+from conftest import bits_of, nightly_but
 
 # For each file the neutral setting, None if there is none, and settings out of range.
 NEUTRAL = {
@@ -124,10 +124,6 @@ def run(step, digits, chunks):
 
 def weights_of(step):
     return [v.numpy() for v in step.model.variables if "seed" not in v.path]
-
-
-def bits_of(step):
-    return {name: variable.numpy().tobytes() for name, variable in checkpoint.variables_of(step).items()}
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,8 @@ def test_a_setting_of_the_model_is_a_flag_whose_value_arrives(folder):
 
 
 LAUNCH = "\ntrain.launch({})\n"
+FIXED_RATE = LAUNCH.format("model=small, optimizer=lambda rate: keras.optimizers.SGD(0.2)")
+OWN_RATE = LAUNCH.format("model=small, optimizer=lambda r: keras.optimizers.SGD(2 * r)")
 OF_CNN = """
 from mnist.model import CNN
 class Thin(CNN):
@@ -94,6 +96,8 @@ class Thinner(Thin):
         super().build(input_shape)
 train.launch(model=Thinner)
 """
+NO_EFFECT = "\nclass M(keras.Model):\n    rate = Setting(1, 'R.')\n"
+HIDING = "\nclass Own(TrainStep):\n    workdir = Setting('', 'x')\n"
 UNREAD = "\nclass Deaf(TrainStep):\n    drop_path = Setting(0.1, 'Rate.')\n"
 LATE = """
 class Late(TrainStep):
@@ -104,6 +108,9 @@ class Late(TrainStep):
             print([getattr(self, name) for name in ["unit"]])
             (lambda: self.sharpness)()
         return super().epoch_order(examples, epoch)
+class Late(Late):
+    def epoch_order(self, examples, epoch):
+        return super().epoch_order(examples, epoch)
 """
 
 
@@ -112,31 +119,12 @@ class Late(TrainStep):
     [
         (OF_CNN, ["--rate=0.3"], None),
         (UNREAD + LAUNCH.format("Deaf, model=small"), [], "nobody reads the setting 'drop_path' of Deaf"),
-        (UNREAD + "\n    def decay(self):\n        return 1\n" + LAUNCH.format("Deaf, model=small"), [], "'drop_path'"),
         (LATE + LAUNCH.format("Late, model=small"), [], None),
-        (LAUNCH.format("model=small, optimizer=lambda rate: keras.optimizers.SGD(0.2)"), [], None),
-        (
-            LAUNCH.format("model=small, optimizer=lambda rate: keras.optimizers.SGD(0.2)"),
-            ["--schedule=cosine"],
-            "--schedule has no effect, because the function of optimizer= ignores the learning rate",
-        ),
-        (
-            LAUNCH.format("model=small, optimizer=lambda rate: keras.optimizers.SGD(0.2)"),
-            ["--flagfile=sweep.flags"],
-            "--learning_rate has no effect",
-        ),
-        (LAUNCH.format("model=small, optimizer=lambda r: keras.optimizers.SGD(2 * r)"), ["--learning_rate=0.1"], None),
-        (
-            "\nclass Own(TrainStep):\n    workdir = Setting('', 'x')\n" + LAUNCH.format("Own"),
-            [],
-            "Own.workdir has the name",
-        ),
-        ("\nsmall.f = lambda x=Setting(1, ''): 0" + LAUNCH.format("model=small.f"), [], "model.x has no help"),
-        (
-            "\nclass M(keras.Model):\n    rate = Setting(1, 'R.')\n" + LAUNCH.format("model=M"),
-            [],
-            "M.rate has no effect",
-        ),
+        (FIXED_RATE, [], None),
+        (FIXED_RATE, ["--flagfile=sweep.flags"], "--learning_rate has no effect, because the function of opt"),
+        (OWN_RATE, ["--learning_rate=0.1"], None),
+        (NO_EFFECT + LAUNCH.format("model=M"), [], "M.rate has no effect"),
+        (HIDING + LAUNCH.format("Own"), [], "Own.workdir has the name"),
     ],
 )
 def test_a_declaration_takes_effect_or_is_refused(tmp_path, script, arguments, message):
@@ -161,13 +149,10 @@ class Colour(enum.Enum):
 @pytest.mark.parametrize(
     ("declare", "text", "value"),
     [
-        (lambda: Setting(Colour.RED, "x"), "GREEN", Colour.GREEN),
         (lambda: Setting([Colour.RED], "x"), "GREEN,RED", (Colour.GREEN, Colour.RED)),
         (lambda: Setting(pathlib.Path("a"), "x"), "b/c", pathlib.Path("b/c")),
         (lambda: Setting(np.float32(0.5), "x", low=0), "0.25", 0.25),
-        (lambda: Setting([np.int64(3)], "x"), "4,5", (4, 5)),
         (lambda: Setting([], "x", kind=[float]), "1,2", (1.0, 2.0)),
-        (lambda: Setting(0.5, "x", high=1), "-3", -3.0),
     ],
 )
 def test_a_setting_of_any_supported_type_is_read_from_its_text(declare, text, value):
@@ -185,18 +170,12 @@ def test_a_setting_of_any_supported_type_is_read_from_its_text(declare, text, va
     [
         ("own", lambda: Setting("3", "x", low=1), "has bounds, which only numbers have"),
         ("own", lambda: Setting(None, "x"), "shows no type: give kind="),
-        ("own", lambda: Setting([], "x"), "shows no type"),
-        ("own", lambda: Setting([True, False], "x"), "list of bool"),
         ("own", lambda: Setting({"a": 1}, "x"), "is of the kind dict"),
-        ("own", lambda: Setting(1j, "x"), "is of the kind complex"),
         ("own", lambda: Setting(3, "x", high=2), "own is 3, expected an integer of at most 2"),
-        ("own", lambda: Setting(None, "x", kind=float, low=2, high=1), "allows no value"),
-        ("own", lambda: Setting(1, "x", low="0"), "a bound that is not a number"),
         ("own", lambda: Setting("c", "x", kind=("a", "b")), "own is 'c', expected one of a, b"),
-        ("own", lambda: Setting(1, "x", kind=(1, 2)), "is of the kind"),
         ("own", lambda: Setting(1.0), "has no help"),
-        *((name, lambda: Setting(1, "x"), "would hide") for name in ("steps", "epochs", "test_accuracy", "git_clean")),
-        *((name, lambda: Setting(1, "x"), "would hide") for name in ("compute_loss", "variables", "random_seed")),
+        *((name, lambda: Setting(1, "x"), "would hide") for name in ("steps", "test_accuracy")),
+        *((name, lambda: Setting(1, "x"), "would hide") for name in ("compute_loss", "random_seed")),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused_where_its_class_is_defined(name, setting, message):
@@ -212,8 +191,6 @@ def test_a_setting_that_cannot_work_is_refused_where_its_class_is_defined(name, 
         (["--flagfile=F", "--seed=1"], 1),
         (["--flagfile", "outer"], 5),
         (["--flagfile=outer", "--seed", "6"], 6),
-        (["--seed=7", "--seed=7"], 7),
-        (["--flagfile=F"], 2),
     ],
 )
 def test_a_typed_flag_wins_over_a_file_and_a_file_over_those_that_it_names(tmp_path, arguments, value):
@@ -227,22 +204,10 @@ def test_a_typed_flag_wins_over_a_file_and_a_file_over_those_that_it_names(tmp_p
     assert done.stdout.split() == [str(value), *["x#y"] * any("flagfile" in argument for argument in arguments)]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--workdir=a", "--workdir=b"], "--workdir=b: the flag is given twice, also as a."),
-        (["--epochs=1", "--noresume", "--epochs=2"], "--epochs=2: the flag is given twice, also as 1."),
-        (["--workdir="], "--workdir=: expected a path."),
-        (["--data_dir="], "--data_dir=: expected a path."),
-        (["--flagfile="], "--flagfile is empty"),
-        (["--flagfile=gone.flags"], "cannot read --flagfile=gone.flags: No such file or directory."),
-        (["--flagfile=loop.flags"], "--flagfile=loop.flags reads itself."),
-        (["--init_optimizer", "--dataset=digits"], "--init_optimizer needs the run"),
-    ],
-)
-def test_a_flag_that_cannot_be_respected_is_refused(tmp_path, arguments, message):
+def test_a_flag_file_that_reads_itself_is_refused(tmp_path):
     (tmp_path / "loop.flags").write_text("--flagfile=loop.flags\n")
-    assert message in refused(run_here("mnist.train", *arguments, cwd=tmp_path))
+    done = run_here("mnist.train", "--flagfile=loop.flags", cwd=tmp_path)
+    assert "--flagfile=loop.flags reads itself." in refused(done)
 
 
 def test_the_same_flags_count_in_a_sweep(tmp_path):
@@ -264,7 +229,6 @@ def test_the_same_flags_count_in_a_sweep(tmp_path):
     [
         (lambda path: path.unlink(), "flags.txt is missing: give all flags of the run"),
         (lambda path: path.write_text("".join(path.read_text().splitlines(True)[:3])), "flags.txt is damaged: "),
-        (lambda path: path.write_text(""), "flags.txt is damaged: "),
     ],
 )
 def test_a_run_without_its_flags_is_not_resumed_with_defaults(folder, edit, message):
@@ -287,46 +251,17 @@ def test_a_dry_run_in_the_folder_of_a_run_is_refused(folder):
 
 
 def test_a_damaged_checkpoint_is_reported_in_plain_lines(folder):
-    for step in ("3", "4"):
-        done = run_here("mine.py", "--workdir=run", f"--max_steps={step}", cwd=folder)
-        assert done.returncode == 0, done.stderr
-    (folder / "run/checkpoints/ckpt-4.index").write_bytes(b"damaged")
-    done = run_here("mine.py", "--workdir=run", "--max_steps=5", cwd=folder)
+    done = run_here("mine.py", "--workdir=run", "--max_steps=3", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "run/checkpoints/ckpt-3.index").write_bytes(b"damaged")
+    done = run_here("mine.py", "--workdir=run", "--max_steps=4", cwd=folder)
     first, second = done.stderr.splitlines()
     assert first.startswith("warning: ")
-    assert second == f"warning: Resuming from {folder / 'run/checkpoints/ckpt-3'} instead."
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"metric": "nonsense"}, "--metric=nonsense: results.json has test_"),
-        (
-            {"metric": "test_f1"},
-            "--metric=test_f1: is a low or a high test_f1 better\\? Give --metric=min:test_f1 or max:",
-        ),
-        ({"module": "mnist.research.sma"}, "there is no such module: did you mean .*mnist.research.sam"),
-        ({"module": "mnist.research.smooth"}, "did you mean mnist.research.label_smoothing\\?"),
-    ],
-)
-def test_a_sweep_refuses_before_it_trains(tmp_path, options, message):
-    with pytest.raises(Error, match=message):
-        sweep.sweep(str(tmp_path / "sweep"), **options)
-    assert not (tmp_path / "sweep").exists()
-
-
-def test_the_order_of_a_metric_is_as_typed():
-    assert [sweep.parse_metric(text) for text in ("test_loss", "max:test_f1", "min:test_accuracy")] == [
-        ("test_loss", True),
-        ("test_f1", False),
-        ("test_accuracy", True),
-    ]
+    assert second == f"warning: Resuming from {folder / 'run/checkpoints/ckpt-2'} instead."
 
 
 def test_an_unknown_command_is_suggested():
-    for name in ("smooth", "mnist.research.label_smoothing"):
-        done = run_here("mnist", name)
-        assert "did you mean python -m mnist.research.label_smoothing?" in refused(done)
+    assert "did you mean python -m mnist.research.label_smoothing?" in refused(run_here("mnist", "smooth"))
 
 
 @pytest.mark.parametrize("code", ["import mnist, slow", "import mnist, slow.deep"])

@@ -14,13 +14,14 @@ from mnist.checkpoint import bundle
 from mnist.data import Dataset, Examples
 from mnist.loop import train_and_evaluate
 from mnist.run import OF_THE_HOUR
+from mnist.settings import Setting
 from mnist.step import TrainStep
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import random_examples
+from conftest import bits_of, make_linear, nightly_but, random_examples
 
 OWN = """
 from absl import flags
@@ -32,36 +33,17 @@ flags.DEFINE_multi_string("word", [], "A flag of this file that may be repeated.
 
 class Own(EMA):
     def extra_metrics(self, images, labels, logits):
-        data, view = self.view.dataset, self.view
+        data = self.view.dataset
         return {
-            "weights": abs(self.model.trainable_variables[0].numpy()).sum(),
             "slots": sum(abs(v.numpy()).sum() for v in self.optimizer.variables),
             "optimizer": len(type(self.optimizer).__name__),
             "flags": flags.FLAGS.shift + len(flags.FLAGS.word),
-            "images": len(data.train.labels) + 1e4 * len(data.validation.labels) + 1e8 * (view.part == "test"),
-            "folder": len(view.workdir),
+            "images": len(data.train.labels) + 1e4 * len(data.validation.labels) + 1e8 * (self.view.part == "test"),
         }
 
 if __name__ == "__main__":
     train.launch(Own)
 """
-LEAVES = """
-import sys
-from absl import flags
-from mnist import train
-from mnist.step import TrainStep
-
-flags.DEFINE_float("noise", 0.0, "A flag of this file.")
-
-class Fails(TrainStep):
-    def {method}(self, *arguments):
-        raise RuntimeError("a mistake")
-
-if __name__ == "__main__":
-    train.launch(Fails)
-"""
-
-
 IN_HOOKS = {}
 
 
@@ -87,15 +69,13 @@ class Hooked(TrainStep):
 
 def make_step(cls=TrainStep, rate=0.1):
     keras.utils.set_random_seed(0)
-    layers = [keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(10)]
-    return cls(keras.Sequential(layers), keras.optimizers.SGD(rate))
+    return cls(make_linear(), keras.optimizers.SGD(rate))
 
 
 def train(workdir, digits, step=None, **options):
     step = step or make_step()
     results = train_and_evaluate(step, digits, str(workdir), **({"epochs": 2} | options))
-    values = [v.numpy().tobytes() for v in checkpoint.variables_of(step).values()]
-    return {name: value for name, value in results.items() if name not in OF_THE_HOUR}, values
+    return {name: value for name, value in results.items() if name not in OF_THE_HOUR}, bits_of(step)
 
 
 def steps(workdir):
@@ -107,13 +87,15 @@ def straight(tmp_path_factory, digits):
     return train(tmp_path_factory.mktemp("straight"), digits, make_step(Hooked))
 
 
-@pytest.mark.parametrize("hook", ["extra_metrics", "after_evaluation", "epoch_order"])
+@pytest.mark.parametrize("hook", ["extra_metrics", "epoch_order"])
 def test_a_hook_that_raises_loses_no_epoch(digits, tmp_path, monkeypatch, straight, hook):
     monkeypatch.setitem(IN_HOOKS, hook, lambda: 1 / 0)
     for _ in range(2):  # also where the run resumes into the same mistake
+        step = make_step(Hooked)
         with pytest.raises(ZeroDivisionError):
-            train(tmp_path, digits, make_step(Hooked))
+            train(tmp_path, digits, step)
         assert steps(tmp_path) == [24]
+        assert step.view.part == "train"
     cls = Hooked
     if hook == "epoch_order":
         cls = type("Hooked", (Hooked,), {"epoch_order": lambda *arguments: TrainStep.epoch_order(*arguments)})
@@ -192,16 +174,17 @@ class Ends(TrainStep):
         return np.bool_(entry["step"] % 24 == 0)  # also at step 0, where it has no effect
 
 
+class Still(TrainStep):
+    def apply_gradients(self, gradients):
+        super().apply_gradients([0 * gradient for gradient in gradients])
+
+
 @pytest.mark.parametrize(
     ("cls", "options", "raised", "why"),
     [
         (Ends, {"epochs": 3}, {"epochs": 4}, r"after_evaluation of the step ended it. --epochs or --max_steps may be"),
         (
-            type(
-                "Still",
-                (TrainStep,),
-                {"apply_gradients": lambda self, g: TrainStep.apply_gradients(self, [0 * x for x in g])},
-            ),
+            Still,
             {"epochs": 9, "early_stopping_patience": 1},
             {"epochs": 9, "early_stopping_patience": 2},
             "no better validation loss for 1 epochs. --early_stopping_patience may be raised",
@@ -236,16 +219,13 @@ def test_evaluate_restores_the_step_of_the_run(start, tmp_path):
     assert done.returncode == 0, done.stderr
     own = json.loads(done.stdout)["own_metrics"]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert own == {
-        name: results[f"test_{name}"] for name in ("weights", "slots", "optimizer", "flags", "images", "folder")
-    }
+    assert own == {name: results[f"test_{name}"] for name in ("slots", "optimizer", "flags", "images")}
     assert own["flags"] == 2.5
 
 
 def test_keep_best_refuses_an_unknown_name_before_an_epoch_is_lost(digits, tmp_path):
     for key, message in (
         ("validation_f1", "is the lowest or the highest the best"),
-        ("max:validation_foo", "no evaluation has it"),
         ("min:train_foo", "no evaluation has it; there are .*train_loss"),
     ):
         with pytest.raises(Error, match=message):
@@ -267,13 +247,13 @@ def test_results_without_checkpoints_are_not_overwritten(digits, tmp_path, capfd
     assert "has metrics.jsonl, but no checkpoint to resume: it begins again at step 0" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("method", ["compute_loss", "extra_metrics"])
-def test_a_failed_first_step_does_not_refuse_the_next_start(start, tmp_path, method):
-    (tmp_path / "fails.py").write_text(LEAVES.format(method=method))
-    flags = ("--dataset=digits", "--max_steps=2", "--workdir=run")
-    assert "a mistake" in start("fails.py", *flags, "--noise=0.1", cwd=tmp_path).stderr
-    done = start("mnist.train", *flags, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("method", nightly_but(["compute_loss"], ["compute_loss", "extra_metrics"]))
+def test_a_failed_first_step_does_not_refuse_the_next_start(command, tmp_path, method):
+    methods = {"noise": Setting(1.0, "A flag of this class."), method: lambda self, *_: self.noise.missing}
+    flags = ("--dataset=digits", "--max_steps=2", f"--workdir={tmp_path}")
+    with pytest.raises(AttributeError):
+        command(*flags, step=type("Fails", (TrainStep,), methods))
+    assert command(*flags)[0] == 0
 
 
 IMAGES, LABELS = random_examples(40)
@@ -283,9 +263,7 @@ IMAGES, LABELS = random_examples(40)
     ("images", "labels", "message"),
     [
         (IMAGES / 255, LABELS, r"the images are float64 \[40, 28, 28\], expected uint8 .* from 0 to 255"),
-        (IMAGES[:, 1:], LABELS, r"the images are uint8 \[40, 27, 28\], expected"),
         (IMAGES, LABELS.astype(np.int64) - 1, "the labels are from -1 to 8, expected 0 to 255"),
-        (IMAGES, LABELS + np.uint8(68), "train of own has labels up to 77, expected 0 to 9"),
         (IMAGES, LABELS[:39], "there are 40 images and 39 labels"),
         (IMAGES, np.eye(10)[LABELS], r"the labels are float64 \[40, 10\], expected integers \[N\]"),
     ],
@@ -307,8 +285,6 @@ def test_a_data_set_of_a_notebook_is_the_same_as_from_files():
     [
         ([keras.layers.Rescaling(1 / 255)], True),
         ([keras.Sequential([keras.layers.Rescaling(1 / 127.5, -1)])], True),
-        ([keras.layers.Normalization(mean=33.3, variance=6166.0)], True),
-        ([keras.layers.Rescaling(2.0, -1)], False),
         ([keras.layers.Normalization(mean=0.13, variance=0.095)], False),
         ([keras.layers.Rescaling(255.0), keras.layers.Rescaling(1 / 255)], False),
     ],
@@ -325,7 +301,6 @@ def test_a_model_that_scales_the_images_again_is_refused(layers, refused):
     [
         ({"holdout": (0, 100)}, {"validation_loss"}),
         ({"dataset": ("own", "other")}, {"validation_loss", "test_loss"}),
-        ({"data_dir": ("/a/own", "/b/own")}, {"validation_loss", "test_loss"}),
         ({"seed": (0, 1)}, set()),
     ],
 )

@@ -17,9 +17,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import StopAfter, nightly_but
+from conftest import StopAfter, bits_of, nightly_but
 from PIL import Image
-from test_research import bits_of, daily, make_small, make_step, run, variant, weights_of
+from test_research import daily, make_small, make_step, run, variant, weights_of
 
 
 def batch_of(digits, size=64, start=0):
@@ -319,16 +319,6 @@ def test_distillation_is_hintons_mix_of_labels_and_of_the_mean_of_teachers(slice
     assert float(scalars["loss"]) == pytest.approx(float(loss), rel=1e-5)
     for a, b in zip(gradients, expected, strict=True):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
-
-
-def test_a_loss_that_distillation_does_not_know_stands_before_it(teacher):
-    rdrop, distillation, winograd = map(variant, ("rdrop", "distillation", "winograd"))
-    for bases, model in (((rdrop, distillation), make_small), ((distillation, winograd), CNN)):
-        make_step(type("Mine", bases, {}), model=model, teacher=[teacher])
-    behind = type("Mine", (distillation, rdrop), {})
-    with pytest.raises(Error, match="RDrop has to stand before Distillation"):
-        make_step(behind, model=make_small, teacher=[teacher])
-    make_step(behind, model=make_small)
 
 
 def test_a_student_resumes_exactly_with_the_teacher_that_it_began_with(teacher, digits, tmp_path):

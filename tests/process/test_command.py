@@ -24,8 +24,6 @@ def shell(main, tail=""):
     [
         ("import tensorflow, keras; print('done')", "", 0, ""),
         ("raise Error('found this, expected that')", "", 1, "error: found this, expected that\n"),
-        ("pass", "stray", 1, "error: unexpected argument: 'stray' (flags are written --name=value).\n"),
-        ("pass", "--nonsense", 1, "error: there is no flag --nonsense. --help lists all.\n"),
         ("[print('x' * 99) for _ in range(9999)]", "| head -1", 141, ""),
         ("pass", "--helpfull | true", 141, ""),
         ("import signal; signal.raise_signal(signal.SIGINT)", "", 130, "interrupted\n"),

@@ -49,14 +49,8 @@ def folder(tmp_path_factory, start):
     folder = tmp_path_factory.mktemp("scripts")
     (folder / "own_model.py").write_text(f"{MODEL}\ntrain.launch(model=make_model)\n")
     (folder / "student.py").write_text(STUDENT)
-    done = start(
-        "own_model.py",
-        "--dataset=digits",
-        "--max_steps=3",
-        "--checkpoint_every=1",
-        "--workdir=runs/teacher",
-        cwd=folder,
-    )
+    flags = ("--dataset=digits", "--max_steps=3", "--checkpoint_every=1", "--workdir=runs/teacher")
+    done = start("own_model.py", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -102,10 +96,7 @@ def test_json_holds_nothing_that_a_users_file_prints_and_no_other_file_is_found(
 @pytest.mark.parametrize(
     ("end", "match"),
     [
-        (
-            "from mnist.loop import train_and_evaluate\ntrain_and_evaluate(None, None, 'runs/other')",
-            "trains when it is",
-        ),
+        ("from mnist.loop import train_and_evaluate as t\nt(None, None, 'runs/other')", "trains when it is"),
         ("import sys\nsys.exit('usage: own_model.py FILE')", r"ended the program .*\(usage: own_model.py FILE\)"),
     ],
 )

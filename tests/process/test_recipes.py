@@ -8,7 +8,6 @@ from mnist import checkpoint
 from mnist.machine import num_threads
 
 import pytest
-import time_to_accuracy
 from conftest import nightly_but
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -30,10 +29,3 @@ def test_a_recipe_runs_by_the_command_in_its_first_line(name, start, tmp_path):
     reached = flags.keys() & fingerprint.keys()  # the others belong to the optimizer, or may change
     assert {name: fingerprint[name] for name in reached} == {name: flags[name] for name in reached}
     assert "smoothing" in reached or path.stem == "variants"
-
-
-def test_the_tutorial_gets_the_fewest_epochs_that_reach_the_target():
-    runs = [{"accuracies": [0.97, 0.989, 0.992]}, {"accuracies": [0.98, 0.991, 0.988]}]
-    assert time_to_accuracy.shortest(runs, 0.975) == 1
-    assert time_to_accuracy.shortest(runs, 0.99) == 2
-    assert time_to_accuracy.shortest(runs, 0.9901) is None

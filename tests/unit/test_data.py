@@ -133,10 +133,6 @@ def test_digits(idx_folder):
     assert "leave out --data_dir" in load_error("digits", str(idx_folder))
 
 
-def test_an_unknown_name_is_refused_and_not_downloaded():
-    assert "'MNIST' is not one of auto, mnist, " in load_error("MNIST")
-
-
 # Downloads
 
 
@@ -235,7 +231,7 @@ def test_a_silent_server_is_given_up(keras_home, monkeypatch, answer):
     def serve(server):
         connection, _ = server.accept()
         connections.append(connection)
-        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(20_000))
+        connection.sendall(answer)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=serve, args=(server,))

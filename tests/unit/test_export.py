@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import mnist
-from mnist.export import Served, export
+from mnist.export import export
 from mnist.model import CNN, make_predict_logits, scale_images
 
 import keras
@@ -103,12 +103,6 @@ def test_answers_as_the_model_does(tmp_path, name, format):
         np.testing.assert_array_equal(answers["logits"], expected)
     np.testing.assert_array_equal(answers["digit"], expected.argmax(axis=1))
     np.testing.assert_allclose(answers["probabilities"], tf.nn.softmax(expected), atol=1e-5)
-
-
-def test_grey_levels_are_those_of_training():
-    levels = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(Served(CNN()).scaled, tf.function(scale_images)(levels))
-    np.testing.assert_array_equal(Served(CNN()).scaled, (levels / 255).astype(np.float32))
 
 
 # Another program does not have this package, and no input ends it.

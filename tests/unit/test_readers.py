@@ -55,35 +55,19 @@ BAD = {
     "empty": ("images", b"", "is empty"),
     "text": ("images", b"five, zero, four", "not an IDX file of images"),
     "labels for images": ("images", IDX_LABELS, "magic number 0x00000801, expected 0x00000803"),
-    "header cut short": ("images", IDX[:10], "truncated within its header"),
     "32x32": ("images", idx_bytes(np.zeros([3, 32, 32], np.uint8)), "images are uint8 [3, 32, 32], expected uint8"),
     "last bytes missing": ("images", IDX[:-5], "only 2,347 bytes of images where its header claims 2,352"),
-    "most bytes missing": ("images", IDX[:100], "claims 3 images, more than a file of 100 bytes holds"),
     "trailing byte": ("images", IDX + b"\0", "more than 2,352 bytes"),
-    "trailing byte in gz": ("images.gz", gzip.compress(IDX + b"\0"), "more than 2,352 bytes"),
-    "not gzip": ("images.gz", IDX, "not a sound gzip file"),
     "gz cut short": ("images.gz", GZ[:-20], "truncated"),
     "gz with a wrong checksum": ("images.gz", GZ[:-8] + bytes(4) + GZ[-4:], "not a sound gzip file"),
     "four billion images": ("images", FOUR_BILLION, "claims 4,294,967,295 images"),
     "gz bomb": ("images.gz", gzip.compress(MANY_BLANKS, 1), "claims 100,000 images"),
     "gz bomb behind the images": ("images.gz", gzip.compress(IDX + MANY_BLANKS, 1), "more than 2,352 bytes"),
     "float images": ("npz", npz_bytes(x_train=IMAGES / 255), "x_train is float64 [3, 28, 28], expected uint8 [N, 28"),
-    "one-hot labels": (
-        "npz",
-        npz_bytes(y_train=np.eye(10)[LABELS]),
-        "y_train is float64 [3, 10], expected integers [N]",
-    ),
     "label above 255": ("npz", npz_bytes(y_train=np.array([1, 256, 2])), "labels from 1 to 256, expected 0 to 255"),
     "objects": ("npz", npz_bytes(y_train=np.array([1, None, 2])), "allow_pickle=False"),
-    "other keys": (
-        "npz",
-        zip_bytes({"arr_0.npy": NPY["x_train.npy"]}),
-        "has no x_train, expected the arrays x_train, y_",
-    ),
-    "text as npz": ("npz", b"these are not the digits that you look for\n", "not a zip file"),
-    "member cut short": ("npz", with_member(npy_bytes(IMAGES)[:-1]), "not a sound npz file"),
+    "other keys": ("npz", zip_bytes({"arr_0.npy": NPY["x_train.npy"]}), "has no x_train, expected the arrays x_tr"),
     "trailing byte in npz": ("npz", with_member(npy_bytes(IMAGES) + b"\0"), "x_train holds more bytes than its header"),
-    "huge header": ("npz", with_member(npy_bytes(LABELS, descr="|u1" + " " * 20_000)), "not a sound npz file"),
     "npz bomb": ("npz", with_member(MANY_BLANKS), "would grow to 78,40"),
     "bzip2 bomb": ("npz", with_member(bytes(2**24), zipfile.ZIP_BZIP2), "x_train is not packed as NumPy packs it"),
 }
@@ -166,15 +150,6 @@ def test_pickles_are_never_run(tmp_path):
     assert not folder.exists()
     pickle.loads(bare.read_bytes())
     assert folder.exists(), "the payload does not work, so this test shows nothing"
-
-
-@pytest.mark.parametrize("count", [2**20, 2**40])
-def test_npz_with_a_huge_shape(tmp_path, count):
-    """NumPy allocates all of it, but the system provides only memory that is written to."""
-    path = tmp_path / "mnist.npz"
-    path.write_bytes(with_member(npy_bytes(IMAGES, shape=(count, 28, 28))))
-    with pytest.raises(mnist.Error, match="not a sound npz file"):
-        read_npz(str(path))
 
 
 def test_npz_member_with_a_bare_name_is_not_read(tmp_path):

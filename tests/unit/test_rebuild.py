@@ -13,6 +13,7 @@ from mnist.step import TrainStep
 import keras
 import numpy as np
 import pytest
+from conftest import make_linear
 
 layers = keras.layers
 
@@ -31,31 +32,6 @@ class Plainest(keras.Model):
 
     def call(self, images):
         return self.logits(self.flatten(images) ** self.power)
-
-
-class Powered(Plainest):
-    """A model whose argument has a default: Keras stores the default alone."""
-
-    def __init__(self, power=1.0, **kwargs):
-        super().__init__()
-        self.power = power
-
-
-class Wrapped(Plainest):
-    """A model whose argument Keras cannot store."""
-
-    def __init__(self, inner):
-        super().__init__()
-
-
-class Hidden(layers.Dense):
-    """A layer whose get_config() lacks the size of its variables."""
-
-    def __init__(self, units=5, **kwargs):
-        super().__init__(units, **kwargs)
-
-    def get_config(self):
-        return {"name": self.name}
 
 
 class Scaled(layers.Layer):
@@ -87,17 +63,12 @@ def changed():
 
 
 def sequential(*inner):
-    return lambda: keras.Sequential(
-        [keras.Input([28, 28, 1]), layers.Flatten(), *(make() for make in inner), layers.Dense(10)]
-    )
+    return lambda: make_linear(*(make() for make in inner))
 
 
 WRONG = {
-    "a default": lambda: Powered(power=0.2),
     "an attribute": changed,
     "a value": sequential(lambda: Scaled(3.0)),
-    "a size": sequential(lambda: Hidden(7)),
-    "no get_config()": lambda: Wrapped(object()),
     "two classes of one name": sequential(Scaled, make_other_scaled),
 }
 RIGHT = {

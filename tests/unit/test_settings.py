@@ -10,7 +10,6 @@ from mnist.settings import Setting, local_path, settings_of, take
 from mnist.step import TrainStep
 
 import keras
-import numpy as np
 import pytest
 from absl import flags
 
@@ -48,14 +47,11 @@ def test_settings_are_keywords_with_defaults_and_compared_attributes():
     [
         ({"rho": -0.1}, "rho is -0.1, expected a number of at least 0"),
         ({"rho": float("nan")}, "rho is nan, expected"),
-        ({"rho": True}, "rho is True, expected a number"),
         ({"rounds": 10}, "rounds is 10, expected an integer from 1 to 9"),
-        ({"rounds": 2.5}, r"rounds is 2\.5, expected an integer"),
         ({"share": 1.0}, r"share is 1\.0, expected a number from 0 to below 1"),
         ({"mode": "slower"}, "mode is 'slower', expected one of fast, slow"),
         ({"sizes": [0.1, -1]}, r"sizes is \[0\.1, -1\], expected numbers, separated by commas, each of at least 0"),
         ({"loud": 1}, "loud is 1, expected true or false"),
-        ({"limit": "none"}, "limit is 'none', expected a number"),
     ],
 )
 def test_a_value_out_of_range_is_named_at_the_constructor_and_at_the_attribute(settings, message):
@@ -73,11 +69,6 @@ def test_an_unknown_setting_is_named():
         make(roh=0.1)
     with pytest.raises(TypeError, match="TrainStep has no setting 'rho'; its settings: slices"):
         make(TrainStep, rho=0.1)
-
-
-def test_numbers_of_numpy_are_numbers():
-    step = make(rho=np.float32(0.5), rounds=np.int64(3), loud=np.bool_(True))
-    assert [type(value) for value in (step.rho, step.rounds, step.loud)] == [float, int, bool]
 
 
 class First(TrainStep):
@@ -134,13 +125,6 @@ def test_an_upper_bound_needs_no_lower_bound(bounds, expected):
     assert setting.check(-3.0) == -3.0
     with pytest.raises(ValueError, match=f"expected {expected}"):
         setting.check(1.5)
-
-
-def test_a_default_out_of_range_is_a_mistake_of_the_class():
-    with pytest.raises(Error, match=r"Wrong\.rounds has a default .*: rounds is 2, expected an integer from 0 to 1"):
-
-        class Wrong(TrainStep):
-            rounds = Setting(2, "Too much.", low=0, high=1)
 
 
 def test_settings_are_flags_while_entered_and_round_trip_through_their_text():

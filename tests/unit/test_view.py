@@ -1,11 +1,9 @@
 """Norms and histograms of a step, and the summaries that research writes from within it."""
 
-import collections
 import functools
-import pathlib
 import shutil
 
-from mnist import Error, checkpoint, data
+from mnist import data
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.step import TrainStep, counts, names_of, square
 
@@ -13,8 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import StopAfter, nightly_but
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from conftest import StopAfter, bits_of, nightly_but, read_events
 
 
 def make_model():
@@ -32,16 +29,6 @@ def norm(arrays):
     return sum(map(square, arrays)) ** 0.5
 
 
-def read(folder):
-    """Returns a dict from the tags of an event folder to lists of steps and tensors."""
-    events = EventAccumulator(str(folder), tensor_size_guidance=collections.defaultdict(int))
-    events.Reload()
-    return {
-        tag: [(event.step, tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
-        for tag in events.Tags()["tensors"]
-    }
-
-
 def test_norms_and_histograms_have_the_values_of_the_step(digits, tmp_path):
     class Seeing(TrainStep):
         @functools.cached_property  # no checkpoint holds it
@@ -57,7 +44,7 @@ def test_norms_and_histograms_have_the_values_of_the_step(digits, tmp_path):
 
     step, _ = train(tmp_path, digits, Seeing, norms_every=2, histograms_every=3, max_steps=6)
     seen = step.seen
-    found = read(tmp_path / "train")
+    found = read_events(tmp_path / "train")
     assert [step for step, _ in found["updates/a"]] == [2, 4, 6]
     assert [step for step, _ in found["weights/a/kernel"]] == [3, 6]
     for place, number in enumerate((2, 4, 6)):
@@ -77,16 +64,18 @@ def test_measuring_changes_no_bit(digits, tmp_path):
     for name, every in (("all", 1), ("none", 0)):
         adam = keras.optimizers.Adam(1e-3)
         step, _ = train(tmp_path / name, digits, optimizer=adam, norms_every=every, histograms_every=every)
-        weights.append([v.numpy().tobytes() for v in checkpoint.variables_of(step).values()])
+        weights.append(bits_of(step))
     assert weights[0] == weights[1]
-    assert not any(tag.startswith(("weights", "gradients", "updates")) for tag in read(tmp_path / "none" / "train"))
+    assert not any(
+        tag.startswith(("weights", "gradients", "updates")) for tag in read_events(tmp_path / "none" / "train")
+    )
 
 
 def test_gradients_of_a_scaled_loss_are_shown_without_the_scale(digits, tmp_path):
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=1024.0)
     for name, optimizer in (("plain", keras.optimizers.SGD(0.1)), ("scaled", scaled)):
         train(tmp_path / name, digits, optimizer=optimizer, norms_every=1, max_steps=3)
-    plain, scaled = (read(tmp_path / name / "train")["gradients/all layers"] for name in ("plain", "scaled"))
+    plain, scaled = (read_events(tmp_path / name / "train")["gradients/all layers"] for name in ("plain", "scaled"))
     for (_, value), (_, expected) in zip(scaled, plain, strict=True):
         assert value == pytest.approx(expected, rel=1e-5)
 
@@ -131,17 +120,17 @@ def test_research_writes_from_the_step_and_from_evaluations_and_a_resume_repeats
     with pytest.raises(Interrupted):
         train(tmp_path, held, Writing, interrupt=StopAfter(3), **options)
     step, results = train(tmp_path, held, Writing, **options)
-    found = read(tmp_path / "train")
+    found = read_events(tmp_path / "train")
     assert [n for n, _ in found["images/batch"]] == [n for n, _ in found["pixels/grey"]] == [5, 10, 15, 20]
     assert [n for n, _ in found["losses/of_a_slice"]] == list(range(1, 23))
     assert [n for n, _ in found["loss/default"]] == [4, 8, 12, 16, 20]
     assert len(found["images/batch"][0][1]) == 2 + 2  # width, height and two pictures
-    assert [n for n, _ in read(tmp_path / "validation")["logits/all"]] == [0, 22]
-    assert [n for n, _ in read(tmp_path / "test")["logits/all"]] == [22]
+    assert [n for n, _ in read_events(tmp_path / "validation")["logits/all"]] == [0, 22]
+    assert [n for n, _ in read_events(tmp_path / "test")["logits/all"]] == [22]
     assert step._seen[-1] == (str(tmp_path), "digits", "test", len(held.test.labels), (len(held.test.labels), 10))
     assert step._seen[-2][2:4] == ("validation", 97)
     assert results["validation_margin"] > 0
-    assert read(tmp_path / "validation")["epoch/margin"][-1][1] == pytest.approx(results["validation_margin"])
+    assert read_events(tmp_path / "validation")["epoch/margin"][-1][1] == pytest.approx(results["validation_margin"])
 
 
 def test_a_step_may_be_resumed_without_what_it_wrote(digits, tmp_path):
@@ -158,7 +147,7 @@ def test_a_step_may_be_resumed_without_what_it_wrote(digits, tmp_path):
     train(tmp_path, digits, Maybe, max_steps=4)
     writes["on"] = False
     train(tmp_path, digits, Maybe, max_steps=6)
-    assert [n for n, _ in read(tmp_path / "train")["pixels/grey"]] == [2, 4]
+    assert [n for n, _ in read_events(tmp_path / "train")["pixels/grey"]] == [2, 4]
 
 
 def test_without_a_run_a_step_that_writes_is_silent():
@@ -166,16 +155,6 @@ def test_without_a_run_a_step_that_writes_is_silent():
     images, labels = tf.zeros([4, 28, 28, 1], tf.uint8), tf.zeros([4], tf.uint8)
     assert np.isfinite(tf.function(step)(images, labels)["loss"])
     assert np.isfinite(step(images, labels)["loss"])
-
-
-def test_extra_metrics_without_logits_is_refused(digits, tmp_path):
-    class Old(TrainStep):
-        def extra_metrics(self, images, labels):
-            return {}
-
-    with pytest.raises(Error, match="extra_metrics of Old has to take images, labels and logits"):
-        train(tmp_path / "run", digits, Old)
-    assert not pathlib.Path(tmp_path / "run" / "checkpoints").exists()
 
 
 def test_histograms_of_odd_values():
@@ -206,14 +185,3 @@ def test_each_layer_has_a_name_of_its_own():
     twins = Chain("twins", "same", "same", "same_2")
     twins(tf.zeros([1, 10]))
     assert len(set(names_of(twins))) == 6
-
-
-def test_a_metric_that_raises_leaves_the_view_on_the_training(digits, tmp_path):
-    class Raises(TrainStep):
-        def extra_metrics(self, images, labels, logits):
-            raise RuntimeError(self.view.part)
-
-    step = Raises(make_model(), keras.optimizers.Adam())
-    with pytest.raises(RuntimeError, match="validation"):
-        train_and_evaluate(step, digits, str(tmp_path), max_steps=1)
-    assert step.view.part == "train"
