@@ -62,12 +62,14 @@ class Context:
         finally:
             self.slice_number, self.draws = before, max(most, self.draws)
 
+    @tf.autograph.experimental.do_not_convert
     def watched_others(self, tape, trained):
         """Returns the `tf.Variable`s that a tape watched beside the trained ones. An empty list outside of a graph."""
         known = {id(variable) for variable in trained}
         watched = tape.watched_variables() if tf.inside_function() else ()
         return [variable for variable in watched if id(variable) not in known]
 
+    @tf.autograph.experimental.do_not_convert
     def take_others(self, gradients, others):
         """Returns the gradients of the trained variables. Stores which other variables have a gradient."""
         count = len(gradients) - len(others)

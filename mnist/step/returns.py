@@ -7,6 +7,9 @@ from mnist import Error
 import keras
 import tensorflow as tf
 
+# AutoGraph would take 0.1 s for each function, and there is nothing to convert.
+_not_converted = tf.autograph.experimental.do_not_convert
+
 
 def check_trained(cls, variables):
     """Raises `mnist.Error` if `trained_variables` of a class returned anything but different trainable variables."""
@@ -23,7 +26,7 @@ def check_trained(cls, variables):
         seen.add(id(inner))
 
 
-@tf.autograph.experimental.do_not_convert
+@_not_converted
 def check_takes(step, name, batch):
     """Raises `mnist.Error` for a method of a step that does not take the tensors of a batch."""
     try:
@@ -36,6 +39,7 @@ def check_takes(step, name, batch):
         ) from None
 
 
+@_not_converted
 def check_batch(step, found):
     """Returns what `prepare_batch` returned. Raises: `mnist.Error` if `compute_gradients` cannot take it."""
     if not isinstance(found, (tuple, list)) or len(found) < 2:
@@ -45,6 +49,7 @@ def check_batch(step, found):
     return found
 
 
+@_not_converted
 def check_loss(step, found):
     """Returns the loss or the dict of losses, and the logits, of what `compute_loss` returned.
 
@@ -70,6 +75,7 @@ def check_loss(step, found):
     return losses, logits
 
 
+@_not_converted
 def classes_of(step, labels, logits):
     """Returns the class of each image, int64 `[B]`, of the labels of `prepare_batch`, `[B, classes]` or `[B]`.
 
@@ -86,6 +92,7 @@ def classes_of(step, labels, logits):
     )
 
 
+@_not_converted
 def check_gradients(step, found):
     """Returns the gradients and the scalars of what `compute_gradients` returned. Raises: `mnist.Error` for others."""
     if not isinstance(found, (tuple, list)) or len(found) != 2 or not isinstance(found[1], dict):
@@ -95,6 +102,7 @@ def check_gradients(step, found):
     return found
 
 
+@_not_converted
 def check_count(step, what, gradients):
     """Raises `mnist.Error` if there is not one gradient for each trained variable. `what` begins its message."""
     count = len(step.trained_variables())

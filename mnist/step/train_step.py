@@ -17,6 +17,7 @@ from mnist.step.context import Context
 import keras
 import tensorflow as tf
 
+_not_converted = tf.autograph.experimental.do_not_convert  # saves time where there is nothing to convert
 # Attributes of TrainStep that no subclass may replace.
 _PRIVATE = ("_averaging", "_context", "_given", "_state", "_slice_gradients")
 _RESERVED = ("averaged", "iterations", "model", "optimizer", "seed", "state", "view", *_PRIVATE)
@@ -139,6 +140,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         """The `View` of the run: its folder, its data, and when the step's own summaries are written."""
         return self._context.view
 
+    @_not_converted
     def trained_variables(self):
         """Returns the variables that the step trains, a list of Keras variables and `tf.Variable`s.
 
@@ -233,6 +235,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)  # [B]
         return self.add_losses(tf.reduce_mean(losses)), logits
 
+    @_not_converted
     def add_losses(self, loss):
         """Adds the losses of the model's regularizers and of `add_loss` to a scalar loss.
 
@@ -241,6 +244,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         self._context.has_losses = True
         return _total(loss, self.model.losses)
 
+    @_not_converted
     def _may_change_labels(self):
         """Returns whether labels may be other than one-hot, so that the graph of a plain step checks nothing."""
         names = ("__call__", "prepare_batch", "compute_gradients", "compute_loss")
@@ -360,6 +364,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         return scalars
 
 
+@_not_converted
 def _as_variable(variable):
     """Returns the `tf.Variable` of a Keras variable, or else the variable itself."""
     return variable.value if isinstance(variable, keras.Variable) else variable
@@ -388,6 +393,7 @@ def _inner(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+@_not_converted
 def _total(loss, others):
     """Returns the sum of a loss and the losses of a model, added in the order that `fit` has."""
     return keras.ops.sum([loss, *(keras.ops.sum(other) for other in others)]) if others else loss
