@@ -92,7 +92,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         for name in given.keys() & {"seed", *settings_of(cls)}:
             if name not in self._given or (name == "seed" and given[name] != self.seed):
                 raise _wrong_constructor(cls, f"does not pass on {name!r}")
-        trained = list(self.trained_variables())
+        trained = self.trained_variables()
         _check_trained(cls, trained)
         inner = _inner(self.optimizer)
         known = getattr(inner, "_trainable_variables", [])
@@ -256,7 +256,10 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         gradients, scalars = context.replicas.mean(
             self._slice_gradients, self.slices, (images, labels, *more), variables, context.jit_compile
         )
-        return self.combine_gradients(gradients) if isinstance(gradients, dict) else gradients, scalars
+        if isinstance(gradients, dict):
+            gradients = self.combine_gradients(gradients)
+            _check_count(self, "combine_gradients returned", gradients, self.trained_variables())
+        return gradients, scalars
 
     def combine_gradients(self, gradients):
         """Combines the gradients of several losses. Called only if `compute_loss` returns a dict.
@@ -280,6 +283,11 @@ class TrainStep(tf.Module, metaclass=_Constructing):
             with tf.GradientTape(persistent=tf.executing_eagerly()) as tape, tf.name_scope("loss"):
                 losses, logits = self._check_loss(self.compute_loss(*batch))
                 scaled = tf.nest.map_structure(self.optimizer.scale_loss, losses)
+            if len(self.trained_variables()) != len(trained):
+                raise Error(
+                    f"trained_variables of {type(self).__name__} has more variables once the loss has run: build its "
+                    "layers in __init__, as in self.head.build([None, 10])."
+                )
             others = context.watched_others(tape, trained)
             with tf.name_scope("gradients"):
                 if isinstance(losses, dict):
@@ -383,8 +391,10 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         for name, loss in named.items():
             if getattr(loss, "shape", None) != () or not loss.dtype.is_floating:
                 raise Error(f"{where} returned {_describe(loss)} for {name!r}, expected a scalar: take its mean.")
-        if isinstance(losses, dict) and (not losses or losses.keys() & {"loss", "accuracy"}):
-            raise Error(f"{where} returned losses named {[*losses]}, expected other names than 'loss' and 'accuracy'.")
+        if isinstance(losses, dict) and (
+            not losses or {*losses} & {"loss", "accuracy"} or {*map(type, losses)} != {str}
+        ):
+            raise Error(f"{where} returned losses named {[*losses]}, expected texts except 'loss' and 'accuracy'.")
         if not hasattr(logits, "shape") or not tf.TensorShape(logits.shape).is_compatible_with([None, None]):
             raise Error(f"{where} returned {_describe(logits)} for the logits, expected [B, classes].")
         if not self._context.has_losses and self.model.losses:
@@ -397,6 +407,8 @@ class TrainStep(tf.Module, metaclass=_Constructing):
 
 def _check_trained(cls, variables):
     where, seen = f"trained_variables of {cls.__name__}", set()
+    if not isinstance(variables, (tuple, list)):
+        raise Error(f"{where} returned {_describe(variables)}, expected a list of variables.")
     for variable in variables:
         if not isinstance(variable, (keras.Variable, tf.Variable)):
             raise Error(f"{where} has a {type(variable).__name__}, expected Keras variables or tf.Variables.")
@@ -409,6 +421,8 @@ def _check_trained(cls, variables):
 
 
 def _check_count(step, what, gradients, variables):
+    if not isinstance(gradients, (tuple, list)):
+        raise Error(f"{what} {_describe(gradients)}, expected a list of gradients.")
     if len(gradients) != len(variables):
         raise Error(
             f"{what} {len(gradients)} gradients, but {type(step).__name__} trains {len(variables)} variables: give "

@@ -91,6 +91,11 @@ def test_the_variables_that_a_step_adds_are_trained_saved_and_measured(make_opti
     assert bits(resumed) == bits(straight)
 
 
+def unbuild(step, *args, **settings):
+    Head.__init__(step, *args, **settings)
+    step.head = layers.Dense(10, name="head")
+
+
 class Stopped(Head):
     def look(self, images):
         return tf.stop_gradient(super().look(images))
@@ -120,6 +125,8 @@ def test_a_variable_of_the_loss_that_nothing_trains_is_refused(digits, tmp_path)
     is_refused(r"loss of Head depends on head/0 \(.*kernel\), which nothing trains: return it", tmp_path, digits, Head)
     half = type("Half", (Trained,), {"trained_variables": lambda self: [*Head.trained_variables(self), self.scale]})
     is_refused("loss of Half depends on head/0", tmp_path, digits, half, slices=4)
+    late = type("Late", (Trained,), {"__init__": unbuild})
+    is_refused("trained_variables of Late has more variables once .* build its layers", tmp_path, digits, late)
     for cls in (Stopped, Frozen, OwnUpdate):
         assert train(tmp_path / cls.__name__, digits, cls, steps=2).iterations == 2
 
@@ -238,6 +245,11 @@ def cut(function):
     return method(name, lambda self, *batch: function(getattr(TrainStep, name)(self, *batch)))
 
 
+def combining(function, names="a"):
+    cls = cut(lambda compute_loss: (dict.fromkeys(names, compute_loss[0]), compute_loss[1]))
+    return type("Mine", (cls,), {"combine_gradients": function})
+
+
 @pytest.mark.parametrize(
     ("cls", "match"),
     [
@@ -252,6 +264,10 @@ def cut(function):
         (cut(lambda compute_gradients: compute_gradients[0]), "expected a list of gradients and a dict of scalars"),
         (cut(lambda compute_gradients: (compute_gradients[0][:3], {})), "returned 3 gradients, but Mine trains 4"),
         (method("apply_gradients", lambda self, g: TrainStep.apply_gradients(self, g[1:])), "got 3 gradients, but"),
+        (combining(lambda self, g: g["a"][1:]), "combine_gradients returned 3 gradients, but Mine trains 4"),
+        (combining(lambda self, g: g), "combine_gradients returned a dict, expected a list of gradients"),
+        (combining(None, names=[1]), r"losses named .1., expected texts except 'loss'"),
+        (method("trained_variables", lambda self: iter([])), "returned a list_iterator, expected a list of variables"),
         (method("trained_variables", lambda self: [1.0]), "has a float, expected Keras variables"),
         (method("trained_variables", lambda self: self.optimizer.variables[:1]), "iteration, which is not trainable"),
         (method("trained_variables", lambda self: self.model.weights * 2), "kernel twice"),
