@@ -14,6 +14,8 @@ _not_converted = tf.autograph.experimental.do_not_convert
 def check_trained(cls, variables):
     """Raises `mnist.Error` if `trained_variables` of a class returned anything but different trainable variables."""
     where, seen = f"trained_variables of {cls.__name__}", set()
+    if not isinstance(variables, (tuple, list)):
+        raise Error(f"{where} returned {_describe(variables)}, expected a list of variables.")
     for variable in variables:
         if not isinstance(variable, (keras.Variable, tf.Variable)):
             raise Error(f"{where} has a {type(variable).__name__}, expected Keras variables or tf.Variables.")
@@ -63,8 +65,8 @@ def check_loss(step, found):
     for name, loss in named.items():
         if getattr(loss, "shape", None) != () or not loss.dtype.is_floating:
             raise Error(f"{where} returned {_describe(loss)} for {name!r}, expected a scalar: take its mean.")
-    if isinstance(losses, dict) and (not losses or losses.keys() & {"loss", "accuracy"}):
-        raise Error(f"{where} returned losses named {[*losses]}, expected other names than 'loss' and 'accuracy'.")
+    if isinstance(losses, dict) and (not losses or {*losses} & {"loss", "accuracy"} or {*map(type, losses)} != {str}):
+        raise Error(f"{where} returned losses named {[*losses]}, expected texts except 'loss' and 'accuracy'.")
     if not hasattr(logits, "shape") or not tf.TensorShape(logits.shape).is_compatible_with([None, None]):
         raise Error(f"{where} returned {_describe(logits)} for the logits, expected [B, classes].")
     if not step._context.has_losses and step.model.losses:
@@ -105,6 +107,8 @@ def check_gradients(step, found):
 @_not_converted
 def check_count(step, what, gradients):
     """Raises `mnist.Error` if there is not one gradient for each trained variable. `what` begins its message."""
+    if not isinstance(gradients, (tuple, list)):
+        raise Error(f"{what} {_describe(gradients)}, expected a list of gradients.")
     count = len(step.trained_variables())
     if len(gradients) != count:
         raise Error(

@@ -97,7 +97,7 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         for name in given.keys() & {"seed", *settings_of(cls)}:
             if name not in self._given or (name == "seed" and given[name] != self.seed):
                 raise _wrong_constructor(cls, f"does not pass on {name!r}")
-        trained = list(self.trained_variables())
+        trained = self.trained_variables()
         returns.check_trained(cls, trained)
         inner = _inner(self.optimizer)
         known = getattr(inner, "_trainable_variables", [])
@@ -264,7 +264,10 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         gradients, scalars = context.replicas.mean(
             self._slice_gradients, self.slices, (images, labels, *more), variables, context.jit_compile
         )
-        return self.combine_gradients(gradients) if isinstance(gradients, dict) else gradients, scalars
+        if isinstance(gradients, dict):
+            gradients = self.combine_gradients(gradients)
+            returns.check_count(self, "combine_gradients returned", gradients)
+        return gradients, scalars
 
     def combine_gradients(self, gradients):
         """Combines the gradients of several losses. Called only if `compute_loss` returns a dict.
@@ -288,6 +291,11 @@ class TrainStep(tf.Module, metaclass=_Constructing):
             with tf.GradientTape(persistent=tf.executing_eagerly()) as tape, tf.name_scope("loss"):
                 losses, logits = returns.check_loss(self, self.compute_loss(*batch))
                 scaled = tf.nest.map_structure(self.optimizer.scale_loss, losses)
+            if len(self.trained_variables()) != len(trained):
+                raise Error(
+                    f"trained_variables of {type(self).__name__} has more variables once the loss has run: build its "
+                    "layers in __init__, as in self.head.build([None, 10])."
+                )
             others = context.watched_others(tape, trained)
             with tf.name_scope("gradients"):
                 if isinstance(losses, dict):

@@ -81,6 +81,11 @@ def test_the_variables_that_a_step_adds_are_trained_saved_and_measured(make_opti
     assert bits_of(resumed) == bits_of(straight)
 
 
+def unbuild(step, *args, **settings):
+    Head.__init__(step, *args, **settings)
+    step.head = layers.Dense(10, name="head")
+
+
 class Stopped(Head):
     def look(self, images):
         return tf.stop_gradient(super().look(images))
@@ -104,6 +109,8 @@ def test_a_variable_of_the_loss_that_nothing_trains_is_refused(digits, tmp_path)
     is_refused(r"loss of Head depends on head/0 \(.*kernel\), which nothing trains: return it", tmp_path, digits, Head)
     half = type("Half", (Trained,), {"trained_variables": lambda self: [*Head.trained_variables(self), self.scale]})
     is_refused("loss of Half depends on head/0", tmp_path, digits, half, slices=4)
+    late = type("Late", (Trained,), {"__init__": unbuild})
+    is_refused("trained_variables of Late has more variables once .* build its layers", tmp_path, digits, late)
     for cls in (Stopped, OwnUpdate):
         assert train(tmp_path / cls.__name__, digits, cls, steps=2).iterations == 2
 
@@ -214,6 +221,11 @@ def cut(function):
     return method(name, lambda self, *batch: function(getattr(TrainStep, name)(self, *batch)))
 
 
+def combining(function, names="a"):
+    cls = cut(lambda compute_loss: (dict.fromkeys(names, compute_loss[0]), compute_loss[1]))
+    return type("Mine", (cls,), {"combine_gradients": function})
+
+
 @pytest.mark.parametrize(
     ("cls", "match"),
     [
@@ -225,6 +237,10 @@ def cut(function):
         (cut(lambda compute_loss: ({"loss": compute_loss[0]}, compute_loss[1])), "losses named .'loss'., expected"),
         (cut(lambda compute_gradients: compute_gradients[0]), "expected a list of gradients and a dict of scalars"),
         (cut(lambda compute_gradients: (compute_gradients[0][:3], {})), "returned 3 gradients, but Mine trains 4"),
+        (combining(lambda self, g: g["a"][1:]), "combine_gradients returned 3 gradients, but Mine trains 4"),
+        (combining(lambda self, g: g), "combine_gradients returned a dict, expected a list of gradients"),
+        (combining(None, names=[1]), r"losses named .1., expected texts except 'loss'"),
+        (method("trained_variables", lambda self: iter([])), "returned a list_iterator, expected a list of variables"),
         (method("trained_variables", lambda self: self.optimizer.variables[:1]), "iteration, which is not trainable"),
         (method("trained_variables", lambda self: self.model.weights * 2), "kernel twice"),
         (method("__init__", no_settings), "Mine.__init__ got an unexpected keyword argument 'seed'.*settings"),
