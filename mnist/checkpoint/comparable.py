@@ -33,6 +33,10 @@ class Saved(dict):
     """The description of a Keras object, whose variables checkpoints save."""
 
 
+class Traced(dict):
+    """The description of a tensor of a graph, which a traced method may keep for another one."""
+
+
 def is_own(value):
     """Returns whether a class, a function or a module is code of the user, such as a file of mnist/research."""
     file = getattr(sys.modules.get(_module_of(value)), "__file__", None) or ""
@@ -72,7 +76,9 @@ class _Plain:
     def of(self, value, name):
         if hasattr(value, "get_config") and not isinstance(value, type):
             return self._of_keras(value)
-        if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
+        if tf.is_symbolic_tensor(value):
+            return Traced({"class": type(value).__name__})
+        if isinstance(value, tf.Tensor):
             value = value.numpy()
         if isinstance(value, np.ndarray) and value.size > 100 and not value.dtype.hasobject:
             digest = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
@@ -185,6 +191,14 @@ def is_object(value):
     if isinstance(value, dict):
         return isinstance(value, Saved) or set(value) <= {"class"} or all(map(is_object, value.values()))
     return isinstance(value, list) and all(map(is_object, value))
+
+
+def is_traced(value):
+    """Returns whether a result of `plain` holds nothing but classes, and a tensor of a graph among them."""
+    if isinstance(value, (dict, list)) and not isinstance(value, (Saved, Traced)):
+        inner = value.values() if isinstance(value, dict) else value
+        return is_object(value) and any(map(is_traced, inner))
+    return isinstance(value, Traced)
 
 
 def differences_in(old, new, name):

@@ -7,7 +7,7 @@ import traceback
 
 from mnist import Error
 from mnist.checkpoint import bundle
-from mnist.checkpoint.comparable import attributes_of, differences_in, is_object, is_own, plain, show
+from mnist.checkpoint.comparable import attributes_of, differences_in, is_own, is_traced, plain, show
 from mnist.checkpoint.reads import read_by
 from mnist.settings import READ
 
@@ -54,8 +54,15 @@ class Watch:
                     f"{cls}: self.{name.partition('/')[0]} lost a tf.Variable {when}, which the graph still uses: "
                     "call assign() on the variable, and do not replace it."
                 )
+        held = set(map(id, self._variables.values()))
+        for name, variable in variables.items():
+            if id(variable) not in held:
+                raise Error(
+                    f"{cls}: self.{name.partition('/')[0]} got a tf.Variable {when}, which no checkpoint holds: "
+                    "make it before the run."
+                )
         for name, was, now in differences_in(self._before, self._look(), ""):
-            if not is_object(now):
+            if not is_traced(now):
                 change = f"{cls}: {name} changed {when} from {show(was)} to {show(now)}"
                 raise Error(
                     f"{change}. Checkpoints do not hold it, and traced methods keep the first value: use self.state or "
