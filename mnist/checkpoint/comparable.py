@@ -15,6 +15,7 @@ import types
 from collections.abc import Iterator, Mapping
 
 from mnist import Error
+from mnist.checkpoint.bundle import variables_in
 from mnist.model import describe
 
 import keras
@@ -54,7 +55,7 @@ def _module_of(value):
     return value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None) or "builtins"
 
 
-def plain(value, name="a value", running=False, within=()):
+def plain(value, name="a value", running=False, within=(), held=()):
     """Returns a value as JSON, and what it holds at any depth. Of an object of a library only the class remains.
 
     Args:
@@ -62,20 +63,22 @@ def plain(value, name="a value", running=False, within=()):
       name: a string. The name of the value, for messages.
       running: a bool. Whether to leave out learning rates, which a run may change, and to add attributes of layers.
       within: objects that are described already.
+      held: `tf.Variable`s that checkpoints hold. While `running`, the values of all others are added.
 
     Raises: `mnist.Error` for a generator of random numbers or an iterator, whose position nothing shows. Also for an
       optimizer without a get_config(), or with a schedule without one.
     """
-    return _Plain(running, within).of(value, name)
+    return _Plain(running, within, held).of(value, name)
 
 
 class _Plain:
-    def __init__(self, running, within):
+    def __init__(self, running, within, held):
+        self._held = set(map(id, held))
         self._running, self._seen = running, {id(value): value for value in within}  # keeps objects, and so their ids
 
     def of(self, value, name):
         if hasattr(value, "get_config") and not isinstance(value, type):
-            return self._of_keras(value)
+            return Saved(self._of_keras(value) | self._values_of(value, name))
         if tf.is_symbolic_tensor(value):
             return Traced({"class": type(value).__name__})
         if isinstance(value, tf.Tensor):
@@ -130,18 +133,24 @@ class _Plain:
                 "holds: keep a generator of NumPy in self.state, or draw by (self.seed, epoch)."
             )
         inner = getattr(value, "__self__", None)  # of a bound method
-        return {"class": cls.__name__} | ({"self": self.of(inner, name)} if inner is not None else {})
+        found = {"class": cls.__name__} | ({"self": self.of(inner, name)} if inner is not None else {})
+        return found | self._values_of(value, name)
+
+    def _values_of(self, value, name):
+        """Returns the values of the variables in an object of TensorFlow or Keras that no checkpoint holds."""
+        lost = [x for x in variables_in(value) if id(x) not in self._held] if self._running else []
+        return {"variables": [self.of(x.numpy(), name) for x in lost]} if lost else {}
 
     def _of_keras(self, value):
         """Returns what Keras serializes of an object, and for a layer or a model also of each layer in it."""
         if isinstance(value, keras.Layer):
             layers = [self._of_layer(layer) for layer in value._flatten_layers(include_self=False)]
-            return Saved(({"layers": layers} if layers else {}) | self._of_layer(value))
+            return ({"layers": layers} if layers else {}) | self._of_layer(value)
         description = describe(value)
         if description is None:
             name = type(value).__name__
             raise Error(f"a resume could not compare the {name}: it, or its learning rate, needs a get_config().")
-        return Saved(self._anonymous(description))
+        return self._anonymous(description)
 
     def _of_layer(self, layer):
         found = self._anonymous(describe(layer)) or {"class": type(layer).__name__, "trainable": layer.trainable}

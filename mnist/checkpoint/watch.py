@@ -35,7 +35,8 @@ class Watch:
         self._step = step
         classes = [cls for cls in type(step).__mro__ if is_own(cls)]
         self._methods = list(dict.fromkeys(name for cls in classes for name in vars(cls) if name != "__init__"))
-        self._variables, self._before = bundle.variables_of(step), self._look()
+        self._variables = bundle.variables_of(step)
+        self._before = self._look()
 
     def _look(self):
         kept = {
@@ -43,7 +44,8 @@ class Watch:
         }
         read = read_by(self._step, self._methods).items()
         kept |= {name: x for name, x in read if name[:5] != "self."}
-        return {name: plain(value, name, running=True, within=[self._step]) for name, value in kept.items()}
+        held = self._variables.values()
+        return {name: plain(x, name, running=True, within=[self._step], held=held) for name, x in kept.items()}
 
     def check(self, when):
         """Raises `mnist.Error` for what has changed since the run began. `when` is a text, such as "in epoch_order"."""
@@ -65,8 +67,8 @@ class Watch:
             if not is_traced(now):
                 change = f"{cls}: {name} changed {when} from {show(was)} to {show(now)}"
                 raise Error(
-                    f"{change}. Checkpoints do not hold it, and traced methods keep the first value: use self.state or "
-                    "a tf.Variable, or set it before the run."
+                    f"{change}. No checkpoint holds it, and traced methods keep the first value: use self.state or "
+                    "a tf.Variable of the step, or set it before."
                 )
 
     @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Checkpoints save what a hook of a step keeps and reads, or a run refuses it by name in one line."""
 
+import dataclasses
 import functools
 import itertools
 import random
@@ -75,6 +76,11 @@ class Sampler:
 
     def __call__(self, *_):
         self.count += 1
+
+
+@dataclasses.dataclass
+class Holder:
+    of: object
 
 
 class Counter:
@@ -153,6 +159,12 @@ CHANGES = {
     "a list emptied": (keep(todo=lambda: ["warm"]), ordering(lambda self: self.todo.clear()), r"self\.todo changed"),
     "a new variable": (keep(), ordering(lambda self: setattr(self, "late", tf.Variable(1.))),
                        r"self\.late got a tf\.Variable in epoch_order"),
+    "a metric in an object": (keep(by=lambda: Holder(keras.metrics.Mean())),
+                              measuring(lambda self, *_: self.by.of.update_state(3.0) and {}),
+                              r"self\.by\.of\.variables\[0\] changed in extra_metrics from 0\.0 to 3\.0"),
+    "a variable in a class": (keep(by=lambda: type("Lever", (), {"level": tf.Variable(1.0)})()),
+                              ordering(lambda self: type(self.by).level.assign(2.0) and None),
+                              r"Lever\.level\.variables\[0\] changed in epoch_order"),
     "a layer frozen": (keep(), measuring(freeze), r"self\.model.*trainable.* changed in extra_metrics from True"),
     "a weight decay": (keep(), ordering(decay), r"self\.optimizer.weight_decay changed in epoch_order"),
     "a dropout rate": (keep(), ordering(drop), r"self\.model.*rate changed in epoch_order from 0.1 to 0.9"),
