@@ -45,13 +45,18 @@ def _fixed_settings(owner):
     return {name: value for name, value in values_of(owner).items() if not settings[name].may_change}
 
 
+def names_of_attributes(step):
+    """Returns the names of the public attributes of a step without its settings."""
+    settings = settings_of(type(step))
+    return [name for name in attributes_of(step) if name not in settings and name[0] != "_"]
+
+
 def attributes(step):
     """Returns the settings of a step and its public attributes with comparable values, a dict of plain JSON.
 
     Keras objects are left out, because training may change what they describe.
     """
-    settings = settings_of(type(step))
-    found = {name: value for name, value in attributes_of(step).items() if name not in settings and name[0] != "_"}
+    found = {name: getattr(step, name) for name in names_of_attributes(step)}
     found = {name: value for name, value in found.items() if not hasattr(value, "get_config")}
     found = {name: plain(value, f"self.{name}", within=[step]) for name, value in found.items()}
     return plain(_fixed_settings(step)) | {name: value for name, value in found.items() if not is_object(value)}

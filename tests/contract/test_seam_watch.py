@@ -304,6 +304,17 @@ def test_what_a_resume_continues_exactly_is_not_refused(digits, tmp_path):
     assert checkpoint.digest(checkpoint.variables_of(resumed)) == checkpoint.digest(checkpoint.variables_of(straight))
 
 
+@pytest.mark.parametrize("wrong", [adding("count"), lambda self: setattr(self, "counts", [self.count])])
+def test_a_hook_that_keeps_a_number_in_an_attribute_may_keep_it_in_the_state(wrong, digits, tmp_path):
+    def count(self):
+        self.state["count"] += 1
+
+    late = ordering(lambda self: wrong(self) if int(self.iterations) else None)
+    is_refused("changed in epoch_order", tmp_path, digits, own(keep(count=0), **late))
+    step, _ = train(tmp_path, digits, own(lambda self: self.state.update(count=0), **ordering(count)))
+    assert step.state == {"count": 1}
+
+
 def test_a_run_of_an_older_version_resumes(digits, tmp_path):
     cls = own(fill, epoch_order=draw_order)
     step, _ = train(tmp_path, digits, cls, epochs=1)
