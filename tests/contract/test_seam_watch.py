@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 import random
 import types
 
@@ -180,6 +181,9 @@ CHANGES = {
     "state traced": (lambda self: self.state.update(n=2.0), preparing(lambda self: self.state["n"]), r"reads self\.s"),
     "a tuple in state": (lambda self: self.state.update(a=[(1, 2)]), {}, r"self\.state\['a'\]\[0\] is a tuple, expec"),
     "an object in state": (keep(), ordering(lambda self: self.state.update(s=Sampler())), r"state\['s'\] is a Sampler"),
+    "an array twice": (lambda self: self.state.update(a=(x := np.zeros(3)), b=[x[1:]]), {},
+                       r"self\.state\['b'\]\[0\] is also self\.state\['a'\]"),
+    "a masked array": (lambda self: self.state.update(m=np.ma.zeros(2)), {}, r"state\['m'\] is a MaskedArray"),
     "state replaced": (keep(state={}), {}, r"Own\.state replaces .* fill the dict"),
 }  # fmt: skip
 
@@ -205,6 +209,15 @@ def test_a_scalar_with_a_name_of_the_files_is_refused(name, digits, tmp_path):
 def fill(self):
     self.state.update(count=0, rng=np.random.default_rng(3), old=np.random.Generator(np.random.MT19937(1)))
     self.state.update(seen=np.zeros(3, np.float32), best={"of": [None, True, "a", float("inf")]}, last=np.int64(1))
+
+
+def test_state_keeps_the_order_of_arrays_and_a_generator_with_a_key():
+    state = {"f": np.arange(6.0).reshape(2, 3).T, "rng": np.random.Generator(np.random.Philox(key=[1, 2]))}
+    state["rng"].integers(9)
+    checkpoint.restore_state(again := {}, json.loads(json.dumps(checkpoint.dump_state(state))))
+    assert again["f"].flags.f_contiguous
+    assert np.array_equal(again["f"], state["f"])
+    assert again["rng"].random() == state["rng"].random()
 
 
 def draw_order(self, examples, epoch):
