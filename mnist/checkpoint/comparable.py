@@ -55,6 +55,19 @@ def _module_of(value):
     return value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None) or "builtins"
 
 
+def is_described(value):
+    """Returns whether a value is an object of Keras, or another one that has a `get_config()`."""
+    return hasattr(type(value), "get_config")
+
+
+def lookup(value, name):
+    """Returns an attribute of an object, or None, without the `__getattr__` of its class, which may raise anything."""
+    try:
+        return object.__getattribute__(value, name)
+    except AttributeError:
+        return None
+
+
 def plain(value, name="a value", running=False, within=(), held=()):
     """Returns a value as JSON, and what it holds at any depth. Of an object of a library only the class remains.
 
@@ -77,7 +90,7 @@ class _Plain:
         self._running, self._seen = running, {id(value): value for value in within}  # keeps objects, and so their ids
 
     def of(self, value, name):
-        if hasattr(value, "get_config") and not isinstance(value, type):
+        if is_described(value):
             return Saved(self._of_keras(value) | self._values_of(value, name))
         if tf.is_symbolic_tensor(value):
             return Traced({"class": type(value).__name__})
@@ -132,7 +145,7 @@ class _Plain:
                 f"{name} is a {cls.__name__} of {cls.__module__.partition('.')[0]}, whose position no checkpoint "
                 "holds: keep a generator of NumPy in self.state, or draw by (self.seed, epoch)."
             )
-        inner = getattr(value, "__self__", None)  # of a bound method
+        inner = lookup(value, "__self__")  # of a bound method
         found = {"class": cls.__name__} | ({"self": self.of(inner, name)} if inner is not None else {})
         return found | self._values_of(value, name)
 

@@ -7,7 +7,7 @@ what no graph shows: flags, data, environment, the order of an epoch, and Python
 import os
 import re
 
-from mnist.checkpoint.comparable import attributes_of, differences_in, is_object, plain, show
+from mnist.checkpoint.comparable import attributes_of, differences_in, is_described, is_object, plain, show
 from mnist.checkpoint.reads import read_by
 from mnist.cli import flagfile
 from mnist.machine import num_threads
@@ -57,7 +57,7 @@ def attributes(step):
     Keras objects are left out, because training may change what they describe.
     """
     found = {name: getattr(step, name) for name in names_of_attributes(step)}
-    found = {name: value for name, value in found.items() if not hasattr(value, "get_config")}
+    found = {name: value for name, value in found.items() if not is_described(value)}
     found = {name: plain(value, f"self.{name}", within=[step]) for name, value in found.items()}
     return plain(_fixed_settings(step)) | {name: value for name, value in found.items() if not is_object(value)}
 
@@ -96,7 +96,7 @@ def fingerprint_of(step, dataset, plan, settings=None):
         "epoch_order": [*orders, {"class": base.__qualname__}],
         "reads": _reads(step),
         **attributes(step),
-        **{name: value for name, value in vars(step).items() if hasattr(value, "get_config")},
+        **{name: value for name, value in vars(step).items() if is_described(value)},
     }
     return plain(fingerprint)
 

@@ -84,6 +84,10 @@ class Holder:
     of: object
 
 
+class Config(dict):
+    __getattr__ = dict.__getitem__
+
+
 class Counter:
     times = 0
 
@@ -282,12 +286,16 @@ def test_a_private_attribute_is_compared_if_a_hook_reads_it(digits, tmp_path):
     is_refused(r"self\._read was 1, is 2", tmp_path, digits, cls(2, 1), epochs=3)
 
 
+CONFIG = Config(a=1.0)
+
+
 class Legal(TrainStep):
     """A step that keeps tensors of the graph, a memo and a variable, and changes the learning rate."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.logits, self.parts, self.level, self._model = None, [], tf.Variable(0.0), keras.layers.Dense(3)
+        self.config = Config(a=1)
 
     @functools.cached_property
     def order(self):
@@ -299,7 +307,7 @@ class Legal(TrainStep):
         return loss, self.logits
 
     def epoch_order(self, examples, epoch):
-        self.level.assign_add(1.0)
+        self.level.assign_add(CONFIG.a * self.config.a)
         self.optimizer.learning_rate.assign(0.5 * self.optimizer.learning_rate)
         return self.order
 
