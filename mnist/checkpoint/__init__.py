@@ -15,7 +15,7 @@ from mnist.checkpoint.bundle import (
     variables_of_eval_model,
 )
 from mnist.checkpoint.comparable import plain
-from mnist.checkpoint.fingerprint import fingerprint_of
+from mnist.checkpoint.fingerprint import fingerprint_of, names_of_attributes
 from mnist.checkpoint.state import dump as dump_state
 from mnist.checkpoint.state import restore as restore_state
 from mnist.checkpoint.traced import RESERVED, written_variables
@@ -33,6 +33,7 @@ __all__ = [
     "layers_of",
     "load",
     "load_newest",
+    "names_of_attributes",
     "plain",
     "remove_newer",
     "restore_state",

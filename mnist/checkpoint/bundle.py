@@ -46,7 +46,7 @@ def variables_of(step):
     return {
         f"{attribute}/{i}": variable
         for attribute, value in _attributes(step)
-        for i, variable in enumerate(_variables_in(value, {id(step)}))
+        for i, variable in enumerate(variables_in(value, {id(step)}))
     }
 
 
@@ -76,20 +76,20 @@ def _leaves(value):
         yield from _leaves(item)
 
 
-def _variables_in(value, modules):
-    """Yields the variables of a value inside modules whose ids are `modules`."""
+def variables_in(value, modules=frozenset()):
+    """Yields the `tf.Variable`s of a value inside modules whose ids are `modules`."""
     for part in _leaves(value):
         if isinstance(part, tf.Variable):
             yield part
         elif isinstance(part, keras.Variable):
             yield part.value
         elif isinstance(part, (tf.random.Generator, keras.random.SeedGenerator)):
-            yield from _variables_in(part.state, modules)
+            yield from variables_in(part.state, modules)
         elif isinstance(part, (keras.Layer, keras.Metric, keras.optimizers.Optimizer)):
-            yield from _variables_in([part.variables, getattr(part, "metrics_variables", [])], modules)
+            yield from variables_in([part.variables, getattr(part, "metrics_variables", [])], modules)
         elif isinstance(part, tf.Module) and id(part) not in modules:
             values = [inner for _, inner in _attributes(part)]
-            yield from _variables_in(values, modules | {id(part)})
+            yield from variables_in(values, modules | {id(part)})
 
 
 def digest(variables):

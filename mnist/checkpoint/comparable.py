@@ -15,6 +15,7 @@ import types
 from collections.abc import Iterator, Mapping
 
 from mnist import Error
+from mnist.checkpoint.bundle import variables_in
 from mnist.model import describe
 
 import keras
@@ -31,6 +32,10 @@ _GENERATORS = (np.random.Generator, np.random.RandomState, np.random.BitGenerato
 
 class Saved(dict):
     """The description of a Keras object, whose variables checkpoints save."""
+
+
+class Traced(dict):
+    """The description of a tensor of a graph, which a traced method may keep for another one."""
 
 
 def is_own(value):
@@ -50,7 +55,20 @@ def _module_of(value):
     return value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None) or "builtins"
 
 
-def plain(value, name="a value", running=False, within=()):
+def is_described(value):
+    """Returns whether a value is an object of Keras, or another one that has a `get_config()`."""
+    return hasattr(type(value), "get_config")
+
+
+def lookup(value, name):
+    """Returns an attribute of an object, or None, without the `__getattr__` of its class, which may raise anything."""
+    try:
+        return object.__getattribute__(value, name)
+    except AttributeError:
+        return None
+
+
+def plain(value, name="a value", running=False, within=(), held=()):
     """Returns a value as JSON, and what it holds at any depth. Of an object of a library only the class remains.
 
     Args:
@@ -58,21 +76,25 @@ def plain(value, name="a value", running=False, within=()):
       name: a string. The name of the value, for messages.
       running: a bool. Whether to leave out learning rates, which a run may change, and to add attributes of layers.
       within: objects that are described already.
+      held: `tf.Variable`s that checkpoints hold. While `running`, the values of all others are added.
 
     Raises: `mnist.Error` for a generator of random numbers or an iterator, whose position nothing shows. Also for an
       optimizer without a get_config(), or with a schedule without one.
     """
-    return _Plain(running, within).of(value, name)
+    return _Plain(running, within, held).of(value, name)
 
 
 class _Plain:
-    def __init__(self, running, within):
+    def __init__(self, running, within, held):
+        self._held = set(map(id, held))
         self._running, self._seen = running, {id(value): value for value in within}  # keeps objects, and so their ids
 
     def of(self, value, name):
-        if hasattr(value, "get_config") and not isinstance(value, type):
-            return self._of_keras(value)
-        if isinstance(value, tf.Tensor) and hasattr(value, "numpy"):
+        if is_described(value):
+            return Saved(self._of_keras(value) | self._values_of(value, name))
+        if tf.is_symbolic_tensor(value):
+            return Traced({"class": type(value).__name__})
+        if isinstance(value, tf.Tensor):
             value = value.numpy()
         if isinstance(value, np.ndarray) and value.size > 100 and not value.dtype.hasobject:
             digest = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
@@ -123,19 +145,25 @@ class _Plain:
                 f"{name} is a {cls.__name__} of {cls.__module__.partition('.')[0]}, whose position no checkpoint "
                 "holds: keep a generator of NumPy in self.state, or draw by (self.seed, epoch)."
             )
-        inner = getattr(value, "__self__", None)  # of a bound method
-        return {"class": cls.__name__} | ({"self": self.of(inner, name)} if inner is not None else {})
+        inner = lookup(value, "__self__")  # of a bound method
+        found = {"class": cls.__name__} | ({"self": self.of(inner, name)} if inner is not None else {})
+        return found | self._values_of(value, name)
+
+    def _values_of(self, value, name):
+        """Returns the values of the variables in an object of TensorFlow or Keras that no checkpoint holds."""
+        lost = [x for x in variables_in(value) if id(x) not in self._held] if self._running else []
+        return {"variables": [self.of(x.numpy(), name) for x in lost]} if lost else {}
 
     def _of_keras(self, value):
         """Returns what Keras serializes of an object, and for a layer or a model also of each layer in it."""
         if isinstance(value, keras.Layer):
             layers = [self._of_layer(layer) for layer in value._flatten_layers(include_self=False)]
-            return Saved(({"layers": layers} if layers else {}) | self._of_layer(value))
+            return ({"layers": layers} if layers else {}) | self._of_layer(value)
         description = describe(value)
         if description is None:
             name = type(value).__name__
             raise Error(f"a resume could not compare the {name}: it, or its learning rate, needs a get_config().")
-        return Saved(self._anonymous(description))
+        return self._anonymous(description)
 
     def _of_layer(self, layer):
         found = self._anonymous(describe(layer)) or {"class": type(layer).__name__, "trainable": layer.trainable}
@@ -185,6 +213,14 @@ def is_object(value):
     if isinstance(value, dict):
         return isinstance(value, Saved) or set(value) <= {"class"} or all(map(is_object, value.values()))
     return isinstance(value, list) and all(map(is_object, value))
+
+
+def is_traced(value):
+    """Returns whether a result of `plain` holds nothing but classes, and a tensor of a graph among them."""
+    if isinstance(value, (dict, list)) and not isinstance(value, (Saved, Traced)):
+        inner = value.values() if isinstance(value, dict) else value
+        return is_object(value) and any(map(is_traced, inner))
+    return isinstance(value, Traced)
 
 
 def differences_in(old, new, name):

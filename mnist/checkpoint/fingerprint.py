@@ -7,7 +7,7 @@ what no graph shows: flags, data, environment, the order of an epoch, and Python
 import os
 import re
 
-from mnist.checkpoint.comparable import attributes_of, differences_in, is_object, plain, show
+from mnist.checkpoint.comparable import attributes_of, differences_in, is_described, is_object, plain, show
 from mnist.checkpoint.reads import read_by
 from mnist.cli import flagfile
 from mnist.machine import num_threads
@@ -45,14 +45,19 @@ def _fixed_settings(owner):
     return {name: value for name, value in values_of(owner).items() if not settings[name].may_change}
 
 
+def names_of_attributes(step):
+    """Returns the names of the public attributes of a step without its settings."""
+    settings = settings_of(type(step))
+    return [name for name in attributes_of(step) if name not in settings and name[0] != "_"]
+
+
 def attributes(step):
     """Returns the settings of a step and its public attributes with comparable values, a dict of plain JSON.
 
     Keras objects are left out, because training may change what they describe.
     """
-    settings = settings_of(type(step))
-    found = {name: value for name, value in attributes_of(step).items() if name not in settings and name[0] != "_"}
-    found = {name: value for name, value in found.items() if not hasattr(value, "get_config")}
+    found = {name: getattr(step, name) for name in names_of_attributes(step)}
+    found = {name: value for name, value in found.items() if not is_described(value)}
     found = {name: plain(value, f"self.{name}", within=[step]) for name, value in found.items()}
     return plain(_fixed_settings(step)) | {name: value for name, value in found.items() if not is_object(value)}
 
@@ -91,7 +96,7 @@ def fingerprint_of(step, dataset, plan, settings=None):
         "epoch_order": [*orders, {"class": base.__qualname__}],
         "reads": _reads(step),
         **attributes(step),
-        **{name: value for name, value in vars(step).items() if hasattr(value, "get_config")},
+        **{name: value for name, value in vars(step).items() if is_described(value)},
     }
     return plain(fingerprint)
 

@@ -3,7 +3,7 @@
 import contextlib
 import types
 
-from mnist.checkpoint.comparable import is_own
+from mnist.checkpoint.comparable import is_own, lookup
 
 # Attributes with the function of a property, a partial, a `tf.function`, a method, a cached function.
 _INNER = ("fget", "func", "python_function", "__func__", "__wrapped__")
@@ -62,7 +62,7 @@ def _function_in(value):
     if not isinstance(value, (type, types.ModuleType)) and not is_own(type(value)):
         for name in _INNER:
             if not isinstance(value, types.FunctionType):
-                value = getattr(value, name, value)
+                value = lookup(value, name) or value
     return value if isinstance(value, types.FunctionType) else None
 
 

@@ -5,7 +5,7 @@ The other refusals are in `cli/flagfile.py` (flags), `fingerprint.py` (names wha
 
 from mnist import Error
 from mnist.checkpoint import bundle, state
-from mnist.checkpoint.fingerprint import differences
+from mnist.checkpoint.fingerprint import differences, names_of_attributes
 from mnist.model import is_like
 from mnist.settings import values_of
 
@@ -57,7 +57,9 @@ def restore(step, plan, fingerprint, directory, workdir, cluster):
 
 def _take_state(step, metadata, order):
     if metadata and "state" in metadata:  # an older version did not save it
+        first = dict(step.state) if "other_hooks" in metadata else {}  # with what other hooks need
         state.restore(step.state, metadata["state"])
+        step.state.update({name: value for name, value in first.items() if name not in step.state})
     return metadata, order
 
 
@@ -73,6 +75,10 @@ def _restore(step, plan, fingerprint, directory, workdir):
     for name in ("epoch_order", "reads"):
         if metadata["fingerprint"].get(name) is None:  # a hook raised, so that its user had to change it
             metadata["fingerprint"][name] = fingerprint[name]
+    if "other_hooks" in metadata:
+        for name in {*metadata["other_hooks"]} ^ {*names_of_attributes(step)}:  # the graph shows what it needs of them
+            metadata["fingerprint"].pop(name, None)
+            metadata["fingerprint"] |= {name: fingerprint[name]} if name in fingerprint else {}
     done = int(step.iterations)  # of a live step, whose rate its user or a hook may have changed
     rate = _rate_of(step) if done == metadata["step"] else None
     compared = _with_rates(metadata["fingerprint"], fingerprint) if done else metadata["fingerprint"]

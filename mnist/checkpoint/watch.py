@@ -7,7 +7,7 @@ import traceback
 
 from mnist import Error
 from mnist.checkpoint import bundle
-from mnist.checkpoint.comparable import attributes_of, differences_in, is_object, plain, show
+from mnist.checkpoint.comparable import attributes_of, differences_in, is_traced, plain, show
 from mnist.checkpoint.reads import own_classes, read_by
 from mnist.settings import READ
 
@@ -35,7 +35,8 @@ class Watch:
         self._step = step
         names = dict.fromkeys(name for cls in own_classes(step) for name in vars(cls))
         self._methods = [name for name in names if name != "__init__"]
-        self._variables, self._before = bundle.variables_of(step), self._look()
+        self._variables = bundle.variables_of(step)
+        self._before = self._look()
 
     def _look(self):
         kept = {
@@ -43,7 +44,8 @@ class Watch:
         }
         read = read_by(self._step, self._methods).items()
         kept |= {name: x for name, x in read if name[:5] != "self."}
-        return {name: plain(value, name, running=True, within=[self._step]) for name, value in kept.items()}
+        held = self._variables.values()
+        return {name: plain(x, name, running=True, within=[self._step], held=held) for name, x in kept.items()}
 
     def check(self, when):
         """Raises `mnist.Error` for what has changed since the run began. `when` is a text, such as "in epoch_order"."""
@@ -54,12 +56,19 @@ class Watch:
                     f"{cls}: self.{name.partition('/')[0]} lost a tf.Variable {when}, which the graph still uses: "
                     "call assign() on the variable, and do not replace it."
                 )
+        held = set(map(id, self._variables.values()))
+        for name, variable in variables.items():
+            if id(variable) not in held:
+                raise Error(
+                    f"{cls}: self.{name.partition('/')[0]} got a tf.Variable {when}, which no checkpoint holds: "
+                    "make it before the run."
+                )
         for name, was, now in differences_in(self._before, self._look(), ""):
-            if not is_object(now):
+            if not is_traced(now):
                 change = f"{cls}: {name} changed {when} from {show(was)} to {show(now)}"
                 raise Error(
-                    f"{change}. Checkpoints do not hold it, and traced methods keep the first value: use self.state or "
-                    "a tf.Variable, or set it before the run."
+                    f"{change}. No checkpoint holds it, and traced methods keep the first value: use self.state or "
+                    "a tf.Variable of the step, or set it before."
                 )
 
     @contextlib.contextmanager

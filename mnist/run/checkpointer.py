@@ -3,7 +3,7 @@
 import os
 
 from mnist import Error, checkpoint
-from mnist.checkpoint import Best, Watch, dump_state, fingerprint_of, resume
+from mnist.checkpoint import Best, Watch, dump_state, fingerprint_of, names_of_attributes, resume
 from mnist.model import describe_model, probe
 from mnist.run.state import RunState
 from mnist.step import TrainStep, describe_measuring
@@ -89,11 +89,12 @@ class Checkpointer:
         self._saved = (state.step, len(state.history))
 
     def allow_other_hooks(self):
-        """Lets a resume from the last checkpoint have other code of hooks, because this one raises."""
+        """Lets a resume from the last checkpoint have other hooks, and attributes for them, because this one raises."""
         step = self._saved[0]
         if self._cluster.is_chief and step:
             tensors, metadata = checkpoint.load(self._directory, step)
             metadata["fingerprint"] |= {"epoch_order": None, "reads": None}
+            metadata["other_hooks"] = names_of_attributes(self._step)  # of the hooks that raise
             tensors = {name: tf.constant(value) for name, value in tensors.items()}
             checkpoint.save(self._directory, tensors, metadata, self._plan.keep_checkpoints)
 

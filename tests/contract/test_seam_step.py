@@ -488,7 +488,7 @@ def test_the_training_set_of_a_step_travels_with_the_batch(slices, digits, tmp_p
     ("change", "match"),
     [
         (lambda x, y: (x, y + 1), "labels 1 to 10, expected uint8 images with labels 0 to 9"),
-        (lambda x, y: (x, y, np.ones(7)), r"float64 \[7\] for array 2, expected numbers \[1500\]"),
+        (lambda x, y: (x, y, np.ones(7)), r"float32 \[7\] for array 2, expected numbers \[1500\]"),
         (lambda x, y: (x, y, y), "prepare_batch of Mine does not take a batch of images, labels and 1 more"),
     ],
 )

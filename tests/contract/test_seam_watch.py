@@ -1,6 +1,8 @@
 """Checkpoints save what a hook of a step keeps and reads, or a run refuses it by name in one line."""
 
+import dataclasses
 import functools
+import json
 import random
 
 from mnist import Error, checkpoint, data
@@ -74,6 +76,15 @@ class Sampler:
         self.count += 1
 
 
+@dataclasses.dataclass
+class Holder:
+    of: object
+
+
+class Config(dict):
+    __getattr__ = dict.__getitem__
+
+
 class Counter:
     times = 0
 
@@ -131,6 +142,19 @@ CHANGES = {
     "a counter traced": (keep(count=0), preparing(add), r"self\.count changed while it was traced"),
     "a variable replaced": (keep(level=lambda: tf.Variable(1.0)), ordering(replace),
                             r"self\.level lost a tf\.Variable in epoch_order"),
+    "by a number": (keep(level=lambda: tf.Variable(1.0)), measuring(lambda self, *_: setattr(self, "level", 2.0)),
+                    r"self\.level lost a tf\.Variable in extra_metrics"),
+    "a model for None": (keep(best=None), measuring(lambda self, *_: setattr(self, "best", keras.Sequential())),
+                         r"self\.best changed in extra_metrics from None to Sequential"),
+    "a list emptied": (keep(todo=lambda: ["warm"]), ordering(lambda self: self.todo.clear()), r"self\.todo changed"),
+    "a new variable": (keep(), ordering(lambda self: setattr(self, "late", tf.Variable(1.))),
+                       r"self\.late got a tf\.Variable in epoch_order"),
+    "a metric in an object": (keep(by=lambda: Holder(keras.metrics.Mean())),
+                              measuring(lambda self, *_: self.by.of.update_state(3.0) and {}),
+                              r"self\.by\.of\.variables\[0\] changed in extra_metrics from 0\.0 to 3\.0"),
+    "a variable in a class": (keep(by=lambda: type("Lever", (), {"level": tf.Variable(1.0)})()),
+                              ordering(lambda self: type(self.by).level.assign(2.0) and None),
+                              r"Lever\.level\.variables\[0\] changed in epoch_order"),
     "a layer frozen": (keep(), measuring(freeze), r"self\.model.*trainable.* changed in extra_metrics from True"),
     "a dropout rate": (keep(), ordering(drop), r"self\.model.*rate changed in epoch_order from 0.1 to 0.9"),
     "labels shuffled": (keep(), measuring(lambda self, y, x: np.random.default_rng(0).shuffle(y)),
@@ -149,6 +173,9 @@ CHANGES = {
     "state traced": (lambda self: self.state.update(n=2.0), preparing(lambda self: self.state["n"]), r"reads self\.s"),
     "a tuple in state": (lambda self: self.state.update(a=[(1, 2)]), {}, r"self\.state\['a'\]\[0\] is a tuple, expec"),
     "an object in state": (keep(), ordering(lambda self: self.state.update(s=Sampler())), r"state\['s'\] is a Sampler"),
+    "an array twice": (lambda self: self.state.update(a=(x := np.zeros(3)), b=[x[1:]]), {},
+                       r"self\.state\['b'\]\[0\] is also self\.state\['a'\]"),
+    "a masked array": (lambda self: self.state.update(m=np.ma.zeros(2)), {}, r"state\['m'\] is a MaskedArray"),
     "state replaced": (keep(state={}), {}, r"Own\.state replaces .* fill the dict"),
 }  # fmt: skip
 
@@ -169,6 +196,15 @@ def test_what_no_checkpoint_would_hold_is_refused_by_name(name, digits, tmp_path
 def fill(self):
     self.state.update(count=0, rng=np.random.default_rng(3), old=np.random.Generator(np.random.MT19937(1)))
     self.state.update(seen=np.zeros(3, np.float32), best={"of": [None, True, "a", float("inf")]}, last=np.int64(1))
+
+
+def test_state_keeps_the_order_of_arrays_and_a_generator_with_a_key():
+    state = {"f": np.arange(6.0).reshape(2, 3).T, "rng": np.random.Generator(np.random.Philox(key=[1, 2]))}
+    state["rng"].integers(9)
+    checkpoint.restore_state(again := {}, json.loads(json.dumps(checkpoint.dump_state(state))))
+    assert again["f"].flags.f_contiguous
+    assert np.array_equal(again["f"], state["f"])
+    assert again["rng"].random() == state["rng"].random()
 
 
 def draw_order(self, examples, epoch):
@@ -221,12 +257,16 @@ def test_a_resume_with_other_code_or_values_of_hooks_is_refused(digits, tmp_path
             is_refused(match, tmp_path, digits, cls(), epochs=3)
 
 
+CONFIG = Config(a=1.0)
+
+
 class Legal(TrainStep):
     """A step that keeps tensors of the graph, a memo and a variable, and changes the learning rate."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.logits, self.parts, self.level, self._model = None, [], tf.Variable(0.0), keras.layers.Dense(3)
+        self.config = Config(a=1)
 
     @functools.cached_property
     def order(self):
@@ -238,7 +278,7 @@ class Legal(TrainStep):
         return loss, self.logits
 
     def epoch_order(self, examples, epoch):
-        self.level.assign_add(1.0)
+        self.level.assign_add(CONFIG.a * self.config.a)
         self.optimizer.learning_rate.assign(0.5 * self.optimizer.learning_rate)
         return self.order
 
@@ -254,6 +294,17 @@ def test_what_a_resume_continues_exactly_is_not_refused(digits, tmp_path):
         resumed, again = train(tmp_path / "run", digits, Legal, epochs=epochs)
     assert results["validation_level"] == again["validation_level"] == 3
     assert checkpoint.digest(checkpoint.variables_of(resumed)) == checkpoint.digest(checkpoint.variables_of(straight))
+
+
+@pytest.mark.parametrize("wrong", [add, lambda self: setattr(self, "counts", [self.count])])
+def test_a_hook_that_keeps_a_number_in_an_attribute_may_keep_it_in_the_state(wrong, digits, tmp_path):
+    def count(self):
+        self.state["count"] += 1
+
+    late = ordering(lambda self: wrong(self) if int(self.iterations) else None)
+    is_refused("changed in epoch_order", tmp_path, digits, own(keep(count=0), **late))
+    step, _ = train(tmp_path, digits, own(lambda self: self.state.update(count=0), **ordering(count)))
+    assert step.state == {"count": 1}
 
 
 def test_a_run_of_an_older_version_resumes(digits, tmp_path):
