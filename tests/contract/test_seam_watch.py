@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import random
+import re
+import sys
 
 from mnist import Error, checkpoint, data
 from mnist.loop import train_and_evaluate
@@ -81,6 +83,10 @@ class Holder:
     of: object
 
 
+def count_up(*_):
+    count_up.times += 1
+
+
 class Config(dict):
     __getattr__ = dict.__getitem__
 
@@ -89,7 +95,11 @@ class Counter:
     times = 0
 
     def __call__(self, *_):
-        type(self).times += 1
+        Counter.times += 1
+
+
+class Heir(Counter):
+    pass
 
 
 def keep(**values):
@@ -155,6 +165,11 @@ CHANGES = {
     "a variable in a class": (keep(by=lambda: type("Lever", (), {"level": tf.Variable(1.0)})()),
                               ordering(lambda self: type(self.by).level.assign(2.0) and None),
                               r"Lever\.level\.variables\[0\] changed in epoch_order"),
+    "in a function in a list": (keep(of=lambda: [[count_up]]), ordering(lambda self: self.of[0][0]()),
+                                r"count_up\.times changed in epoch_order from 0 to 1"),
+    "in a partial": (keep(of=lambda: functools.partial(count_up, 1)), measuring(lambda self, *_: self.of()),
+                     r"count_up\.times changed in extra_metrics"),
+    "in an inherited method": (keep(of=Heir), ordering(lambda self: self.of()), r"Counter\.times changed in epoch_or"),
     "a layer frozen": (keep(), measuring(freeze), r"self\.model.*trainable.* changed in extra_metrics from True"),
     "a dropout rate": (keep(), ordering(drop), r"self\.model.*rate changed in epoch_order from 0.1 to 0.9"),
     "labels shuffled": (keep(), measuring(lambda self, y, x: np.random.default_rng(0).shuffle(y)),
@@ -188,6 +203,7 @@ NIGHTLY = {"in a dict in a list", "a module's list", "of TensorFlow", "a dropout
 def test_what_no_checkpoint_would_hold_is_refused_by_name(name, digits, tmp_path):
     setup, methods, match = CHANGES[name]
     SEEN.clear()
+    count_up.times = Counter.times = 0
     is_refused(match, tmp_path / "run", digits, own(setup, **methods))
     fresh = data.load("digits").train
     assert all(np.array_equal(*arrays) for arrays in zip(fresh, digits.train, strict=True))
@@ -237,6 +253,27 @@ def test_the_state_of_hooks_is_saved_so_that_a_resume_is_exact(digits, tmp_path)
 def read_all(self, examples, epoch):
     self.help()
     return np.arange(len(examples.labels)) + 0 * (weigh(RATE) + self._read + self.counter.times)
+
+
+@pytest.mark.parametrize(
+    ("top", "line"),
+    [
+        ("import kit0.sub", "return kit0.sub.order"),
+        ("", "import kit1.sub as s; return s.order"),
+        ("", "from kit2 import sub; return sub.order"),
+    ],
+)
+def test_what_hooks_read_of_modules_is_compared_wherever_they_import_it(top, line, digits, tmp_path, monkeypatch):
+    name = re.search("kit.", top + line)[0]
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "sub.py").write_text("GAIN = 1\ndef order(n): return [i * GAIN for i in range(n)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    exec(f"{top}\ndef epoch_order(self, x, epoch): {line}(len(x.labels))", scope := {"__name__": "hooks"})
+    cls = own(epoch_order=scope["epoch_order"])
+    train(tmp_path / "run", digits, cls, epochs=1)
+    train(tmp_path / "run", digits, cls, epochs=2)
+    sys.modules[f"{name}.sub"].GAIN = 2
+    is_refused("GAIN was 1, is 2", tmp_path / "run", digits, cls, epochs=3)
 
 
 def test_a_resume_with_other_code_or_values_of_hooks_is_refused(digits, tmp_path, monkeypatch):
