@@ -25,7 +25,7 @@ import tensorflow as tf
 # Keys of a Keras description that Keras counts up in a process, or that the graph and the list of layers show as well.
 _LEFT_OUT = ("name", "module", "registered_name", "build_config", "compile_config")
 _LEFT_OUT += ("layers", "input_layers", "output_layers", "inbound_nodes")
-# Libraries whose objects nothing looks into.
+# Libraries whose objects nothing looks into, wherever they are installed.
 _CLOSED = ("tensorflow", "keras", "numpy", "absl", "tensorboard", "matplotlib", "PIL")
 _GENERATORS = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
 
@@ -40,15 +40,11 @@ class Traced(dict):
 
 def is_own(value):
     """Returns whether a class, a function or a module is code of the user, such as a file of mnist/research."""
-    file = getattr(sys.modules.get(_module_of(value)), "__file__", None) or ""
-    return _is_open(value) and not {"site-packages", "dist-packages"} & {*file.split(os.sep)}
-
-
-def _is_open(value):
     name = _module_of(value)
-    root = name.partition(".")[0]
-    closed = root in sys.stdlib_module_names or root in _CLOSED
-    return not closed and (root != "mnist" or name.startswith("mnist.research"))
+    root, file = name.partition(".")[0], getattr(sys.modules.get(name), "__file__", None) or ""
+    if root in sys.stdlib_module_names or root in _CLOSED or {"site-packages", "dist-packages"} & {*file.split(os.sep)}:
+        return False
+    return root != "mnist" or name.startswith("mnist.research")
 
 
 def _module_of(value):
@@ -134,7 +130,7 @@ class _Plain:
         if (
             isinstance(value, types.SimpleNamespace)
             or dataclasses.is_dataclass(value)
-            or _is_open(cls)
+            or is_own(cls)
             or cls is tf.Module
         ):
             found = {key: self.of(inner, f"{name}.{key}") for key, inner in attributes_of(value).items()}

@@ -16,7 +16,7 @@ from mnist.settings import settings_of, values_of
 import keras
 import tensorflow as tf
 
-_VERSION = 4
+_VERSION = 3
 # Environment variables that select kernels or arithmetic, by prefix, and suffixes of those that only log or dump.
 _ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS", "TF_DETERMINISTIC_OPS", "ONEDNN_", "DNNL_")
 _QUIET = ("_VERBOSE", "_JIT_DUMP", "_JIT_PROFILE", "_PRIMITIVE_CACHE_CAPACITY")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import random
 import re
@@ -342,6 +343,15 @@ def test_a_hook_that_keeps_a_number_in_an_attribute_may_keep_it_in_the_state(wro
     is_refused("changed in epoch_order", tmp_path, digits, own(keep(count=0), **late))
     step, _ = train(tmp_path, digits, own(lambda self: self.state.update(count=0), **ordering(count)))
     assert step.state == {"count": 1}
+
+
+def test_an_object_of_an_installed_library_may_count(digits, tmp_path, monkeypatch):
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "progress.py").write_text("class Bar:\n    n = 0\n    def up(self): self.n += 1\n")
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    bar = importlib.import_module("progress").Bar
+    step, _ = train(tmp_path / "run", digits, own(keep(bar=bar), **ordering(lambda self: self.bar.up())))
+    assert step.bar.n == 2
 
 
 def test_a_run_of_an_older_version_resumes(digits, tmp_path):
