@@ -8,7 +8,6 @@ import types
 import mnist
 from mnist import data, evaluate, finished
 from mnist.data import folders
-from mnist.metrics import format_report
 from mnist.model import CNN
 from mnist.research.adversarial import Adversarial
 from mnist.settings import settings_of
@@ -90,19 +89,6 @@ def test_emnist_letters_stand_upright_and_count_from_zero(tmp_path, end):
         written, _ = random_examples(len(examples.labels), part)
         np.testing.assert_array_equal(examples.images[..., 0], written.transpose(0, 2, 1))
         np.testing.assert_array_equal(examples.labels, cycle(len(examples.labels), 26))
-
-
-@pytest.mark.parametrize(
-    ("split", "classes", "first", "name"),
-    [("bymerge", 47, 1, "t"), ("byclass", 62, 0, "z"), ("letters", 26, 0, "Z"), ("letters", 20, 1, "T"),
-     ("own", 5, 0, "4")],
-)  # fmt: skip
-def test_splits_of_emnist(tmp_path, split, classes, first, name):
-    labels = cycle(70, classes, first)
-    dataset = data.load("auto", str(write_idx(tmp_path, labels, labels, emnist_names(split))))
-    assert len(dataset.classes) == classes
-    assert dataset.classes[-1] == name
-    assert dataset.train.labels.max() == classes - 1
 
 
 @pytest.mark.parametrize(("prefix", "classes"), [("kmnist", 10), ("k49", 49)])
@@ -247,15 +233,6 @@ def test_a_run_from_training_to_pictures(tmp_path, launch, capfd, classes, names
             assert low < 100 < high
 
 
-def test_a_resumed_run_takes_new_names(tmp_path, launch):
-    folder = write_npz(tmp_path / "data" / "own.npz", cycle(40, 3), cycle(9, 3)).parent
-    arguments = [f"--data_dir={folder}", f"--workdir={tmp_path / 'run'}"]
-    for count, names in ((2, ("0", "1", "2")), (4, ("a", "b", "c"))):
-        assert launch(*arguments, f"--max_steps={count}") == 0
-        assert finished.load(str(tmp_path / "run")).classes == names
-        (folder / "classes.txt").write_text("a\nb\nc\n")
-
-
 @keras.saving.register_keras_serializable(package="test_classes")
 class Wide(CNN):
     """A subclass with an argument of its own."""
@@ -265,27 +242,7 @@ class Wide(CNN):
         self.width = width
 
 
-def test_a_subclass_of_the_cnn_follows_the_data(tmp_path, launch):
-    path = write_npz(tmp_path / "seven.npz", cycle(40, 7), cycle(9, 7))
-    assert launch(f"--data_dir={path}", f"--workdir={tmp_path / 'run'}", "--max_steps=1", model=Wide) == 0
-    assert finished.load(str(tmp_path / "run")).model.logits.units == 7
-
-
 # Reports and pictures
-
-
-def test_averages_are_over_the_classes_with_test_images():
-    there = [0, 3, 9]
-    random = np.random.default_rng(0)
-    labels = random.choice(there, 500)
-    predictions = np.where(random.random(500) < 0.8, labels, random.integers(0, 10, 500))
-    out = format_report(labels, predictions, data.DIGITS)
-    rows = {line[:12].strip(): line[12:].split() for line in out.splitlines()}
-    recalls = [(predictions[labels == label] == label).mean() for label in there]
-    precisions = [(labels[predictions == label] == label).mean() for label in there]
-    assert [float(x) for x in rows["macro avg"][:2]] == pytest.approx([np.mean(precisions), np.mean(recalls)], abs=5e-5)
-    assert float(rows["weighted avg"][1]) == pytest.approx((labels == predictions).mean(), abs=5e-5)
-    assert sum(name.isdigit() for name in rows) == len(there)
 
 
 def test_changed_test_data_give_a_warning_and_unknown_labels_an_error(tmp_path, launch, capfd, caplog):

@@ -281,12 +281,6 @@ def test_the_noise_scale_of_many_like_batches_is_that_of_their_covariance():
     assert scales[-1] == pytest.approx(1 / 0.1**2, rel=0.25)  # 1,000 draws: 7 %
 
 
-def test_a_noise_scale_beyond_what_the_averages_tell_ends_there():
-    scales = measure_noise_scale(mean=0.0, deviation=1.0, steps=300, noise_decay=0.9)
-    assert min(scales[50:]) > 0
-    assert max(scales[50:]) == pytest.approx(64 * 19)  # the images that averages of this decay weigh
-
-
 @pytest.mark.parametrize("name", daily("hard_examples"))
 def test_every_command_runs(name, start, tmp_path):
     done = start(f"mnist.research.{name}", "--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}/run")
@@ -387,21 +381,6 @@ def test_erased_rectangles_have_the_share_and_the_size_that_are_asked(digits):
     assert np.mean([one.mean() for one in erased if one.any()]) > 0.9 * np.mean(areas)  # no holes
 
 
-def test_what_fades_is_gone_at_the_end_and_is_half_gone_between(digits):
-    class Fading(variant("fading"), variant("label_smoothing")):
-        smoothing = 1.0
-
-    step = make_step(Fading, fade_start=10, fade_steps=20)
-    shares = []
-    for done in (9, 19, 29, 99):
-        step.iterations.assign(done)
-        labels = step.prepare_batch(*digits.train)[1].numpy()
-        shares.append(np.mean(labels.max(1) == 1))
-    assert shares[0] == 0
-    assert 0.4 < shares[1] < 0.6
-    assert shares[2:] == [1, 1]
-
-
 def test_the_late_average_is_the_mean_of_the_weights_since(digits):
     step = make_step(variant("swa"), average_from=3, model=make_small)
     seen = []
@@ -424,18 +403,6 @@ def test_lookahead_goes_a_part_of_the_way_every_few_steps(digits):
     assert is_same(step.model.get_weights(), step.eval_model.get_weights())
     for slow, begun, far in zip(step.eval_model.get_weights(), first, plain.model.get_weights(), strict=True):
         np.testing.assert_allclose(slow, begun + 0.25 * (far - begun), rtol=1e-5, atol=1e-7)
-
-
-def test_lookahead_counts_updates_of_several_batches(digits):
-    def trained(**options):
-        keras.utils.set_random_seed(0)
-        step = variant("lookahead")(make_small("float32"), keras.optimizers.SGD(0.1, **options), sync_period=2)
-        for n in range(4 * options.get("gradient_accumulation_steps", 1)):
-            run_one(step, digits, n if not options else n // 3)  # the same batch three times: its mean is itself
-        return step.eval_model.get_weights()
-
-    for once, thrice in zip(trained(), trained(gradient_accumulation_steps=3), strict=True):
-        np.testing.assert_allclose(once, thrice, rtol=1e-4, atol=1e-6)
 
 
 def test_r_drop_adds_the_divergence_of_two_passes(digits):
@@ -551,28 +518,3 @@ def test_what_is_kept_of_batches_counts_each_once_in_either_order(second, digits
         for step in (first, alone):
             run_one(step, digits, 0)
         assert float(first.noise) == float(alone.noise)
-
-
-def test_images_that_have_no_gradient_cannot_be_attacked():
-    inner = [keras.layers.Flatten(), keras.layers.Embedding(2, 3), keras.layers.Flatten()]
-    model = keras.Sequential([keras.Input([28, 28, 1]), *inner, keras.layers.Dense(10)])
-    with pytest.raises(Error, match="the Sequential cannot be attacked: it has no gradient by the images"):
-        variant("adversarial")(model, keras.optimizers.Adam())
-
-
-def test_a_step_beyond_the_end_of_the_run_is_said(digits, tmp_path, capsys):
-    class Both(variant("swa"), variant("fading"), variant("label_smoothing")):
-        pass
-
-    for name, options in (("a", {"fade_start": 9, "average_from": 5}), ("b", {"fade_start": 8, "average_from": 8})):
-        step = make_step(Both, model=make_small, **options)
-        train_and_evaluate(step, digits, str(tmp_path / name), epochs=1, max_steps=8)
-        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--")]
-        assert said == (["--fade_start=9: the run ends before, at step 8."] if name == "a" else [])
-
-
-def test_a_range_test_is_over_when_the_loss_explodes(digits, tmp_path):
-    step = make_step(variant("lr_range_test"), model=make_small, lowest=1e-3, highest=1e6, range_steps=100)
-    train_and_evaluate(step, digits, str(tmp_path), epochs=5)
-    assert float(step.optimizer.learning_rate) == 0
-    assert (tmp_path / "lr_range_test.png").exists()

@@ -333,17 +333,6 @@ def test_the_commands_for_slurm_run_a_module_and_a_file(tmp_path, monkeypatch, m
     assert done.stdout == f"{[f'--flagfile={folder}/sweep.flags', f'--workdir={folder}']}\n", done.stderr
 
 
-@pytest.mark.parametrize(("jobs", "threads"), [(2, "2"), (9, "1")])
-def test_the_jobs_share_the_cores(tmp_path, monkeypatch, jobs, threads):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
-    (tmp_path / "show.py").write_text("import os\nprint({k: v for k, v in os.environ.items() if 'THREADS' in k})")
-    monkeypatch.chdir(tmp_path)
-    sweep.start(sweep.Run("default", {}, 0, str(tmp_path), ""), ["-m", "show"], jobs).wait()
-    shown = (tmp_path / "log.txt").read_text()
-    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-        assert f"'{name}': '{threads}'" in shown
-
-
 # The table
 
 
@@ -464,12 +453,3 @@ def test_two_plain_runs_are_compared_by_flags_and_metrics(finished):
     values = [read_results(finished[0], setting)[0]["test_loss"] for setting in SETTINGS]
     (row,) = [line.split() for line in lines if line.startswith("test_loss")]
     assert [float(cell) for cell in row[1:]] == pytest.approx([*values, values[1] - values[0]], rel=1e-3)
-
-
-def test_plain_runs_without_flags_or_with_different_metrics_are_compared(tmp_path):
-    for name, numbers in (("a", {"test_loss": 0.5, "test_f1": None}), ("b", {"test_loss": None, "test_auc": 0.75})):
-        write_results(tmp_path / name, steps=5, **numbers)
-    (tmp_path / "b" / "flags.txt").write_bytes(b"# python\n--data_dir=\xff\n")
-    lines = [line.split() for line in compare.compare_runs([str(tmp_path / name) for name in "ab"]).splitlines()]
-    assert lines[1][:2] == ["--data_dir", "-"]
-    assert lines[2:] == [["test_loss", "0.5", "-"], ["test_f1", "-", "-"], ["test_auc", "-", "0.75"]]

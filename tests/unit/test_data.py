@@ -203,18 +203,6 @@ def test_download_of_mnist(store, keras_home, idx_folder, monkeypatch):
     assert_same(data.load("mnist"), expected)  # from the cache
 
 
-def test_download_of_fashion_mnist(store, idx_folder, monkeypatch):
-    digests = []
-    for name in folders.IDX_FILES:
-        content = gzip.compress((idx_folder / name).read_bytes())
-        (store / f"{name}.gz").write_bytes(content)
-        digests.append(hashlib.md5(content).hexdigest())
-    monkeypatch.setattr(data.download, "FASHION_MD5", tuple(digests))
-    dataset = data.load("fashion_mnist")
-    assert (dataset.name, dataset.classes[9]) == ("fashion_mnist", "Ankle boot")
-    assert_same(dataset, data.load("mnist", str(idx_folder)))
-
-
 def test_download_of_a_missing_or_wrong_file(store):
     assert "404" in load_error("mnist")
     (store / "mnist.npz").write_bytes(b"not what was published")

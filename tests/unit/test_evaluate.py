@@ -7,11 +7,10 @@ import types
 import mnist
 from mnist import data, evaluate, finished
 from mnist.loop import train_and_evaluate
-from mnist.metrics import Calibration, calibration, compute_metrics, robustness
+from mnist.metrics import compute_metrics, robustness
 from mnist.model import CNN
 from mnist.settings import settings_of
 from mnist.step import TrainStep
-from mnist.summaries import draw_reliability
 
 import keras
 import numpy as np
@@ -87,16 +86,6 @@ def test_json_holds_the_numbers_that_float64_gives_for_the_same_logits(run, runs
         assert [row[name] for row in found["classes"]] == pytest.approx(expected)
     assert found["confusion_matrix"][8][1] == sum((labels == 8) & (predictions == 1))
     assert "robustness" not in found
-
-
-def test_the_text_and_json_agree(run, runs):
-    found, out = strict(run(runs[0], json=True)), run(runs[0])
-    low, high = found["accuracy_interval"]
-    assert out.startswith(
-        f"step 20, 297 test images\nloss {found['loss']:.6f}, accuracy {found['accuracy']:.4f} "
-        f"(95 % interval {low:.4f} to {high:.4f})\nexpected calibration error {found['ece']:.4f}\n"
-    )
-    assert f" {found['classes'][3]['recall']:.4f} " in re.search("^ +3 .*", out, re.MULTILINE)[0]
 
 
 def test_a_class_without_test_images_has_null_in_json(run, uneven):
@@ -189,16 +178,6 @@ def test_each_corruption_gives_images_with_its_strength():
         np.testing.assert_allclose(blurred[11] / blurred[10], np.exp(-1 / (2 * sigma**2)), atol=0.03)
 
 
-@pytest.mark.parametrize("deviation", [0.1, 0.4])
-def test_noise_has_its_deviation_and_is_reproducible(deviation):
-    grey = np.full([200, 28, 28, 1], 128, np.uint8)
-    noisy = robustness.add_noise(grey, deviation)
-    np.testing.assert_array_equal(noisy, robustness.add_noise(grey, deviation))
-    assert not np.array_equal(noisy[0], noisy[1])
-    inside = np.mean(np.abs(noisy / 255 - 128 / 255) < deviation)
-    assert inside == pytest.approx(0.683, abs=0.01)  # the share of a normal distribution
-
-
 def test_robustness_is_the_mean_of_the_directions(run, runs, digits):
     rows = strict(run(runs[0], json=True, robustness=True))["robustness"]
     whole = strict(run(runs[0], json=True))
@@ -212,33 +191,6 @@ def test_robustness_is_the_mean_of_the_directions(run, runs, digits):
 
 
 # The reliability diagram
-
-
-def test_the_reliability_diagram_is_written_to_its_path(run, runs, tmp_path):
-    path = tmp_path / "new" / "diagram.PNG"
-    assert run(runs[0], reliability=str(path)).endswith(f"\nwrote {path}\n")
-    assert Image.open(path).width <= 350
-    (tmp_path / "file").write_text("mine")
-    for settings, message in (
-        ({"reliability": "diagram.jpg"}, r"^--reliability=diagram.jpg does not end in \.png"),
-        ({"reliability": f"{tmp_path}/file/a.png"}, "^cannot write .*/file/a.png: "),
-    ):
-        with pytest.raises(mnist.Error, match=message):
-            run(runs[0], **settings)
-    with pytest.raises(mnist.Error, match="is a picture of one run: give one --workdir, not several"):
-        run(*runs, reliability=str(path))
-
-
-def test_the_diagram_shows_accuracy_and_the_gap():
-    nan = np.nan
-    result = Calibration(0.4, np.array([nan, 0.9]), np.array([nan, 0.5]), np.array([0, 8]))
-    drawn = np.asarray(draw_reliability(result).convert("RGB")).astype(int)
-    blue = (drawn == (100, 149, 237)).all(axis=2)
-    red = (drawn == (240, 128, 128)).all(axis=2)
-    assert red.any(axis=1).sum() == pytest.approx(0.8 * blue.any(axis=1).sum(), abs=4)
-    assert np.nonzero(red)[0].max() < np.nonzero(blue)[0].min()
-    assert np.nonzero(blue)[1].min() > 350 / 2  # the first bin is empty
-    draw_reliability(calibration(np.full([3, 2], nan), np.array([0, 1, 1])))  # a model with NaN logits
 
 
 # Plots

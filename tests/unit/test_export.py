@@ -216,17 +216,6 @@ def test_a_tflite_file_takes_whole_images_and_ends_no_process(tmp_path):
             LOAD["tflite"](path)(images=np.zeros(shape, np.uint8))
 
 
-@pytest.mark.parametrize("name", ["new/deep/served", "served/"])
-def test_an_export_makes_its_folder_and_leaves_others_alone(tmp_path, name):
-    other = tmp_path / "served.tmp" / "mine.txt"
-    other.parent.mkdir()
-    other.write_text("mine")
-    export(CNN(), f"{tmp_path}/{name}")
-    assert (tmp_path / name / "saved_model.pb").is_file()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [name.partition("/")[0], "served.tmp"]
-    assert other.read_text() == "mine"
-
-
 @pytest.mark.parametrize("format", LOAD)
 def test_nothing_stays_when_writing_fails_midway(tmp_path, format):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -276,16 +276,6 @@ def test_bad_files_among_good_ones(tmp_path, workdir, start):
         assert row["unsure"] == (doubt or ("low probability" if probabilities[0] < 0.7 else False))
 
 
-def test_a_folder_for_inputs_that_cannot_be_made(tmp_path, workdir):
-    (tmp_path / "file").write_text("mine")
-    path = written(tmp_path / "digit.png", (draw_ink(150), 60, 60))
-    for folder in (f"{tmp_path}/file", f"{tmp_path}/file/below"):
-        with pytest.raises(mnist.Error, match=f"cannot write to --save_input={folder}: .*") as raised:
-            predict_here(workdir, [path], save_input=folder)
-        assert "\n" not in str(raised.value)
-    assert (tmp_path / "file").read_text() == "mine"
-
-
 def test_rotation_of_a_camera_is_undone(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation of an upright camera, which asks the viewer for a quarter turn
