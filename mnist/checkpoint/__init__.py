@@ -14,8 +14,8 @@ from mnist.checkpoint.bundle import (
     variables_of,
     variables_of_eval_model,
 )
-from mnist.checkpoint.comparable import plain
-from mnist.checkpoint.fingerprint import fingerprint_of, names_of_attributes
+from mnist.checkpoint.comparable import differences_in, plain, show
+from mnist.checkpoint.fingerprint import attributes, fingerprint_of, names_of_attributes
 from mnist.checkpoint.state import dump as dump_state
 from mnist.checkpoint.state import restore as restore_state
 from mnist.checkpoint.traced import RESERVED, written_variables
@@ -27,6 +27,8 @@ __all__ = [
     "NotFinite",
     "Watch",
     "assign",
+    "attributes",
+    "differences_in",
     "digest",
     "dump_state",
     "fingerprint_of",
@@ -38,6 +40,7 @@ __all__ = [
     "remove_newer",
     "restore_state",
     "save",
+    "show",
     "steps",
     "variables_of",
     "variables_of_eval_model",

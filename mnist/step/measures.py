@@ -45,6 +45,7 @@ def describe_measuring(step):
         # A checkpoint describes the evaluated model already.
         "model": None if step.eval_model is step.model else describe_model(step.model),
         "variables": len(step.model.variables),
+        "attributes": checkpoint.attributes(step),
     }
 
 
@@ -76,6 +77,10 @@ def restore_step(description, model, tensors, state, workdir, dataset):
         trained = rebuild(description["model"], weights, None, "its model")
     optimizer = make_object(description["optimizer"])
     step = objects[name](trained, optimizer, seed=description["seed"], **description["settings"])
+    now = checkpoint.attributes(step)
+    for attribute, was, other in checkpoint.differences_in(description.get("attributes", now), now, ""):
+        values = f"was {checkpoint.show(was)} in the run, is {checkpoint.show(other)} in a new step"
+        raise Error(f"{attribute} {values}: set it in __init__, or make it a Setting.")
     checkpoint.assign(step, tensors)
     if state is not None:
         checkpoint.restore_state(step.state, state)

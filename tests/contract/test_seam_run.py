@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from mnist import Error, checkpoint, compare
+from mnist import Error, checkpoint, compare, finished
 from mnist.checkpoint import bundle
 from mnist.data import Dataset, Examples
 from mnist.loop import train_and_evaluate
@@ -221,6 +221,21 @@ def test_evaluate_restores_the_step_of_the_run(start, tmp_path):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert own == {name: results[f"test_{name}"] for name in ("slots", "optimizer", "flags", "images")}
     assert own["flags"] == 2.5
+
+
+class Warm(TrainStep):
+    temperature = 1.0
+
+    def extra_metrics(self, images, labels, logits):
+        return {"temperature": self.temperature}
+
+
+def test_metrics_by_an_attribute_that_was_set_later_are_left_out_by_name(digits, tmp_path, caplog):
+    step = make_step(Warm)
+    step.temperature = 5.0
+    train(tmp_path, digits, step)
+    assert finished.load(tmp_path).own_metrics(*digits.test, np.zeros([297, 10])) == {}
+    assert "temperature was 5.0 in the run, is None in a new step" in caplog.text
 
 
 def test_keep_best_refuses_an_unknown_name_before_an_epoch_is_lost(digits, tmp_path):

@@ -196,7 +196,7 @@ CHANGES = {
 }  # fmt: skip
 
 
-# Of each kind another row runs daily.
+# Another row of each kind runs daily.
 NIGHTLY = {"in a dict in a list", "a module's list", "of TensorFlow", "a dropout rate", "the data of the view"}
 
 

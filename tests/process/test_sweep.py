@@ -352,21 +352,6 @@ def test_the_table_has_the_best_setting_first_and_starred():
     assert lines[-1].split() == ["c", "0", "-", "-", "-"]
 
 
-@pytest.mark.parametrize(
-    ("metric", "best", "shown"),
-    [
-        *((metric, "b", "0.25") for metric in ("test_loss", "validation_calibration_error", "train_seconds")),
-        ("test_robust_accuracy_0.3", "a", "50.000"),
-        ("images_per_second", "a", "0.5"),
-    ],
-)
-def test_a_metric_has_its_best_value_and_its_unit(metric, best, shown):
-    lines = table_of({"a": [0.5], "b": [0.25], "c": [None, None]}, metric)
-    assert lines[1].split()[:4] == [best, "*", "1", shown]
-    assert lines[3].split()[:3] == ["c", "0", "-"]
-    assert (", %" in lines[0]) == ("accuracy" in metric)
-
-
 # Comparisons
 
 
