@@ -6,6 +6,7 @@ import os
 
 from mnist import Error
 from mnist.checkpoint import bundle, state
+from mnist.checkpoint.variables import variables_of_eval_model
 
 FOLDER = "best"
 
@@ -57,7 +58,7 @@ class Best:
     @contextlib.contextmanager
     def assigned(self, step, variables):
         """Gives a step its best values while entered. The variables are a dict of everything in a checkpoint."""
-        variables = variables | bundle.variables_of_eval_model(step)
+        variables = variables | variables_of_eval_model(step)
         values, hooks = {name: variable.numpy() for name, variable in variables.items()}, state.dump(step.state)
         tensors, metadata = bundle.load_newest(self.directory)
         state.restore(step.state, metadata.get("state", hooks))  # an older version did not save it

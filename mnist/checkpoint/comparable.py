@@ -15,7 +15,7 @@ import types
 from collections.abc import Iterator, Mapping
 
 from mnist import Error
-from mnist.checkpoint.bundle import variables_in
+from mnist.checkpoint.variables import variables_in
 from mnist.model import describe
 
 import keras

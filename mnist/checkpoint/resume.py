@@ -6,6 +6,7 @@ The other refusals are in `cli/flagfile.py` (flags), `fingerprint.py` (names wha
 from mnist import Error
 from mnist.checkpoint import bundle, state
 from mnist.checkpoint.fingerprint import differences, names_of_attributes
+from mnist.checkpoint.variables import variables_of
 from mnist.model import is_like
 from mnist.settings import values_of
 
@@ -43,7 +44,7 @@ def restore(step, plan, fingerprint, directory, workdir, cluster):
                 f"{name} is {one} on the chief, {other} on worker {worker}" for name, one, other in different[:3]
             )
             raise Error(f"worker {worker} was started with other settings than the chief: {named}.")
-    variables = bundle.variables_of(step).values()
+    variables = variables_of(step).values()
     values = b"".join(variable.numpy().tobytes() for variable in variables) if cluster.is_chief else b""
     values = cluster.exchange(values)[0]
     for variable in variables:

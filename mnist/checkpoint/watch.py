@@ -6,9 +6,9 @@ import random
 import traceback
 
 from mnist import Error
-from mnist.checkpoint import bundle
 from mnist.checkpoint.comparable import attributes_of, differences_in, is_traced, plain, show
 from mnist.checkpoint.reads import own_classes, read_by
+from mnist.checkpoint.variables import variables_of
 from mnist.settings import READ
 
 import numpy as np
@@ -35,7 +35,7 @@ class Watch:
         self._step = step
         names = dict.fromkeys(name for cls in own_classes(step) for name in vars(cls))
         self._methods = [name for name in names if name != "__init__"]
-        self._variables = bundle.variables_of(step)
+        self._variables = variables_of(step)
         self._before = self._look()
 
     def _look(self):
@@ -49,7 +49,7 @@ class Watch:
 
     def check(self, when):
         """Raises `mnist.Error` for what has changed since the run began. `when` is a text, such as "in epoch_order"."""
-        cls, variables = type(self._step).__name__, bundle.variables_of(self._step)
+        cls, variables = type(self._step).__name__, variables_of(self._step)
         for name, variable in self._variables.items():
             if variables.get(name) is not variable:
                 raise Error(
