@@ -277,7 +277,8 @@ def test_the_launcher_resumes_on_fewer_workers(script, straight):
 
 @pytest.mark.nightly
 def test_the_launcher_leaves_no_orphan(script):
-    endless = [*LAUNCHER, f"--logs={script.parent}", "--", *command(script, "run_0", "--epochs=1000")]
+    longer = [flag.replace("--epochs=3", "--epochs=1000") for flag in command(script, "run_0")]
+    endless = [*LAUNCHER, f"--logs={script.parent}", "--", *longer]
     process = subprocess.Popen(endless, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("epoch 1 "):
