@@ -31,7 +31,8 @@ import scipy.stats
 def read_values(folder, metric):
     """Reads the finished runs of a setting.
 
-    Returns: a dict from (data set, seed) to the metric, as `seeds.metric_of` returns it. Raises: `mnist.Error`.
+    Returns: a dict from (images, seed) to the metric, as `seeds.metric_of` returns it. The images are what
+      `seeds.images_of` returns, or the name of the data set. Raises: `mnist.Error`.
     """
     runs = {}
     for path in _find_runs(folder):
@@ -39,7 +40,7 @@ def read_values(folder, metric):
         if not re.fullmatch("[0-9]+", seed):
             raise Error(f"{path} does not have the name of a run of a sweep, expected seed=N.")
         results = seeds.read_results(path)
-        runs[results["dataset"], int(seed)] = results
+        runs[seeds.images_of(results, metric) or results["dataset"], int(seed)] = results
     if message := seeds.missing_metric(metric, runs.values()):
         raise Error(f"{folder}: {message}")
     return {key: seeds.metric_of(results, metric) for key, results in runs.items()}
@@ -62,7 +63,7 @@ def _find_runs(folder):
 
 
 def compare(first, second):
-    """Compares two dicts from (data set, seed) to values, without pairs that lack a value.
+    """Compares two dicts from (images, seed) to values, without pairs that lack a value.
 
     Returns: a dict of numbers. t-test and d_z are NaN if all differences are equal, because neither is defined then.
     Raises: `mnist.Error` for fewer than two pairs.
@@ -124,41 +125,51 @@ def _read_flags(folder):
 
 
 def _read_run(folder):
-    """Reads a plain run. Returns: two dicts, its flags and its numbers, and the name of its data set."""
+    """Reads a plain run. Returns: three dicts, its flags, its numbers and all of its results."""
     results = seeds.read_results(folder)
     numbers = {name: value for name, value in results.items() if value is None or isinstance(value, float)}
     numbers = {name: value for name, value in numbers.items() if name not in provenance.KEYS}
-    return _read_flags(folder), numbers, results["dataset"]
+    return _read_flags(folder), numbers, results
 
 
-def _on_other_images(flags, other_flags):
-    """Returns a pattern of the metrics that two runs measured on different images, and the flag that shows it.
+def _other_images(runs, metric):
+    """Returns what shows that two runs measured a metric on different images: a flag or a digest. "" if they did not.
 
-    A data set that `mnist.data` recognizes is the same in any folder.
+    `runs` holds two pairs, the flags and the results of each run.
     """
-    pairs = {name: (flags.get(name), other_flags.get(name)) for name in ("--dataset", "--data_dir", "--holdout")}
-    named = pairs["--dataset"][0] in data.NAMES[1:]
-    for name, pair in pairs.items():
-        if pair[0] != pair[1] and not (name == "--data_dir" and named):
-            return "validation_" if name == "--holdout" else "(train|validation|test)_(?!seconds)", name
-    return "(?!)", ""
+    if not re.match("(?:best_)?(train|validation|test)_(?!seconds)", metric):
+        return ""
+    (flags, results), (other_flags, other_results) = runs
+    names = ["--dataset", "--data_dir", *(["--holdout"] if "test_" not in metric else [])]
+    flags, other_flags = (
+        flags | {"--dataset": results["dataset"]},
+        other_flags | {"--dataset": other_results["dataset"]},
+    )
+    different = [name for name in names if flags.get(name) != other_flags.get(name)]
+    digests = [seeds.images_of(each, metric) for each in (results, other_results)]
+    if None not in digests:
+        return "" if digests[0] == digests[1] else (different or ["the content of the data"])[0]
+    # An older version kept no digest. A data set that `mnist.data` recognizes is the same in any folder.
+    ignored = ["--data_dir"] * (results["dataset"] in data.NAMES[1:]) + ["--holdout"] * ("validation_" not in metric)
+    return next((name for name in different if name not in ignored), "")
 
 
 def compare_runs(folders):
     """Returns a table of the flags that differ between two plain runs, and of all their metrics, as text."""
-    (flags, numbers, dataset), (other_flags, other_numbers, other_dataset) = map(_read_run, folders)
-    different, why = _on_other_images(flags | {"--dataset": dataset}, other_flags | {"--dataset": other_dataset})
+    (flags, numbers, results), (other_flags, other_numbers, other_results) = map(_read_run, folders)
+    reasons = []
     names = [name for name in dict.fromkeys([*flags, *other_flags]) if flags.get(name) != other_flags.get(name)]
     rows = [("", *folders, "")] + [(name, flags.get(name, "-"), other_flags.get(name, "-"), "") for name in names]
     for name in dict.fromkeys([*numbers, *other_numbers]):
         pair = [values.get(name) for values in (numbers, other_numbers)]
         cells = ["-" if value is None else f"{value:.6g}" for value in pair]
-        comparable = None not in pair and not re.search(different, name)
-        rows.append((name, *cells, f"{pair[1] - pair[0]:+.4g}" if comparable else ""))
+        reason = _other_images([(flags, results), (other_flags, other_results)], name)
+        reasons += [reason] if reason else []
+        rows.append((name, *cells, "" if None in pair or reason else f"{pair[1] - pair[0]:+.4g}"))
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     lines = ["".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    if why:
-        lines.append(f"no difference of metrics on different images: {why} differs")
+    if reasons:
+        lines.append(f"no difference of metrics on different images: {reasons[0]} differs")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -179,9 +190,9 @@ def main(options, folders):
         print(compare_runs(folders))
     else:
         values = [read_values(folder, options.metric) for folder in folders]
-        different, why = _on_other_images(*(_read_flags(_find_runs(folder)[0]) for folder in folders))
-        if re.search(different, options.metric):
-            raise Error(f"--metric={options.metric} was measured on different images: {why} differs.")
+        runs = [_read_run(_find_runs(folder)[0])[::2] for folder in folders]
+        if reason := _other_images(runs, options.metric):
+            raise Error(f"--metric={options.metric} was measured on different images: {reason} differs.")
         print(report(folders, options.metric, compare(*values)))
 
 

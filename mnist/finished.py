@@ -28,6 +28,7 @@ class Run:
       data_dir: the folder of the data, the other argument.
       classes: a tuple with the name of each class, which is each logit of the model.
       framed: a bool. Whether the training images are framed as in MNIST, see `data.Dataset.is_framed`.
+      dataset_sha256: the digest of the data set with its hold-out, or None if an older version did not save it.
       test_sha256: the digest of the test set, or None if an older version did not save it.
       workdir: the folder of the run as it was given, for messages.
       tensors: a dict from names to all arrays of the checkpoint.
@@ -43,6 +44,7 @@ class Run:
     data_dir: str | None
     classes: tuple[str, ...]
     framed: bool
+    dataset_sha256: str | None
     test_sha256: str | None
     workdir: str
     tensors: dict = dataclasses.field(repr=False)
@@ -112,7 +114,8 @@ class Run:
         return steps, np.array([tensor_util.make_ndarray(event.tensor_proto) for event in found], np.float32)
 
     def check_labels(self, dataset):
-        """Raises `mnist.Error` if a test label of a `data.Dataset` is not a class of the model."""
+        """Raises `mnist.Error` if a test label of a `data.Dataset` is not a class of the model, or has another name."""
+        data.check_same_classes(self.classes, dataset.classes, self.workdir, dataset.name)
         last, count = dataset.test.labels.max(), len(self.classes)
         if last >= count:
             raise Error(
@@ -149,6 +152,7 @@ def load(workdir, which="newest"):
         **{name: metadata[name] for name in ("step", "history", "dataset", "data_dir")},
         classes=tuple(metadata.get("classes", DIGITS)),  # an older version had ten classes only
         framed=metadata.get("framed", True),
+        dataset_sha256=metadata.get("dataset_sha256"),
         test_sha256=metadata.get("test_sha256"),
         workdir=workdir,
         tensors=tensors,
@@ -158,12 +162,38 @@ def load(workdir, which="newest"):
     )
 
 
-def take_weights(model, workdir):
-    """Assigns the weights of a run to a model, for more training. Raises: `mnist.Error` if they do not fit."""
+def check_source(flag, classes, dataset_sha256, dataset, may_differ=False):
+    """Checks that a run may pass on what it learnt to another run, and warns if it was trained on other data.
+
+    Args:
+      flag: a string. The flag that names the run, for messages.
+      classes, dataset_sha256: the attributes of the `Run`.
+      dataset: the `data.Dataset` of the other run.
+      may_differ: a bool. Whether the other run may have other classes.
+
+    Raises: `mnist.Error` as `data.check_same_classes`.
+    """
     try:
-        theirs = load(workdir).model
+        data.check_same_classes(classes, dataset.classes, "that run", dataset.name, may_differ)
+    except Error as error:
+        raise Error(f"{flag}: {error}") from None
+    if dataset_sha256 not in (None, dataset.digest()):
+        logging.warning(
+            "%s was trained on other data than this run has: it may have learnt images that validate here.", flag
+        )
+
+
+def take_weights(model, workdir, dataset):
+    """Assigns the weights of a run to a model, for more training on a `data.Dataset`.
+
+    Raises: `mnist.Error` if the weights do not fit, or as `check_source`.
+    """
+    try:
+        run = load(workdir)
     except Error as error:
         raise Error(f"--init_from={workdir}: {error}") from None
+    check_source(f"--init_from={workdir}", run.classes, run.dataset_sha256, dataset, may_differ=True)
+    theirs = run.model
     values = [variable.numpy() for variable in theirs.weights]  # weights exclude the seeds of layers
     shapes, shapes_there = ([tuple(x.shape) for x in arrays] for arrays in (model.weights, values))
     if shapes != shapes_there:

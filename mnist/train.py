@@ -177,7 +177,7 @@ def _main(classes, step_class, make_model, of_model, make_own_optimizer):
         count_on(optimizer)
     is_new = is_chief() and not checkpoint.steps(os.path.join(workdir, "checkpoints"))
     if options.init_from and is_new:
-        finished.take_weights(model, options.init_from)
+        finished.take_weights(model, options.init_from, dataset)
     settings = {name: getattr(options, name) for name in settings_of(step_class)}
     step = step_class(model, optimizer, seed=options.seed, **settings)
     if options.init_optimizer and is_new:

@@ -81,7 +81,8 @@ def fingerprint_of(step, dataset, plan, settings=None):
     Raises: `mnist.Error` for an optimizer that Keras cannot serialize.
     """
     counts = [len(part.labels) for part in (dataset.train, dataset.validation, dataset.test)]
-    data = {"name": dataset.name, "data_dir": dataset.data_dir, "images": counts, "sha256": dataset.digest()}
+    data = {"name": dataset.name, "data_dir": dataset.data_dir, "images": counts, "sha256": dataset.arrays_digest()}
+    data["classes"] = dataset.classes
     *orders, base = [vars(cls)["epoch_order"] for cls in type(step).__mro__[:-1] if "epoch_order" in vars(cls)]
     fingerprint = {
         "version": _VERSION,
@@ -116,6 +117,10 @@ def differences(old, new):
     if old["dataset"]["sha256"] != new["dataset"]["sha256"]:  # the same data may be in another folder
         was, now = _name_data(old["dataset"]), _name_data(new["dataset"])
         different.append(("the data", was, now + " of other content" * (was == now)))
+    classes = new["dataset"].get("classes", [])
+    for label, names in enumerate(zip(old["dataset"].get("classes", classes), classes, strict=False)):
+        if names[0] != names[1]:
+            different.append((f"the name of class {label}", *names))
     names = [name for name in {**new, **old} if name not in ("version", "flags", "dataset")]
     found = [d for name in names for d in differences_in(old.get(name), new.get(name), "" if name == "reads" else name)]
     return different + [(name, show(was), show(now)) for name, was, now in found]

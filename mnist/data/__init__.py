@@ -1,8 +1,8 @@
 """Images, labels, their files and their order. Importing this room does not import TensorFlow."""
 
 from mnist.data.batches import as_tensors, check_training_set, epoch_batches, train_batches
-from mnist.data.classes import DIGITS, NUM_CLASSES
-from mnist.data.dataset import Dataset, Examples, read_only
+from mnist.data.classes import DIGITS, NUM_CLASSES, check_same_classes
+from mnist.data.dataset import Dataset, Examples, identify, read_only
 from mnist.data.image_files import read_digit, read_image
 from mnist.data.order import check_order, epoch_order, steps_per_epoch
 from mnist.data.readers import SIDE
@@ -17,9 +17,11 @@ __all__ = [
     "Examples",
     "as_tensors",
     "check_order",
+    "check_same_classes",
     "check_training_set",
     "epoch_batches",
     "epoch_order",
+    "identify",
     "load",
     "read_digit",
     "read_image",

@@ -49,6 +49,32 @@ def name_classes(train_labels, test_labels, place, known=()):
     return names
 
 
+def check_same_classes(names, others, place, other_place, may_differ=False):
+    """Checks that two data sets name each label alike, so that a model of one can answer for the other.
+
+    Args:
+      names, others: tuples of strings. The names of the classes of both data sets.
+      place, other_place: strings. What has these names, for the message.
+      may_differ: a bool. Whether other names are allowed, as a model that is trained further may learn them.
+
+    Numbers, as for classes without names, may stand for any name. No name may have another label, in any case.
+
+    Raises: `mnist.Error` with the first name that differs.
+    """
+    labels = {name: label for label, name in enumerate(others)}
+    for label, name in enumerate(names):
+        if (other := labels.get(name, label)) != label:
+            found = f"class {name!r} has label {label} in {place}, but label {other} in {other_place}"
+            raise Error(f"{found}: give both the same order of classes.")
+    if may_differ or any(classes == tuple(map(str, range(len(classes)))) for classes in (names, others)):
+        return
+    for label, (name, other) in enumerate(zip(names, others, strict=False)):
+        if name != other:
+            raise Error(
+                f"label {label} is {name!r} in {place}, but {other!r} in {other_place}: they are other classes."
+            )
+
+
 def _read_names(path):
     """Reads names, one a line in UTF-8, in the order of the labels. More bytes than `_MAX_BYTES` are not read."""
     try:

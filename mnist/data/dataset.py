@@ -1,6 +1,7 @@
 """A data set in memory, and the digest that identifies its content."""
 
 import hashlib
+import json
 from typing import NamedTuple
 
 from mnist import Error
@@ -43,7 +44,7 @@ class Examples(_Examples):
 
     def digest(self):
         """Returns the SHA-256 of images and labels, as hex."""
-        return _digest([self])
+        return digest_of([self])
 
 
 class _Dataset(NamedTuple):
@@ -86,8 +87,12 @@ class Dataset(_Dataset):
         return self._replace(train=first, validation=last)
 
     def digest(self):
-        """Returns the SHA-256 of all images and labels, as hex. It identifies the content, whatever the name."""
-        return _digest([self.train, self.validation] + ([] if self.test is self.validation else [self.test]))
+        """Returns the SHA-256 of images, labels and class names, as hex. It identifies the data under any name."""
+        return identify(self.arrays_digest(), self.classes)
+
+    def arrays_digest(self):
+        """Returns the SHA-256 of all images and labels, as hex."""
+        return digest_of([self.train, self.validation] + ([] if self.test is self.validation else [self.test]))
 
     def read_only(self):
         """Returns the data set for code of the user, whose writes to its arrays NumPy refuses."""
@@ -110,7 +115,12 @@ def read_only(array):
     return view
 
 
-def _digest(parts):
+def identify(arrays_digest, classes):
+    """Returns the digest of a data set, given the digest of its arrays and the names of its classes."""
+    return hashlib.sha256(json.dumps([arrays_digest, classes]).encode()).hexdigest()
+
+
+def digest_of(parts):
     sha256 = hashlib.sha256()
     for examples in parts:
         for array in examples:

@@ -6,7 +6,7 @@ import os
 from mnist import Error
 from mnist.data import download, folders
 from mnist.data.classes import DIGITS, FASHION_CLASSES
-from mnist.data.dataset import Dataset, Examples
+from mnist.data.dataset import Dataset, Examples, digest_of
 from mnist.data.readers import SIDE
 from mnist.settings import local_path
 
@@ -14,8 +14,8 @@ import numpy as np
 from absl import logging
 
 NAMES = ("auto", "mnist", "fashion_mnist", "digits")
-# SHA-256 of the bytes of MNIST's 60,000 training images, which identifies MNIST in a folder of any name.
-_MNIST_IMAGES_SHA256 = "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"
+# `Dataset.arrays_digest` of MNIST without a hold-out, which identifies MNIST in a folder of any name.
+_MNIST_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 
 
 def load(name="auto", data_dir=None, holdout=0):
@@ -34,10 +34,14 @@ def load(name="auto", data_dir=None, holdout=0):
             raise Error("--dataset=digits comes with scikit-learn: leave out --data_dir.")
         data_dir = os.path.abspath(local_path(data_dir))
         train, test, classes = _read(name, folders.find(data_dir), data_dir)
+        known = _recognize(train, test)
+        if name in NAMES and name not in ("auto", known):
+            if known:
+                raise Error(f"--dataset={name}, but {data_dir} holds {known}: leave out --dataset, or name that one.")
+            logging.warning("--dataset=%s, but %s holds other images or labels than are published.", name, data_dir)
         if name == "auto":
-            is_mnist = hashlib.sha256(train.images).hexdigest() == _MNIST_IMAGES_SHA256
             folder = os.path.basename(data_dir)
-            name = "mnist" if is_mnist else data_dir if folder in NAMES else folder
+            name = known or (data_dir if folder in NAMES else folder)
     elif name not in NAMES:
         raise Error(f"{name!r} is not one of {', '.join(NAMES)}. Give the folder of your own data set as data_dir.")
     else:
@@ -62,6 +66,13 @@ def _load_named(name):
 
 def _read(name, files, place):
     return folders.read(files, place, FASHION_CLASSES if name == "fashion_mnist" else ())
+
+
+def _recognize(train, test):
+    """Returns which of `NAMES` some training and test `Examples` are, or None."""
+    if hashlib.sha256(train.labels).hexdigest() == folders.FASHION_LABELS_SHA256:
+        return "fashion_mnist"
+    return "mnist" if digest_of([train, test]) == _MNIST_SHA256 else None
 
 
 def _load_digits():

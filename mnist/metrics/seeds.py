@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import statistics
 
 from mnist import Error
@@ -51,6 +52,19 @@ def read_results(folder):
     return results
 
 
+def images_of(results, metric):
+    """Returns the digest of the images on which a metric was measured. Returns None if an older version kept none.
+
+    `results` is the content of results.json. A metric that needs no images, as `parameters`, belongs to the test set.
+    """
+    part = re.match("(?:best_)?(train|validation)_(?!seconds)", metric)
+    return results.get(
+        {"train": "dataset_sha256", "validation": "dataset_validation_sha256"}[part[1]]
+        if part
+        else "dataset_test_sha256"
+    )
+
+
 def is_percent(metric):
     """Returns whether a metric is printed in percent."""
     return "accuracy" in metric
@@ -83,8 +97,10 @@ def summarize(settings, metric):
     """
     rows = []
     for name, runs in settings.items():
-        if len(datasets := sorted({results["dataset"] for results in runs})) > 1:
-            found = " and ".join(datasets)
+        datasets = sorted({(results["dataset"], (results.get("dataset_sha256") or "")[:8]) for results in runs})
+        if len(datasets) > 1:
+            names = sorted({dataset for dataset, _ in datasets})
+            found = " and ".join(names if len(names) > 1 else [f"{dataset} ({digest})" for dataset, digest in datasets])
             raise Error(f"{name} mixes runs on {found}: give the sweep one, as -- --dataset=NAME or --data_dir.")
         columns = [[metric_of(results, key) for results in runs] for key in (metric, "train_seconds")]
         values, seconds = ([value for value in column if value is not None] for column in columns)

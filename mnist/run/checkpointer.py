@@ -4,6 +4,7 @@ import os
 
 from mnist import Error, checkpoint
 from mnist.checkpoint import Best, Watch, dump_state, fingerprint_of, names_of_attributes, resume
+from mnist.data import identify
 from mnist.model import describe_model, probe
 from mnist.run.state import RunState
 from mnist.step import TrainStep, describe_measuring
@@ -50,7 +51,9 @@ class Checkpointer:
         state.fingerprint = state.fingerprint or self._fingerprint
         state.measures, state.keep_best = describe_measuring(step), plan.best
         state.dataset, state.data_dir, state.classes = dataset.name, dataset.data_dir, dataset.classes
-        state.framed, state.test_sha256 = dataset.is_framed(), dataset.test.digest()
+        state.framed = dataset.is_framed()
+        state.dataset_sha256 = identify(self._fingerprint["dataset"]["sha256"], dataset.classes)
+        state.validation_sha256, state.test_sha256 = dataset.validation.digest(), dataset.test.digest()
         self._saved = (state.step, len(state.history))
         if plan.best and self._cluster.is_chief:
             self.best = Best(self._directory, *plan.best, state.history)

@@ -6,6 +6,7 @@ import os
 
 from mnist import Error, checkpoint, files
 from mnist.cli import Interrupted, Progress
+from mnist.data import NAMES
 from mnist.model import describe_model, probe, rebuild, summarize_model
 from mnist.run.profiler import Profiler
 from mnist.settings import settings_of, values_of
@@ -104,7 +105,13 @@ class Recorder:
         with contextlib.suppress(FileNotFoundError):  # the run is no longer finished
             os.remove(os.path.join(self._folder, "results.json"))
         self.open_writer()
-        shown = {"dataset": (dataset.name, "mnist")} | (self._shown or hparams_of(step, self._plan))
+        digest = state.dataset_sha256[:8]
+        # Two folders of one name may hold other data. A name that `data.load` gives means one data set.
+        shown = {
+            "dataset": (dataset.name, "mnist"),
+            "dataset_sha256": (digest, digest if dataset.name in NAMES else None),
+        }
+        shown |= self._shown or hparams_of(step, self._plan)
         self._summaries.begin(state.step, shown, self._workdir)
         if not state.step:
             self._summaries.describe(step, dataset, self._flags_text, state.provenance, graph)

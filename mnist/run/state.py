@@ -23,6 +23,8 @@ class RunState:
     data_dir: str | None = None  # the folder of the data
     classes: tuple = ()  # the names of the classes
     framed: bool = True  # whether the images are framed as those in MNIST
+    dataset_sha256: str | None = None  # the digest of the data set with its class names
+    validation_sha256: str | None = None  # the digest of the images and labels that validate
     test_sha256: str | None = None  # the digest of the test set
     measures: dict | None = None  # the step's own metrics, see `describe_measuring`
     keep_best: tuple | None = None  # the metric that --keep_best names, and whether its highest value is the best

@@ -217,6 +217,9 @@ class Trainer:
         step.update_eval_model()
         results = {
             "dataset": dataset.name,
+            "dataset_sha256": state.dataset_sha256,
+            "dataset_validation_sha256": state.validation_sha256,
+            "dataset_test_sha256": state.test_sha256,
             "parameters": step.model.count_params(),
             "seed": step.seed,
             "epochs": plan.epochs,

@@ -183,7 +183,7 @@ def test_fashion_is_recognized_by_its_labels_in_a_folder_of_any_name(tmp_path, m
     monkeypatch.setattr(data.folders, "FASHION_LABELS_SHA256", hashlib.sha256(labels).hexdigest())
     folder = write_idx(tmp_path / "x", labels, labels, [f"{name}.gz" for name in folders.IDX_FILES])
     dataset = data.load("auto", str(folder))
-    assert (dataset.name, dataset.classes[9]) == ("x", "Ankle boot")
+    assert (dataset.name, dataset.classes[9]) == ("fashion_mnist", "Ankle boot")
     other = write_idx(tmp_path / "y", labels[::-1], labels)
     assert data.load("auto", str(other)).classes == data.DIGITS
     assert data.load("fashion_mnist", str(other)).classes[0] == "T-shirt/top"
