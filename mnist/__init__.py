@@ -13,6 +13,8 @@ import sys
 import tempfile
 import threading
 
+__version__ = "1.0"
+
 # TensorFlow prints lines with these words at every start without a GPU, before it reads the log level.
 _CHATTER = (
     "All log messages before absl::InitializeLog()",

@@ -27,6 +27,9 @@ from mnist.settings import Setting
 import numpy as np
 import scipy.stats
 
+_CODE = ("program_revision", "package_version", "package_revision", "python", "tensorflow", "keras", "numpy")
+_MAX_LINES = 60  # of changes.diff that are printed
+
 
 def read_values(folder, metric):
     """Reads the finished runs of a setting.
@@ -160,6 +163,9 @@ def compare_runs(folders):
     reasons = []
     names = [name for name in dict.fromkeys([*flags, *other_flags]) if flags.get(name) != other_flags.get(name)]
     rows = [("", *folders, "")] + [(name, flags.get(name, "-"), other_flags.get(name, "-"), "") for name in names]
+    for name in _CODE:
+        pair = [str(values.get(name))[:12] for values in (results, other_results)]
+        rows += [(name, *pair, "")] if pair[0] != pair[1] else []
     for name in dict.fromkeys([*numbers, *other_numbers]):
         pair = [values.get(name) for values in (numbers, other_numbers)]
         cells = ["-" if value is None else f"{value:.6g}" for value in pair]
@@ -170,7 +176,24 @@ def compare_runs(folders):
     lines = ["".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     if reasons:
         lines.append(f"no difference of metrics on different images: {reasons[0]} differs")
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join([*(line.rstrip() for line in lines), *_changes(folders)])
+
+
+def _changes(folders):
+    """Returns the first lines of the code in each run's changes.diff that is not in the file of the other run."""
+    parts = {folder: [] for folder in folders}
+    for folder in folders:
+        with contextlib.suppress(OSError), open(os.path.join(folder, "changes.diff"), errors="replace") as file:
+            parts[folder] = re.split("^(?=diff --git )", file.read(), flags=re.MULTILINE)
+    lines = []
+    for folder, others in zip(folders, reversed(folders), strict=True):
+        if own := [line for part in parts[folder] if part not in parts[others] for line in part.splitlines()]:
+            lines += [
+                "",
+                f"not committed, in {folder} alone, {len(own):,} lines of {os.path.join(folder, 'changes.diff')}:",
+            ]
+            lines += own[:_MAX_LINES] + ["..."] * (len(own) > _MAX_LINES)
+    return lines
 
 
 class Compare:

@@ -8,6 +8,7 @@ from mnist import Error, checkpoint, files
 from mnist.cli import Interrupted, Progress
 from mnist.data import NAMES
 from mnist.model import describe_model, probe, rebuild, summarize_model
+from mnist.run import provenance
 from mnist.run.profiler import Profiler
 from mnist.settings import settings_of, values_of
 from mnist.summaries import Summaries, hparams_of
@@ -100,6 +101,12 @@ class Recorder:
         if self._flags_text:
             files.write_atomically(os.path.join(self._folder, "flags.txt"), self._flags_text)
         files.write_atomically(os.path.join(self._folder, "model.txt"), summarize_model(step.model) + "\n")
+        path = os.path.join(self._folder, "changes.diff")
+        if changes := provenance.changes(state.provenance):
+            files.write_atomically(path, changes)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
         lines = map(self._line, state.history, state.times)  # drops evaluations later than the checkpoint
         files.write_atomically(os.path.join(self._folder, "metrics.jsonl"), "".join(lines))
         with contextlib.suppress(FileNotFoundError):  # the run is no longer finished
