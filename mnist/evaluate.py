@@ -6,6 +6,7 @@ worst mistakes, the confusion matrix, the accuracy by class and the filters. Of 
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -38,7 +39,11 @@ class Evaluate:
 
     workdir = Setting(None, "Folder of a run. Given several times: runs side by side.", kind=[local_path])
     checkpoint = finished.which_checkpoint()
-    data_dir = Setting(None, "Folder of other data to evaluate on. Default: the run's own.", kind=local_path)
+    data_dir = Setting(
+        None,
+        "Folder or file with other data to evaluate on, perhaps a test set alone. Default: the run's own.",
+        kind=local_path,
+    )
     dataset = Setting(None, "Other data set to evaluate on. Default: the run's own.", kind=data.NAMES[1:])
     eval_batch_size = Setting(500, "Images at a time. The result does not depend on it.", low=2)
     robustness = Setting(False, "Also evaluate shifted, rotated, noisy and blurred images, for 25 times the time.")
@@ -85,7 +90,7 @@ class Evaluation:
 
 
 def evaluate(trained, dataset, batch_size=500, robustness=False):
-    """Evaluates a `finished.Run` on the test images of a `data.Dataset`. Returns: an `Evaluation`.
+    """Evaluates a `finished.Run` on the images of a `data.Dataset` or `data.TestSet`. Returns: an `Evaluation`.
 
     Raises: `mnist.Error` for a label without a logit of the model.
     """
@@ -151,10 +156,11 @@ def _evaluate_all(options):
     # Loads all runs before the first evaluation, so that a wrong name is reported at once.
     runs = [finished.load(workdir, options.checkpoint) for workdir in options.workdir or [None]]
     named = options.dataset or options.data_dir
-    other = data.load(options.dataset or "auto", options.data_dir) if named else None
+    load_test = functools.cache(data.load_test)
     evaluations, curves, drawn = [], {}, {}
     while runs:  # pops each run, because it holds its data in memory
         trained = runs.pop(0)
+        other = named and load_test(options.dataset or "auto", options.data_dir, trained.classes)
         dataset = other or trained.data
         evaluations.append(evaluate(trained, dataset, options.eval_batch_size, options.robustness))
         if options.plots:

@@ -58,8 +58,8 @@ class Launch:
     )
     data_dir = _data(
         None,
-        "Folder with the four IDX files of MNIST or of a split of EMNIST, the four npz files of KMNIST, or one npz "
-        "file: 28x28 grey images in 2 to 256 classes, whose names may be in classes.txt. "
+        "Folder or file with 28x28 grey images in 2 to 256 classes, whose names may be in classes.txt: IDX files of "
+        "MNIST or EMNIST, npz, npy or CSV files, or images in train/CLASS/ and test/CLASS/. "
         "Default: the cache of Keras, or a download.",
         kind=local_path,
         may_change=True,

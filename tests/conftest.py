@@ -5,12 +5,14 @@ import collections
 import contextlib
 import gc
 import importlib
+import io
 import os
 import runpy
 import sys
 import tempfile
 import traceback
 import types
+import zipfile
 
 import absl.app  # defines flags, which run_here() would remove after its first command
 import absl.flags
@@ -49,6 +51,37 @@ def make_linear(*inner, **last):
 def idx_bytes(array):
     """Returns a uint8 array as the bytes of an IDX file: magic number, shape, data."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def npy_bytes(array, **header):
+    """Returns the bytes of an npy file, with changes to its header."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array) | header)
+    return file.getvalue() + array.tobytes("A")
+
+
+def zip_bytes(members, compression=zipfile.ZIP_DEFLATED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def npz_bytes(arrays):
+    return zip_bytes({f"{name}.npy": npy_bytes(np.asarray(array)) for name, array in arrays.items()})
+
+
+def csv_rows(images, labels):
+    """Returns a list with the line of each image in a CSV file."""
+    return [",".join(map(str, row)) for row in np.column_stack([labels, images.reshape(-1, 784)]).tolist()]
+
+
+def image_bytes(image, end="png", **options):
+    """Returns the bytes of an image file, of a picture of Pillow."""
+    file = io.BytesIO()
+    image.save(file, end, **options)
+    return file.getvalue()
 
 
 def random_examples(count, seed=0):

@@ -2,11 +2,11 @@
 
 from mnist.data.batches import as_tensors, check_training_set, epoch_batches, train_batches
 from mnist.data.classes import DIGITS, NUM_CLASSES, check_same_classes
-from mnist.data.dataset import Dataset, Examples, identify, read_only
+from mnist.data.dataset import Dataset, Examples, TestSet, identify, read_only
 from mnist.data.image_files import read_digit, read_image
 from mnist.data.order import check_order, epoch_order, steps_per_epoch
 from mnist.data.readers import SIDE
-from mnist.data.sources import NAMES, load
+from mnist.data.sources import NAMES, load, load_test
 
 __all__ = [
     "DIGITS",
@@ -15,6 +15,7 @@ __all__ = [
     "SIDE",
     "Dataset",
     "Examples",
+    "TestSet",
     "as_tensors",
     "check_order",
     "check_same_classes",
@@ -23,6 +24,7 @@ __all__ = [
     "epoch_order",
     "identify",
     "load",
+    "load_test",
     "read_digit",
     "read_image",
     "read_only",

@@ -23,28 +23,47 @@ EMNIST_CLASSES = {
     "digits": DIGITS,
     "mnist": DIGITS,
 }
+# Hiragana in Latin letters, because few fonts hold it, in the order of kmnist_classmap.csv and k49_classmap.csv of
+# http://codh.rois.ac.jp/kmnist. The last class of Kuzushiji-49 is the iteration mark.
+KMNIST_CLASSES = {
+    "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+    "k49": (
+        *("a", "i", "u", "e", "o", "ka", "ki", "ku", "ke", "ko", "sa", "shi", "su", "se", "so"),
+        *("ta", "chi", "tsu", "te", "to", "na", "ni", "nu", "ne", "no", "ha", "hi", "fu", "he", "ho"),
+        *("ma", "mi", "mu", "me", "mo", "ya", "yu", "yo", "ra", "ri", "ru", "re", "ro"),
+        *("wa", "wi", "we", "wo", "n", "repeat"),
+    ),
+}
 _MAX_BYTES = 2**20  # characters of a classes.txt that are read
 
 
-def name_classes(train_labels, test_labels, place, known=()):
+def name_classes(labels, place, known=()):
     """Returns a tuple with the name of each class, from label 0 to the largest training label.
 
     A `classes.txt` in the folder of the data, `place`, names the classes. Without one, the names are `known` if there
-    are enough, or else the labels. Labels are uint8 `[N]`, N >= 1.
+    are enough, or else the labels. A test set alone may lack images of the last classes.
 
-    Raises: `mnist.Error` if there are fewer than 2 classes, or if test labels or names do not fit the training labels.
+    Args:
+      labels: a dict from "train", "validation" and "test", or some of them, to uint8 `[N]`, N >= 1.
+      place: a str. The folder, or a file in it.
+      known: a tuple of strings.
+
+    Raises: `mnist.Error` if there are fewer than 2 classes, or if other labels or names do not fit the training labels.
     """
-    last = int(train_labels.max())
-    if train_labels.min() == last:
+    has_train = "train" in labels
+    first = labels["train" if has_train else "test"]
+    last = int(first.max())
+    if has_train and first.min() == last:
         raise Error(f"{place}: all training labels are {last}, expected 2 to {MAX_CLASSES} classes.")
-    if test_labels.max() > last:
-        raise Error(f"{place}: a test label is {test_labels.max()}, expected 0 to {last} as in training.")
+    for part, others in labels.items():
+        if others.max() > last:
+            raise Error(f"{place}: a {part} label is {others.max()}, expected 0 to {last} as in training.")
     path = os.path.join(place if os.path.isdir(place) else os.path.dirname(place), "classes.txt")
     if not os.path.isfile(path):
         return tuple(known[: last + 1]) if last < len(known) else tuple(map(str, range(last + 1)))
     names = _read_names(path)
-    if len(names) != last + 1:
-        hint = " The first label must be 0." if train_labels.min() and len(names) == last else ""
+    if len(names) != last + 1 and (has_train or len(names) <= last):
+        hint = " The first label must be 0." if first.min() and len(names) == last else ""
         raise Error(f"{path} names {len(names):,} classes, expected {last + 1}: the labels are 0 to {last}.{hint}")
     return names
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mnist import Error
 from mnist.data.classes import DIGITS
-from mnist.data.readers import SIDE, as_uint8, check_type
+from mnist.data.readers import SIDE, as_images, as_labels
 
 import numpy as np
 
@@ -22,8 +22,8 @@ class Examples(_Examples):
     """Images with their labels.
 
     Args:
-      images: uint8 `[N, 28, 28, 1]` or `[N, 28, 28]`, N >= 1. Grey levels from 0 to 255.
-      labels: integers `[N]` from 0 to 255.
+      images: `[N, 28, 28, 1]` or another form of grey levels that `readers.as_images` takes, N >= 1.
+      labels: integers `[N]` from 0 to 255, or another form that `readers.as_labels` takes.
 
     Raises: `mnist.Error` for other shapes, types or labels.
     """
@@ -31,12 +31,10 @@ class Examples(_Examples):
     __slots__ = ()
 
     def __new__(cls, images, labels):
-        images, labels = np.asarray(images), np.asarray(labels)
-        for what, array in (("images", images), ("labels", labels)):
-            check_type("", what, what, array.dtype, array.shape)
+        images, labels = as_images(np.asarray(images), "the images"), as_labels(np.asarray(labels), "the labels")
         if len(images) != len(labels) or not len(labels):
             raise Error(f"there are {len(images):,} images and {len(labels):,} labels, expected as many, at least one.")
-        return super().__new__(cls, images.reshape(-1, SIDE, SIDE, 1), as_uint8(labels, "the labels are"))
+        return super().__new__(cls, images, labels)
 
     @classmethod
     def _make(cls, values):  # `_replace` calls it
@@ -57,7 +55,7 @@ class _Dataset(NamedTuple):
 
 
 class Dataset(_Dataset):
-    """A data set in three parts. Without a hold-out, `validation` and `test` are the same object.
+    """A data set in three parts. Without validation images of its own, `validation` and `test` are the same object.
 
     Raises: `mnist.Error` for a part that is not `Examples`, or for a label without a class.
     """
@@ -81,6 +79,9 @@ class Dataset(_Dataset):
     def hold_out(self, count):
         """Returns the data set with the last `count` training images as its validation set. Raises: `mnist.Error`."""
         images, labels = self.train
+        if self.validation is not self.test:
+            own = f"{self.name} has {len(self.validation.labels):,} validation images of its own"
+            raise Error(f"--holdout={count} has no use, because {own}: leave it out.")
         if count >= len(labels):
             raise Error(f"--holdout={count} leaves none of {len(labels):,} training images: take fewer.")
         first, last = Examples(images[:-count], labels[:-count]), Examples(images[-count:], labels[-count:])
@@ -106,6 +107,14 @@ class Dataset(_Dataset):
         Nine in ten of the first 1,000 images must be framed, because some may be blank.
         """
         return bool(np.mean(is_framed(self.train.images[:1000, ..., 0])) > 0.9)
+
+
+class TestSet(NamedTuple):
+    """A test set alone, for a model that was trained on other data."""
+
+    name: str
+    test: Examples
+    classes: tuple[str, ...]  # the name of each label
 
 
 def read_only(array):

@@ -19,15 +19,16 @@ FASHION_MD5 = (
 
 
 def fetch(name):
-    """Returns the `folders.Files` of `mnist` or `fashion_mnist` in Keras' cache. Downloads what is not there.
+    """Returns the `folders.Found` of `mnist` or `fashion_mnist` in Keras' cache. Downloads what is not there.
 
     Raises: `mnist.Error` if a download fails, or if nothing arrives for 10 seconds.
     """
     if name == "mnist":
-        return folders.npz_files(_fetch("mnist.npz", "datasets", MNIST_SHA256))
+        return folders.npz_file(_fetch("mnist.npz", "datasets", MNIST_SHA256))
     folder = os.path.join("datasets", "fashion-mnist")
     digests = zip(folders.IDX_FILES, FASHION_MD5, strict=True)
-    return folders.Files(*((_fetch(f"{file}.gz", folder, md5),) for file, md5 in digests))
+    paths = [_fetch(f"{file}.gz", folder, md5) for file, md5 in digests]
+    return folders.idx_files(paths, paths[0])
 
 
 def _fetch(filename, folder, digest):

@@ -1,14 +1,21 @@
 """Data sets in files: which files of a folder hold which part, and how the parts are read."""
 
+import functools
 import hashlib
 import os
 import re
+import struct
+import zlib
 from typing import NamedTuple
 
 from mnist import Error
-from mnist.data import readers
-from mnist.data.classes import EMNIST_CLASSES, FASHION_CLASSES, name_classes
+from mnist.data import class_folders, csv_files, idx, npy
+from mnist.data.classes import EMNIST_CLASSES, FASHION_CLASSES, KMNIST_CLASSES, name_classes
 from mnist.data.dataset import Examples
+from mnist.data.other_formats import advice_for
+from mnist.data.readers import as_images, as_labels, reading
+
+import numpy as np
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -18,110 +25,270 @@ IDX_FILES = (
 )
 # SHA-256 of Fashion-MNIST's training labels, which identifies it in a folder of any name.
 FASHION_LABELS_SHA256 = "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7"
-_EMNIST = re.compile(r"emnist-([a-z]+)-(?:train|test)-(?:images|labels)[-.]idx\d-ubyte(?:\.gz)?")
-_KMNIST = re.compile(r"(.+)-(?:train|test)-(?:imgs|labels)\.npz")  # kmnist or k49
+PARTS = ("train", "validation", "test")
+_PART_OF = {"train": "train", "training": "train", "test": "test", "testing": "test", "t10k": "test"}
+_PART_OF |= dict.fromkeys(("val", "valid", "validation"), "validation")
+_IMAGES, _LABELS = ("x", "images", "image", "imgs", "data"), ("y", "labels", "label", "targets", "target")
+# The part and the kind of an array with a usual name, as x_train of Keras, train_images of MedMNIST, trainX or X_test.
+_ARRAYS = {
+    sep.join(words): (part, "images" if what in _IMAGES else "labels")
+    for name, part in _PART_OF.items()
+    for what in (*_IMAGES, *_LABELS)
+    for words in ((name, what), (what, name))
+    for sep in ("_", "-", "")
+}
+_IDX = re.compile(r"(?:(emnist-[a-z]+)-)?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(?:\.gz)?", re.IGNORECASE)
+_KMNIST = re.compile(r"(.+)-(train|test)-(imgs|labels)\.npz", re.IGNORECASE)  # kmnist or k49
+_CSV = re.compile(rf"(?:(.+)[-_])?({'|'.join(_PART_OF)})\.csv(?:\.gz)?", re.IGNORECASE)
+_EXPECTED = (
+    "IDX files of MNIST or EMNIST, npz files of KMNIST, one npz file with x_train, y_train, x_test and y_test, npy "
+    "files of such names, train.csv and test.csv, or images in train/CLASS/ and test/CLASS/"
+)
 
 
-class Files(NamedTuple):
-    """The arguments of `readers.read_images` and `readers.read_labels` for the four arrays of a data set."""
+_WORDS = {"train": "training", "validation": "validation", "test": "test"}
+_HINTS = {
+    "train": ", so that only mnist.evaluate takes it",
+    "test": ". Add its files, or keep some of the training images for it",
+}
 
-    train_images: tuple
-    train_labels: tuple
-    test_images: tuple
-    test_labels: tuple
-    emnist: str | None = None  # the split of EMNIST, whose images are transposed
+
+class Found(NamedTuple):
+    """A data set that was found but not read.
+
+    Attributes:
+      title: its files in words, for messages.
+      place: the file or folder, beside or in which a classes.txt names the classes.
+      sources: a dict from each of `PARTS` that was found to a dict with functions without arguments. `images` and
+        `labels` each return one array. `both` returns two.
+      known: a tuple with the names of classes as the names of files or folders give them, or ().
+      emnist: a str. The split of EMNIST, whose images are transposed and whose labels may begin with 1. None: others.
+      by_name: a bool. Whether labels are positions in `known`, because they have no other meaning.
+    """
+
+    title: str
+    place: str
+    sources: dict
+    known: tuple = ()
+    emnist: str | None = None
+    by_name: bool = False
 
 
 def find(data_dir):
-    """Finds the files of a data set.
+    """Finds the data set in a folder or a file. A folder that holds nothing but one folder stands for that one.
 
-    `data_dir` is an npz file or a folder. A folder holds an npz file of any name, the four IDX files of MNIST or
-    EMNIST, or the four npz files of KMNIST.
-
-    Returns: `Files`. Raises: `mnist.Error` if there is no data set, or more than one to choose from.
+    Returns: a `Found`. Raises: `mnist.Error` if there is no data set, or more than one to choose from.
     """
     if not os.path.exists(data_dir):
         raise Error(f"--data_dir={data_dir} does not exist.")
     if not os.path.isdir(data_dir):
-        return npz_files(data_dir)
+        return _find_file(data_dir)
+    folder = data_dir
+    folders, files = class_folders.visible(folder)
+    while len(folders) == 1 and not files and folders[0].lower() not in _PART_OF:
+        folder = os.path.join(folder, folders[0])
+        folders, files = class_folders.visible(folder)
+    files = [name for name in files if os.path.isfile(os.path.join(folder, name))]  # reading a pipe may never end
+    found = [*_sets_of_files(folder, files), *_sets_of_classes(folder, folders)]
+    npz = [name for name in files if name.lower().endswith(".npz") and not _KMNIST.fullmatch(name)]
+    if len(npz) + len(found) > 1:  # features.npz beside a data set is not another one
+        npz = [name for name in npz if _holds_parts(os.path.join(folder, name))]
+    if len(npz) + len(found) > 1:
+        titles = _list([*(each.title for each in found), *npz])
+        path = f", or as --data_dir={os.path.join(folder, npz[0])}" if npz else ""
+        raise Error(f"--data_dir={folder} holds more than one data set, {titles}: name a folder with one{path}.")
+    if npz:
+        return npz_file(os.path.join(folder, npz[0]))
+    if found:
+        return found[0]
+    raise Error(f"--data_dir={folder}: {_describe(folder, folders, files)}")
+
+
+def _find_file(path):
+    folder, name = os.path.split(path)
+    if found := _sets_of_files(folder, [name]):
+        if any("both" not in arrays for arrays in found[0].sources.values()):
+            raise Error(f"--data_dir={path} is one array of a data set: name the folder of its files.")
+        return found[0]._replace(place=path)
+    if advice := advice_for([name]):
+        raise Error(f"--data_dir={path}: {advice}")
+    return npz_file(path)
+
+
+def _describe(folder, folders, files):
+    """Returns why a folder holds no data set, as one sentence or two."""
+    if advice := advice_for(files):
+        return advice
+    if len(classes := class_folders.find_classes(folder)) > 1:
+        return (
+            f"it holds the classes {_list(classes)} without a test set. Move these folders into a folder train, and "
+            "some images of each class into a folder test, as test/CLASS/."
+        )
+    return f"it holds {_list([*folders, *files]) or 'nothing'}, expected {_EXPECTED}."
+
+
+def _list(names):
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+
+
+def npz_file(path):
+    """Returns the `Found` of one npz file, whose arrays have the usual names. Raises: `mnist.Error` for other names."""
+    sources, names = {}, npy.names_in(path)
+    for name in names:
+        if name.lower() in _ARRAYS:
+            part, what = _ARRAYS[name.lower()]
+            other = sources.setdefault(part, {}).setdefault(what, functools.partial(npy.read_npz, path, name))
+            if other.args[1] != name:
+                raise Error(f"{path} holds both {other.args[1]} and {name}, expected one of them.")
+    if not sources:
+        expected = "x_train, y_train, x_test and y_test, or train_images, train_labels and so on"
+        raise Error(f"{path} holds {_list(names) or 'no arrays'}, expected the arrays {expected}.")
+    return Found(os.path.basename(path), path, sources)
+
+
+def idx_files(paths, place):
+    """Returns the `Found` of four files in the order of `IDX_FILES`."""
+    sources = {}
+    for file, path in zip(IDX_FILES, paths, strict=True):
+        _, part, what = _IDX.fullmatch(file).groups()
+        sources.setdefault(_PART_OF[part], {})[what] = functools.partial(idx.read, path, what)
+    return Found("*-ubyte", place, sources)
+
+
+def _holds_parts(path):
     try:
-        names = sorted(name for name in os.listdir(data_dir) if os.path.isfile(os.path.join(data_dir, name)))
-    except OSError as error:
-        raise Error(f"cannot read {data_dir}: {error.strerror or error}.") from None
-    if "mnist.npz" in names:
-        return npz_files(os.path.join(data_dir, "mnist.npz"))
-    if all(_choose(file, names) for file in IDX_FILES):
-        return _idx_files(data_dir, names, IDX_FILES)
-    splits = sorted({match[1] for match in map(_EMNIST.fullmatch, names) if match})
-    series = sorted({match[1] for match in map(_KMNIST.fullmatch, names) if match})
-    single = [name for name in names if name.endswith(".npz") and not _KMNIST.fullmatch(name)]
-    found = [*(f"emnist-{split}-*" for split in splits), *(f"{name}-*.npz" for name in series), *single]
-    if len(found) > 1:
-        shown = ", ".join(found[:5]) + ", ..." * (len(found) > 5)
-        path = f", or as --data_dir={os.path.join(data_dir, single[0])}" if single else ""
-        raise Error(f"--data_dir={data_dir} holds more than one data set, {shown}: name a folder with one{path}.")
-    if splits:
-        parts = [f"emnist-{splits[0]}-{file.replace('t10k', 'test')}" for file in IDX_FILES]
-        return _idx_files(data_dir, names, parts)._replace(emnist=splits[0])
-    if series:
-        files = [f"{series[0]}-{part}-{kind}.npz" for part in ("train", "test") for kind in ("imgs", "labels")]
-        if missing := [file for file in files if file not in names]:
-            raise Error(f"--data_dir={data_dir} has no {missing[0]}.")
-        return Files(*((os.path.join(data_dir, file), "arr_0") for file in files))
-    if single:
-        return npz_files(os.path.join(data_dir, single[0]))
-    return _idx_files(data_dir, names, IDX_FILES)
+        return any(name.lower() in _ARRAYS for name in npy.names_in(path))
+    except Error:
+        return True  # a damaged file may have been a data set
 
 
-def npz_files(path):
-    """Returns the `Files` of an npz file as Keras publishes MNIST."""
-    return Files(*((path, name) for name in readers.NPZ_NAMES))
+def _sets_of_files(folder, names):
+    """Returns a list with the `Found` of each data set whose arrays are in files of their own."""
+    sets = {}
+    for name in names:
+        if located := _locate(folder, name):
+            title, group, part, what, read = located
+            found = sets.setdefault(title, Found(title, folder, {}, **_meaning(group)))
+            other = found.sources.setdefault(part, {}).setdefault(what, read)
+            if other is not read and _checksum(other.args[0]) != _checksum(read.args[0]):
+                both = f"{os.path.basename(other.args[0])} and {name}"
+                raise Error(f"--data_dir={folder} holds {both}, whose content is different: remove one.")
+    return list(sets.values())
 
 
-def _idx_files(data_dir, names, files):
-    found = [_choose(file, names) for file in files]
-    if None in found:
-        missing = files[found.index(None)]
-        other = ", no mnist.npz and no other .npz" if not any(found) else ""
-        raise Error(f"--data_dir={data_dir} has no {missing}[.gz]{other}.")
-    return Files(*((os.path.join(data_dir, name),) for name in found))
+def _locate(folder, name):
+    """Returns what a file of a usual name holds: title and prefix of the data set, part, kind, reader. Else None."""
+    path = os.path.join(folder, name)
+    if match := _IDX.fullmatch(name):
+        group, part, what = match.groups()
+        title = f"{group}-*" if group else "*-ubyte"
+        return title, group, _PART_OF[part.lower()], what.lower(), functools.partial(idx.read, path, what.lower())
+    if match := _KMNIST.fullmatch(name):
+        group, part, what = match.groups()
+        what = "labels" if what.lower() == "labels" else "images"
+        return f"{group}-*.npz", group, _PART_OF[part.lower()], what, functools.partial(npy.read_npz, path, "arr_0")
+    if name.lower().endswith(".npy") and (array := _ARRAYS.get(name[:-4].lower())):
+        return "*.npy", None, *array, functools.partial(npy.read_npy, path)
+    if (match := _CSV.fullmatch(name)) and csv_files.has_images(path):
+        group, part = match.groups()
+        title = f"{group or ''}*.csv"
+        return title, group, _PART_OF[part.lower()], "both", functools.partial(csv_files.read, path)
+    return None
 
 
-def _choose(file, names):
-    """Returns the first of an IDX file's possible names that is in the folder, or None."""
-    wanted = [name + end for name in (file, file.replace("-idx", ".idx")) for end in ("", ".gz")]
-    return next((name for name in wanted if name in names), None)
+def _meaning(group):
+    """Returns what the prefix of file names adds to a `Found`, a dict."""
+    known, split = (group or "").lower(), (group or "").lower().removeprefix("emnist-")
+    if known != split:
+        return {"known": EMNIST_CLASSES.get(split, ()), "emnist": split}
+    return {"known": KMNIST_CLASSES.get(known, ())}
 
 
-def read(files, place, known=()):
-    """Reads the data set of `Files`, with the arguments `place` and `known` of `name_classes`.
+def _checksum(path):
+    """Returns CRC-32 and size of the content of a file. A gzip file ends with both of what it holds."""
+    with reading(path, "a gzip file"), open(path, "rb") as file:
+        if path.lower().endswith(".gz"):
+            file.seek(-8, os.SEEK_END)
+            return struct.unpack("<II", file.read())
+        checksum = 0
+        while chunk := file.read(2**20):
+            checksum = zlib.crc32(chunk, checksum)
+        return checksum, file.tell() % 2**32
 
-    Labels are checked before the images are read. Other names than `known` may come from the content.
 
-    Returns: training and test `Examples`, and a tuple with the name of each class. Raises: `mnist.Error`.
+def _sets_of_classes(folder, folders):
+    """Returns a list with the `Found` of folders like train/CLASS/, or []."""
+    parts = {}
+    for name in folders:
+        if part := _PART_OF.get(name.lower()):
+            path = os.path.join(folder, name)
+            if classes := class_folders.find_classes(path):
+                if part in parts:
+                    raise Error(f"--data_dir={folder} holds {parts[part][0]} and {path}, expected one of them.")
+                parts[part] = path, classes
+    if not parts:
+        return []
+    classes = parts["train" if "train" in parts else "test" if "test" in parts else "validation"][1]
+    sources = {
+        part: {"both": functools.partial(class_folders.read, path, classes)} for part, (path, _) in parts.items()
+    }
+    return [Found("folders of classes", folder, sources, classes, by_name=True)]
+
+
+def read(found, needed=("train", "test"), known=()):
+    """Reads a data set.
+
+    Args:
+      found: a `Found`.
+      needed: the `PARTS` that it must have.
+      known: names of classes, if neither the files nor their content give other ones.
+
+    Returns: training, validation and test `Examples`, and a tuple with the name of each class. A missing training set
+      is None. The test set stands for a missing validation set. Raises: `mnist.Error`.
     """
-    labels = [readers.read_labels(*array) for array in (files.train_labels, files.test_labels)]
-    if not all(map(len, labels)):
-        raise Error(f"{place}: no {'test' if len(labels[0]) else 'training'} images at all.")
-    if files.emnist:
-        known = EMNIST_CLASSES.get(files.emnist, ())
-        _count_from_zero(*labels, files.emnist, len(known), place)
-    elif hashlib.sha256(labels[0]).hexdigest() == FASHION_LABELS_SHA256:
+    for part in needed:
+        if part not in found.sources:
+            raise Error(f"{found.place} has no {_WORDS[part]} set{_HINTS[part]}.")
+    arrays = {part: _read_part(found, part) for part in PARTS if part in found.sources}
+    labels = {part: labels for part, (_, labels) in arrays.items()}
+    known = found.known or known
+    if found.emnist:
+        _count_from_zero(labels, found.emnist, len(known), found.place)
+    elif "train" in labels and hashlib.sha256(labels["train"]).hexdigest() == FASHION_LABELS_SHA256:
         known = FASHION_CLASSES
-    classes = name_classes(*labels, place, known)
-    images = [readers.read_images(*array) for array in (files.train_images, files.test_images)]
-    for part, array, others in zip(("training", "test"), images, labels, strict=True):
-        if len(array) != len(others):
-            raise Error(f"{place}: {len(array):,} {part} images but {len(others):,} labels.")
-        for start in range(0, len(array) if files.emnist else 0, 1000):  # in parts, which need little memory
-            array[start : start + 1000] = array[start : start + 1000].swapaxes(1, 2).copy()
-    return *map(Examples, images, labels), classes
+    classes = name_classes(labels, found.place, known)
+    for images, _ in arrays.values():
+        for start in range(0, len(images) if found.emnist else 0, 1000):  # in parts, which need little memory
+            images[start : start + 1000] = images[start : start + 1000].swapaxes(1, 2).copy()
+    examples = {part: Examples(*pair) for part, pair in arrays.items()}
+    test = examples["test"]
+    return examples.get("train"), examples.get("validation", test), test, classes
 
 
-def _count_from_zero(train_labels, test_labels, split, num_classes, place):
+def _read_part(found, part):
+    """Returns images, uint8 `[N, 28, 28, 1]`, and labels, uint8 `[N]`, of one part."""
+    sources = found.sources[part]
+    if "both" in sources:
+        images, labels = sources["both"]()
+    else:
+        for what, other in (("images", "labels"), ("labels", "images")):
+            if other not in sources:
+                raise Error(f"{': '.join(sources[what].args)} has no {_WORDS[part]} {other} beside it.")
+        labels = as_labels(sources["labels"](), ": ".join(sources["labels"].args))
+        images = np.ascontiguousarray(as_images(sources["images"](), ": ".join(sources["images"].args)))
+    if not len(images) or not len(labels):
+        raise Error(f"{found.place}: no {_WORDS[part]} images at all.")
+    if len(images) != len(labels):
+        raise Error(f"{found.place}: {len(images):,} {_WORDS[part]} images but {len(labels):,} labels.")
+    return images, labels
+
+
+def _count_from_zero(labels, split, num_classes, place):
     """Subtracts 1 in place from labels of EMNIST that begin with 1, as in `letters`."""
-    if train_labels.min() and (split == "letters" or train_labels.max() == num_classes):
-        if not test_labels.min():
-            raise Error(f"{place}: a test label is 0, but training labels begin with {train_labels.min()}.")
-        train_labels -= 1
-        test_labels -= 1
+    first = labels["train" if "train" in labels else "test"]
+    if first.min() and (split == "letters" or first.max() == num_classes):
+        for part, others in labels.items():
+            if not others.min():
+                raise Error(f"{place}: a {_WORDS[part]} label is 0, but training labels begin with {first.min()}.")
+        for others in labels.values():
+            others -= 1

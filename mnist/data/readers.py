@@ -1,14 +1,13 @@
-"""Readers of IDX and npz files that may be damaged or hostile.
+"""The format of images and labels in memory, and the limits of every reader of files, which may be damaged or hostile.
 
-A reader returns a NumPy array or raises `mnist.Error`. It never unpickles. It takes no more memory than the file's size
-times a small factor, whatever the header claims.
+A reader returns NumPy arrays or raises `mnist.Error`. It never unpickles. It takes no more memory than the file's size
+times a small factor, whatever a header claims.
 """
 
+import contextlib
 import gzip
-import math
 import os
 import textwrap
-import zipfile
 import zlib
 
 from mnist import Error
@@ -17,10 +16,7 @@ import numpy as np
 
 SIDE = 28  # rows and columns of an image
 MAX_CLASSES = 256  # labels are uint8
-NPZ_NAMES = ("x_train", "y_train", "x_test", "y_test")  # as Keras publishes MNIST
-# An IDX file of uint8 begins with 00 00 08 and the number of dimensions (http://yann.lecun.com/exdb/mnist). Images may
-# have a fourth one, the channel.
-_MAGIC = {"images": (0x0803, 0x0804), "labels": (0x0801,)}
+_SHAPES = ((SIDE, SIDE), (SIDE, SIDE, 1), (1, SIDE, SIDE), (SIDE * SIDE,))  # of one image in an array
 # Factor by which a compressed file may grow. MNIST's files grow by 5, and deflate can grow by 1,032.
 _MAX_GROWTH = 64
 _FREE_BYTES = 64 * 2**20  # a compressed file may always grow to this size, so that small files of blank images pass
@@ -35,110 +31,125 @@ def empty_aligned(length):
     return buffer[start : start + length]
 
 
-def read_images(path, name=None):
-    """Reads the array `name` of an npz file, or without a name an IDX file, gzipped if its path ends in `.gz`.
+def as_images(array, found):
+    """Returns images as grey levels, uint8 `[N, 28, 28, 1]`. An array of uint8 is not copied if its layout allows it.
 
-    Returns: uint8 `[N, 28, 28, 1]`. Raises: `mnist.Error`.
+    Args:
+      array: `[N, 28, 28]`, `[N, 28, 28, 1]`, `[N, 1, 28, 28]` or `[N, 784]`. Integers from 0 to 255, floats from 0 to
+        255 or from 0 to 1 that are grey levels exactly, or bool.
+      found: a str. The name of the array, for messages.
+
+    Raises: `mnist.Error` for other shapes, types or values.
     """
-    images = _read_npz(path, name, "images") if name else _read_idx(path, "images")
-    return np.ascontiguousarray(images.reshape(-1, SIDE, SIDE, 1))
+    if array.shape[1:] not in _SHAPES or array.dtype.kind not in "buif":
+        described = f"{found}: {_describe(array)}, expected {SIDE}x{SIDE} grey images [N, {SIDE}, {SIDE}]"
+        if array.shape[1:] in ((SIDE, SIDE, 3), (3, SIDE, SIDE)):
+            axis = array.shape.index(3, 1)
+            raise Error(f"{described}. Make colours grey, as x.mean({axis}).round().astype(np.uint8).")
+        if array.ndim == 3 and array.dtype == np.uint8:
+            resized = f"np.asarray(Image.fromarray(i).resize(({SIDE}, {SIDE}))) for i in x"
+            raise Error(f"{described}. Resize them with Pillow, as np.stack([{resized}]).")
+        raise Error(f"{described}. Convert them first.")
+    shape = len(array), SIDE, SIDE, 1
+    if array.dtype == np.uint8 or not len(array):
+        return array.astype(np.uint8, copy=False).reshape(shape)
+    low, high = array.min(), array.max()
+    if not 0 <= low <= high <= 255:  # true for NaN, too
+        raise Error(
+            f"{found}: {array.dtype} from {low} to {high}, expected grey levels from 0 to 255, or from 0 to 1. "
+            "Convert all, as np.rint(255 * (x - LOW) / (HIGH - LOW)).astype(np.uint8)."
+        )
+    kind, array = array.dtype, array.reshape(shape)
+    images = empty_aligned(array.size).reshape(shape)
+    scale = 255 if kind.kind == "b" or (kind.kind == "f" and high <= 1) else 1
+    tolerance = 0.125 if kind.itemsize == 2 else 1e-3  # float16 is that coarse
+    for start in range(0, len(array), 1000):  # in parts, which need little memory
+        levels = array[start : start + 1000].astype(np.float64) * scale
+        images[start : start + 1000] = grey = np.rint(levels)
+        if np.abs(levels - grey).max() > tolerance:
+            raise Error(
+                f"{found}: {kind} from {low} to {high} that are not grey levels in steps of 1 or 1/255. "
+                f"Round them, as np.rint({'255 * ' if scale > 1 else ''}x).astype(np.uint8)."
+            )
+    return images
 
 
-def read_labels(path, name=None):
-    """Reads labels, with the arguments of `read_images`. Returns: uint8 `[N]`. Raises: `mnist.Error`."""
-    labels = _read_npz(path, name, "labels") if name else _read_idx(path, "labels")
-    return as_uint8(labels, f"{path}: {name} holds labels")
+def as_labels(array, found):
+    """Returns labels as uint8 `[N]`.
+
+    Args:
+      array: `[N]`, `[N, 1]`, or one-hot `[N, classes]`. Integers, bool, or floats with integer values, from 0 to 255.
+      found: a str. The name of the array, for messages.
+
+    Raises: `mnist.Error` for other shapes, types or values.
+    """
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim not in (1, 2) or array.dtype.kind not in "buif":
+        names = ", as the second result of np.unique(y, return_inverse=True)" if array.dtype.kind in "SUO" else " first"
+        raise Error(f"{found}: {_describe(array)}, expected integers [N]. Convert them{names}.")
+    if array.ndim == 2:
+        is_one = array == 1
+        if len(several := np.flatnonzero((is_one.sum(1) != 1) | ((array != 0).sum(1) != 1))):
+            row = f"row {several[0]} has {np.count_nonzero(array[several[0]])} entries that are not 0"
+            raise Error(f"{found}: {_describe(array)} is not one-hot, because {row}. An image has one label.")
+        array = is_one.argmax(1)
+    low, high = (array.min(), array.max()) if len(array) else (0, 0)
+    if not 0 <= low <= high < MAX_CLASSES:
+        raise Error(f"{found}: from {low} to {high}, expected 0 to {MAX_CLASSES - 1}.")
+    labels = array.astype(np.uint8, copy=False)
+    if array.dtype.kind == "f" and (labels != array).any():
+        raise Error(f"{found}: {_describe(array)} with fractions, expected integers.")
+    return labels
 
 
-def as_uint8(labels, found):
-    """Returns integers `[N]` as uint8. Raises: `mnist.Error` that begins with `found` if one is not from 0 to 255."""
-    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-    if low < 0 or high >= MAX_CLASSES:
-        raise Error(f"{found} from {low} to {high}, expected 0 to {MAX_CLASSES - 1}.")
-    return labels.astype(np.uint8, copy=False)
+def _describe(array):
+    return f"{array.dtype.newbyteorder('=')} {list(array.shape)}"
 
 
-def _read_idx(path, what):
+@contextlib.contextmanager
+def reading(path, what):
+    """Turns an exception of a reader into an `mnist.Error`: `path` cannot be read, or is not `what`."""
     try:
-        size = os.path.getsize(path)
-        if size == 0:
-            raise Error(f"{path} is empty, expected an IDX file of {what}.")
-        is_packed = path.endswith(".gz")
-        with gzip.open(path) if is_packed else open(path, "rb") as file:
-            shape = _read_header(file, path, what)
-            length = math.prod(shape)
-            if length > (max(size * _MAX_GROWTH, _FREE_BYTES) if is_packed else size):
-                raise Error(
-                    f"{path}: its header claims {shape[0]:,} {what}, more than a file of {size:,} "
-                    "bytes holds. Is it truncated or damaged?"
-                )
-            array, filled = empty_aligned(length), 0
-            while filled < length and (count := file.readinto(memoryview(array)[filled:])):
-                filled += count
-            extra = file.read(1)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise Error(f"{path} is truncated or not a sound gzip file ({error}). Fetch it again.") from None
-    except OSError as error:
-        raise Error(f"cannot read {path}: {error.strerror or error}.") from None
-    if filled < length or extra:
-        found = f"only {filled:,}" if filled < length else f"more than {filled:,}"
-        raise Error(f"{path}: {found} bytes of {what} where its header claims {length:,}.")
-    return array.reshape(shape)
-
-
-def _read_header(file, path, what):
-    magic = file.read(4)
-    number, dimensions = int.from_bytes(magic, "big"), magic[-1] if magic else 0
-    if len(magic) < 4 or number not in _MAGIC[what]:
-        expected = f"magic number {number:#010x}, expected {_MAGIC[what][0]:#010x}"
-        raise Error(f"{path} is not an IDX file of {what}: {expected}.")
-    header = file.read(4 * dimensions)
-    if len(header) < 4 * dimensions:
-        raise Error(f"{path} is truncated within its header.")
-    shape = tuple(np.frombuffer(header, ">u4").tolist())
-    check_type(path, what, what, np.dtype(np.uint8), shape)
-    return shape
-
-
-def _read_npz(path, name, what):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            expected = NPZ_NAMES if name in NPZ_NAMES else (name,)
-            if missing := [name for name in expected if f"{name}.npy" not in archive.namelist()]:
-                raise Error(f"{path} has no {missing[0]}, expected the arrays {', '.join(expected)}.")
-            member = archive.getinfo(f"{name}.npy")
-            if member.file_size > max(os.path.getsize(path) * _MAX_GROWTH, _FREE_BYTES):
-                raise Error(f"{path} would grow to {member.file_size:,} bytes, too many for its size.")
-            # zipfile unpacks deflate piece by piece, but 4 KiB of bzip2 can become gigabytes at once.
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise Error(f"{path}: {name} is not packed as NumPy packs it. Use np.savez_compressed.")
-            with archive.open(member) as file:
-                array = np.lib.format.read_array(file, allow_pickle=False)
-                if file.read(1):  # this also makes zipfile check the CRC, which it does at the end of the file
-                    raise Error(f"{path}: {name} holds more bytes than its header claims.")
-            check_type(path, name, what, array.dtype, array.shape)
-            return array
+        yield
     except Error:
         raise
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Error(f"{path} is truncated or not {what} ({_reason(error)}). Fetch it again.") from None
     except OSError as error:
-        raise Error(f"cannot read {path}: {error.strerror or error}.") from None
-    # NumPy and zipfile raise any exception on damaged input, for example SyntaxError and MemoryError.
+        raise Error(f"cannot read {path}: {error.strerror or _reason(error)}.") from None
+    # NumPy, zipfile and Pillow raise any exception on damaged input, for example SyntaxError and MemoryError.
     except Exception as error:
-        reason = textwrap.shorten(str(error).partition("\n")[0], 200) or type(error).__name__
-        raise Error(f"{path} is not a sound npz file of plain arrays: {reason.rstrip('.')}.") from None
+        raise Error(f"{path} is not {what}: {_reason(error)}.") from None
 
 
-def check_type(path, name, what, dtype, shape):
-    """Raises `mnist.Error` unless an array is uint8 images `[N, 28, 28]`, `[N, 28, 28, 1]` or integer labels `[N]`.
+def _reason(error):
+    return textwrap.shorten(str(error).partition("\n")[0], 200).rstrip(".") or type(error).__name__
 
-    The path is the file, or "" for an array in memory.
+
+def max_bytes(path):
+    """Returns how many bytes a compressed file may hold."""
+    return max(os.path.getsize(path) * _MAX_GROWTH, _FREE_BYTES)
+
+
+@contextlib.contextmanager
+def open_unpacked(path):
+    """Opens a file, gzipped if its name ends in `.gz`. Yields: the file, and how many bytes it may hold."""
+    is_packed = path.lower().endswith(".gz")
+    limit = max_bytes(path) if is_packed else os.path.getsize(path)
+    with gzip.open(path) if is_packed else open(path, "rb") as file:
+        yield file, limit
+
+
+def read_rest(file, length, found):
+    """Reads the rest of a file, which has to be `length` bytes.
+
+    Returns: uint8 `[length]`, aligned. Raises: `mnist.Error` that begins with `found` for another number of bytes.
     """
-    if what == "images":
-        sound = dtype == np.uint8 and shape[1:] in ((SIDE, SIDE), (SIDE, SIDE, 1))
-        expected = f"uint8 [N, {SIDE}, {SIDE}] with grey levels from 0 to 255"
-    else:
-        sound, expected = len(shape) == 1 and dtype.kind in "ui", "integers [N]"
-    if not sound:
-        place = f"{path}: {name}" if path else f"the {name}"
-        found = f"{place} {'are' if name == what else 'is'} {dtype.newbyteorder('=')} {list(shape)}"
-        raise Error(f"{found}, expected {expected}. Convert them first.")
+    array, filled = empty_aligned(length), 0
+    while filled < length and (count := file.readinto(memoryview(array)[filled : filled + 2**20])):
+        filled += count
+    if filled < length or file.read(1):  # zipfile and gzip check the checksum when they read the end
+        held = f"only {filled:,}" if filled < length else f"more than {filled:,}"
+        raise Error(f"{found}: {held} bytes where the header claims {length:,}.")
+    return array

@@ -6,7 +6,7 @@ import os
 from mnist import Error
 from mnist.data import download, folders
 from mnist.data.classes import DIGITS, FASHION_CLASSES
-from mnist.data.dataset import Dataset, Examples, digest_of
+from mnist.data.dataset import Dataset, Examples, TestSet, digest_of
 from mnist.data.readers import SIDE
 from mnist.settings import local_path
 
@@ -33,8 +33,8 @@ def load(name="auto", data_dir=None, holdout=0):
         if name == "digits":
             raise Error("--dataset=digits comes with scikit-learn: leave out --data_dir.")
         data_dir = os.path.abspath(local_path(data_dir))
-        train, test, classes = _read(name, folders.find(data_dir), data_dir)
-        known = _recognize(train, test)
+        train, validation, test, classes = _read(name, folders.find(data_dir))
+        known = _recognize(train, test) if validation is test else None
         if name in NAMES and name not in ("auto", known):
             if known:
                 raise Error(f"--dataset={name}, but {data_dir} holds {known}: leave out --dataset, or name that one.")
@@ -45,18 +45,41 @@ def load(name="auto", data_dir=None, holdout=0):
     elif name not in NAMES:
         raise Error(f"{name!r} is not one of {', '.join(NAMES)}. Give the folder of your own data set as data_dir.")
     else:
-        name, (train, test, classes) = _load_named(name)
-    dataset = Dataset(name, data_dir, train, test, test, classes)
+        name, (train, validation, test, classes) = _load_named(name)
+    dataset = Dataset(name, data_dir, train, validation, test, classes)
     return dataset.hold_out(holdout) if holdout else dataset
 
 
+def load_test(name="auto", data_dir=None, classes=()):
+    """Loads data to evaluate a model on, with the arguments of `load`. A folder may hold a test set alone.
+
+    The folders of such a test set, test/CLASS/, have the labels that their names have in `classes`, or if they are
+    numbers these labels.
+
+    Args:
+      classes: a tuple of strings. The names of the classes of the model.
+
+    Returns: a `Dataset`, or a `TestSet` if there are no training images. Raises: `mnist.Error`, also for a folder
+      test/CLASS/ that is not in `classes`.
+    """
+    found = data_dir and folders.find(os.path.abspath(local_path(data_dir)))
+    if not found or "train" in found.sources or name == "digits":
+        return load(name, data_dir)
+    _, _, test, names = _read(name, found, ("test",))
+    if found.by_name:
+        labels = {str(label): label for label in range(len(classes))} | {name: i for i, name in enumerate(classes)}
+        if unknown := [name for name in names if name not in labels]:
+            raise Error(f"{found.place} has the class {unknown[0]!r:.50}, which the model does not have.")
+        test, names = Examples(test.images, np.array([labels[name] for name in names])[test.labels]), classes
+    return TestSet(os.path.basename(os.path.abspath(data_dir)), test, names)
+
+
 def _load_named(name):
-    """Returns the name of the data set that was found, and its training and test `Examples` with class names."""
+    """Returns the name of the data set that was found, and what `folders.read` returns."""
     if name != "digits":
         known = "mnist" if name == "auto" else name
         try:
-            files = download.fetch(known)
-            return known, _read(known, files, files.train_images[0])
+            return known, _read(known, download.fetch(known))
         except Error as error:
             if name != "auto":
                 raise
@@ -64,8 +87,8 @@ def _load_named(name):
     return "digits", _load_digits()
 
 
-def _read(name, files, place):
-    return folders.read(files, place, FASHION_CLASSES if name == "fashion_mnist" else ())
+def _read(name, found, needed=("train", "test")):
+    return folders.read(found, needed, FASHION_CLASSES if name == "fashion_mnist" else ())
 
 
 def _recognize(train, test):
@@ -88,4 +111,5 @@ def _load_digits():
     labels = digits.target.astype(np.uint8)
     # The split is in order, because the writers of the last images did not write the first ones (scikit-learn,
     # "Recognizing hand-written digits").
-    return Examples(images[:1500], labels[:1500]), Examples(images[1500:], labels[1500:]), DIGITS
+    train, test = Examples(images[:1500], labels[:1500]), Examples(images[1500:], labels[1500:])
+    return train, test, test, DIGITS

@@ -3,20 +3,21 @@
 `pytest --hypothesis-profile=large tests/unit/test_damaged_files.py` tries 5,000 files for each reader.
 """
 
+import functools
 import gzip
-import io
 import resource
 import struct
 import zipfile
 import zlib
 
 import mnist
+from mnist import data as mnist_data
 from mnist import predict
-from mnist.data.readers import NPZ_NAMES, read_images, read_labels
+from mnist.data import class_folders, csv_files, idx, npy
 
 import numpy as np
 import pytest
-from conftest import idx_bytes
+from conftest import csv_rows, idx_bytes, image_bytes, npy_bytes, zip_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,6 +25,8 @@ from PIL import Image
 IMAGES = np.zeros([3, 28, 28], np.uint8)
 IMAGES[:, 6:22, 12:16] = np.random.default_rng(0).integers(0, 256, (3, 16, 4))
 LABELS = np.array([1, 7, 9], np.uint8)
+NPY = {"x": npy_bytes(IMAGES), "y": npy_bytes(LABELS)}
+CSV = "\n".join(["label" + ",pixel" * 784, *csv_rows(IMAGES, LABELS)]).encode()
 MODES = ("L", "RGB", "RGBA", "P", "1", "I;16", "LA")  # of PNG files
 MAX_KIB = 2**20  # by which the memory of this process may grow
 
@@ -41,34 +44,21 @@ def damaged(draw, content):
     return bytes(changed[: draw(st.just(None) | st.integers(0, len(changed)))])
 
 
-def npz_bytes(members, compression):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(f"{name}.npy", content)
-    return file.getvalue()
-
-
 @st.composite
 def damaged_npz(draw):
     """Draws an npz file with damage to the file, or to its arrays under sound checksums."""
-    members = {}
-    for name in NPZ_NAMES:
-        file = io.BytesIO()
-        np.save(file, IMAGES if name.startswith("x") else LABELS)
-        members[name] = file.getvalue()
+    members = {f"{what}_{part}.npy": content for part in ("train", "test") for what, content in NPY.items()}
     compression = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
     if draw(st.booleans()):
-        return draw(damaged(npz_bytes(members, compression)))
-    return npz_bytes({name: draw(damaged(content)) for name, content in members.items()}, compression)
+        return draw(damaged(zip_bytes(members, compression)))
+    return zip_bytes({name: draw(damaged(content)) for name, content in members.items()}, compression)
 
 
 @st.composite
 def damaged_png(draw):
     """Draws a PNG file with damage to the file, or to its chunks under sound checksums."""
-    file = io.BytesIO()
-    Image.fromarray(IMAGES[0]).convert(draw(st.sampled_from(MODES))).save(file, "png")
-    png, position = bytearray(draw(damaged(file.getvalue()))), 8
+    image = Image.fromarray(IMAGES[0]).convert(draw(st.sampled_from(MODES)))
+    png, position = bytearray(draw(damaged(image_bytes(image)))), 8
     while draw(st.booleans()) if position == 8 else position + 12 <= len(png):
         end = position + 8 + int.from_bytes(png[position : position + 4], "big")
         if end + 4 > len(png):
@@ -78,21 +68,35 @@ def damaged_png(draw):
     return bytes(png)
 
 
-def read_npz(path):
-    return [(read_images if name.startswith("x") else read_labels)(path, name) for name in NPZ_NAMES]
-
-
 def damaged_gz(content):
     return damaged(gzip.compress(content)) | damaged(content).map(gzip.compress)
 
 
+def read_npz(path):
+    dataset = mnist_data.load("auto", path)
+    return [*dataset.train, *dataset.test]
+
+
+def damaged_picture(end, mode):
+    return damaged(image_bytes(Image.fromarray(IMAGES[0]).convert(mode), end))
+
+
+read_images, read_labels = (functools.partial(idx.read, what=what) for what in ("images", "labels"))
 READERS = {
     "images": (read_images, damaged(idx_bytes(IMAGES))),
     "images.gz": (read_images, damaged_gz(idx_bytes(IMAGES))),
     "labels": (read_labels, damaged(idx_bytes(LABELS))),
     "labels.gz": (read_labels, damaged_gz(idx_bytes(LABELS))),
     "mnist.npz": (read_npz, damaged_npz()),
+    "x_test.npy": (npy.read_npy, damaged(NPY["x"])),
+    "test.csv": (csv_files.read, damaged(CSV)),
+    "test.csv.gz": (csv_files.read, damaged_gz(CSV)),
     "digit.png": (predict.read_image, damaged_png()),
+    "1.png": (class_folders._read_grey, damaged_png()),
+    "1.gif": (class_folders._read_grey, damaged_picture("gif", "P")),
+    "1.tif": (class_folders._read_grey, damaged_picture("tiff", "1")),
+    "1.jpg": (class_folders._read_grey, damaged_picture("jpeg", "RGB")),
+    "1.webp": (class_folders._read_grey, damaged_picture("webp", "RGB")),
 }
 
 
@@ -109,7 +113,6 @@ def test_a_damaged_file_is_read_or_rejected(tmp_path_factory, name, data):
     except mnist.Error as error:
         assert len(str(error).splitlines()) <= 2  # noqa: PT017
     else:
-        for array in found if isinstance(found, list) else [found]:
-            assert array.dtype == np.uint8
-            assert array.shape[-3:] == (28, 28, 1) or array.ndim == 1
+        for array in found if isinstance(found, (list, tuple)) else [found]:
+            assert array.dtype == np.uint8 or read is npy.read_npy
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MAX_KIB
