@@ -4,7 +4,7 @@ import os
 import warnings
 
 from mnist import Error
-from mnist.data.readers import MAX_CLASSES, SIDE, empty_aligned, reading
+from mnist.data.readers import MAX_CLASSES, SIDE, empty_aligned, list_some, reading
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -56,7 +56,7 @@ def read(folder, classes):
     """
     found, names = visible(folder)[0], []
     if unknown := [name for name in found if name not in classes]:
-        raise Error(f"{os.path.join(folder, unknown[0])} holds no images of a training class, of {_list(classes)}.")
+        raise Error(f"{os.path.join(folder, unknown[0])} holds no images of a training class, of {list_some(classes)}.")
     for name in classes:
         if not name.isprintable() or len(classes) > MAX_CLASSES:
             raise Error(f"{folder} has {len(classes)} classes as {name!r:.50}, expected at most {MAX_CLASSES} names.")
@@ -71,10 +71,6 @@ def read(folder, classes):
         for image, path in zip(images, (path for paths in names for path in paths), strict=True):
             image[..., 0] = _read_grey(path)
     return images, labels
-
-
-def _list(names):
-    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
 
 
 def _open(path):

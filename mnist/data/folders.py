@@ -1,7 +1,6 @@
-"""Data sets in files: which files of a folder hold which part, and how the parts are read."""
+"""Finds the data set in a folder: which files hold which part, and the reader of each."""
 
 import functools
-import hashlib
 import os
 import re
 import struct
@@ -10,12 +9,9 @@ from typing import NamedTuple
 
 from mnist import Error
 from mnist.data import class_folders, csv_files, idx, npy
-from mnist.data.classes import EMNIST_CLASSES, FASHION_CLASSES, KMNIST_CLASSES, name_classes
-from mnist.data.dataset import Examples
+from mnist.data.classes import EMNIST_CLASSES, KMNIST_CLASSES
 from mnist.data.other_formats import advice_for
-from mnist.data.readers import as_images, as_labels, reading
-
-import numpy as np
+from mnist.data.readers import list_some, reading
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -44,13 +40,6 @@ _EXPECTED = (
     "IDX files of MNIST or EMNIST, npz files of KMNIST, one npz file with x_train, y_train, x_test and y_test, npy "
     "files of such names, train.csv and test.csv, or images in train/CLASS/ and test/CLASS/"
 )
-
-
-_WORDS = {"train": "training", "validation": "validation", "test": "test"}
-_HINTS = {
-    "train": ", so that only mnist.evaluate takes it",
-    "test": ". Add its files, or keep some of the training images for it",
-}
 
 
 class Found(NamedTuple):
@@ -94,7 +83,7 @@ def find(data_dir):
     if len(npz) + len(found) > 1:  # features.npz beside a data set is not another one
         npz = [name for name in npz if _holds_parts(os.path.join(folder, name))]
     if len(npz) + len(found) > 1:
-        titles = _list([*(each.title for each in found), *npz])
+        titles = list_some([*(each.title for each in found), *npz])
         path = f", or as --data_dir={os.path.join(folder, npz[0])}" if npz else ""
         raise Error(f"--data_dir={folder} holds more than one data set, {titles}: name a folder with one{path}.")
     if npz:
@@ -121,14 +110,10 @@ def _describe(folder, folders, files):
         return advice
     if len(classes := class_folders.find_classes(folder)) > 1:
         return (
-            f"it holds the classes {_list(classes)} without a test set. Move these folders into a folder train, and "
-            "some images of each class into a folder test, as test/CLASS/."
+            f"it holds the classes {list_some(classes)} without a test set. Move these folders into a folder train, "
+            "and some images of each class into a folder test, as test/CLASS/."
         )
-    return f"it holds {_list([*folders, *files]) or 'nothing'}, expected {_EXPECTED}."
-
-
-def _list(names):
-    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+    return f"it holds {list_some([*folders, *files]) or 'nothing'}, expected {_EXPECTED}."
 
 
 def npz_file(path):
@@ -142,7 +127,7 @@ def npz_file(path):
                 raise Error(f"{path} holds both {other.args[1]} and {name}, expected one of them.")
     if not sources:
         expected = "x_train, y_train, x_test and y_test, or train_images, train_labels and so on"
-        raise Error(f"{path} holds {_list(names) or 'no arrays'}, expected the arrays {expected}.")
+        raise Error(f"{path} holds {list_some(names) or 'no arrays'}, expected the arrays {expected}.")
     return Found(os.path.basename(path), path, sources)
 
 
@@ -233,62 +218,3 @@ def _sets_of_classes(folder, folders):
         part: {"both": functools.partial(class_folders.read, path, classes)} for part, (path, _) in parts.items()
     }
     return [Found("folders of classes", folder, sources, classes, by_name=True)]
-
-
-def read(found, needed=("train", "test"), known=()):
-    """Reads a data set.
-
-    Args:
-      found: a `Found`.
-      needed: the `PARTS` that it must have.
-      known: names of classes, if neither the files nor their content give other ones.
-
-    Returns: training, validation and test `Examples`, and a tuple with the name of each class. A missing training set
-      is None. The test set stands for a missing validation set. Raises: `mnist.Error`.
-    """
-    for part in needed:
-        if part not in found.sources:
-            raise Error(f"{found.place} has no {_WORDS[part]} set{_HINTS[part]}.")
-    arrays = {part: _read_part(found, part) for part in PARTS if part in found.sources}
-    labels = {part: labels for part, (_, labels) in arrays.items()}
-    known = found.known or known
-    if found.emnist:
-        _count_from_zero(labels, found.emnist, len(known), found.place)
-    elif "train" in labels and hashlib.sha256(labels["train"]).hexdigest() == FASHION_LABELS_SHA256:
-        known = FASHION_CLASSES
-    classes = name_classes(labels, found.place, known)
-    for images, _ in arrays.values():
-        for start in range(0, len(images) if found.emnist else 0, 1000):  # in parts, which need little memory
-            images[start : start + 1000] = images[start : start + 1000].swapaxes(1, 2).copy()
-    examples = {part: Examples(*pair) for part, pair in arrays.items()}
-    test = examples["test"]
-    return examples.get("train"), examples.get("validation", test), test, classes
-
-
-def _read_part(found, part):
-    """Returns images, uint8 `[N, 28, 28, 1]`, and labels, uint8 `[N]`, of one part."""
-    sources = found.sources[part]
-    if "both" in sources:
-        images, labels = sources["both"]()
-    else:
-        for what, other in (("images", "labels"), ("labels", "images")):
-            if other not in sources:
-                raise Error(f"{': '.join(sources[what].args)} has no {_WORDS[part]} {other} beside it.")
-        labels = as_labels(sources["labels"](), ": ".join(sources["labels"].args))
-        images = np.ascontiguousarray(as_images(sources["images"](), ": ".join(sources["images"].args)))
-    if not len(images) or not len(labels):
-        raise Error(f"{found.place}: no {_WORDS[part]} images at all.")
-    if len(images) != len(labels):
-        raise Error(f"{found.place}: {len(images):,} {_WORDS[part]} images but {len(labels):,} labels.")
-    return images, labels
-
-
-def _count_from_zero(labels, split, num_classes, place):
-    """Subtracts 1 in place from labels of EMNIST that begin with 1, as in `letters`."""
-    first = labels["train" if "train" in labels else "test"]
-    if first.min() and (split == "letters" or first.max() == num_classes):
-        for part, others in labels.items():
-            if not others.min():
-                raise Error(f"{place}: a {_WORDS[part]} label is 0, but training labels begin with {first.min()}.")
-        for others in labels.values():
-            others -= 1

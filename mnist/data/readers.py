@@ -107,6 +107,11 @@ def _describe(array):
     return f"{array.dtype.newbyteorder('=')} {list(array.shape)}"
 
 
+def list_some(names):
+    """Returns the first five names and whether there are more, as a text for messages."""
+    return ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+
+
 @contextlib.contextmanager
 def reading(path, what):
     """Turns an exception of a reader into an `mnist.Error`: `path` cannot be read, or is not `what`."""

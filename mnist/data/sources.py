@@ -4,7 +4,7 @@ import hashlib
 import os
 
 from mnist import Error
-from mnist.data import download, folders
+from mnist.data import download, folders, parts
 from mnist.data.classes import DIGITS, FASHION_CLASSES
 from mnist.data.dataset import Dataset, Examples, TestSet, digest_of
 from mnist.data.readers import SIDE
@@ -75,7 +75,7 @@ def load_test(name="auto", data_dir=None, classes=()):
 
 
 def _load_named(name):
-    """Returns the name of the data set that was found, and what `folders.read` returns."""
+    """Returns the name of the data set that was found, and what `parts.read` returns."""
     if name != "digits":
         known = "mnist" if name == "auto" else name
         try:
@@ -88,7 +88,7 @@ def _load_named(name):
 
 
 def _read(name, found, needed=("train", "test")):
-    return folders.read(found, needed, FASHION_CLASSES if name == "fashion_mnist" else ())
+    return parts.read(found, needed, FASHION_CLASSES if name == "fashion_mnist" else ())
 
 
 def _recognize(train, test):
