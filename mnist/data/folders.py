@@ -77,9 +77,9 @@ def find(data_dir):
     while len(folders) == 1 and not files and folders[0].lower() not in _PART_OF:
         folder = os.path.join(folder, folders[0])
         folders, files = class_folders.visible(folder)
-    files = [name for name in files if os.path.isfile(os.path.join(folder, name))]  # reading a pipe may never end
-    found = [*_sets_of_files(folder, files), *_sets_of_classes(folder, folders)]
-    npz = [name for name in files if name.lower().endswith(".npz") and not _KMNIST.fullmatch(name)]
+    sound = [name for name in files if os.path.isfile(os.path.join(folder, name))]  # reading a pipe may never end
+    found = [*_sets_of_files(folder, sound), *_sets_of_classes(folder, folders)]
+    npz = [name for name in sound if name.lower().endswith(".npz") and not _KMNIST.fullmatch(name)]
     if len(npz) + len(found) > 1:  # features.npz beside a data set is not another one
         npz = [name for name in npz if _holds_parts(os.path.join(folder, name))]
     if len(npz) + len(found) > 1:

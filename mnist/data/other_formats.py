@@ -24,5 +24,5 @@ def advice_for(names):
         base = re.sub(r"-\d+-of-\d+$", "", name.lower())  # x.tfrecord-00000-of-00001
         for endings, advice in _ADVICE.items():
             if base.endswith(endings):
-                return f"{name} has a format that is not read. Convert it: {advice}."
+                return f"{name} is not a data set that can be read. Convert it: {advice}."
     return None

@@ -22,7 +22,7 @@ def read(found, needed=("train", "test"), known=()):
 
     Args:
       found: a `folders.Found`.
-      needed: those of `folders.PARTS` that it must have.
+      needed: the names, out of `folders.PARTS`, without which it is refused.
       known: names of classes, if neither the files nor their content give other ones.
 
     Returns: training, validation and test `Examples`, and a tuple with the name of each class. A missing training set

@@ -189,8 +189,11 @@ def test_mnist_is_recognized_in_a_folder_of_any_name(tmp_path):
         ("train/1/1.png train/1/a/1.png test/1/1.png", "train/1/a is a folder, expected the images of class 1."),
         ("train/1/1.png train/2/a.txt test/1/1.png", "train/2 holds no images of a training class, of 1."),
         ("train/1/1.png Train/1/1.png", "train, expected one of them."),
-        ("train.parquet a.txt", "train.parquet has a format that is not read. Convert it: write each image of pandas"),
-        ("a.tfrecord-00000-of-00001", "has a format that is not read. Convert it: tfds.as_numpy("),
+        (
+            "train.parquet a.txt",
+            "train.parquet is not a data set that can be read. Convert it: write each image of pandas",
+        ),
+        ("a.tfrecord-00000-of-00001", "is not a data set that can be read. Convert it: tfds.as_numpy("),
         ("mnist.pkl.gz", "np.rint(256 * x).astype(np.uint8) for the file of deeplearning.net."),
         ("mnist.tar.gz", "Convert it: unpack it, and name the folder."),
         ("x_train.npy x_test.npy", "x_train.npy has no training labels beside it."),
