@@ -62,7 +62,7 @@ def as_images(array, found):
     kind, array = array.dtype, array.reshape(shape)
     images = empty_aligned(array.size).reshape(shape)
     scale = 255 if kind.kind == "b" or (kind.kind == "f" and high <= 1) else 1
-    tolerance = 0.125 if kind.itemsize == 2 else 1e-3  # float16 is that coarse
+    tolerance = 0.125 if scale > 1 and kind.itemsize == 2 else 1e-3  # float16 rounds n / 255 that much
     for start in range(0, len(array), 1000):  # in parts, which need little memory
         levels = array[start : start + 1000].astype(np.float64) * scale
         images[start : start + 1000] = grey = np.rint(levels)

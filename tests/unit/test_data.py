@@ -43,9 +43,10 @@ def assert_same(dataset, other):
 
 def write(folder, files):
     """Writes files, a dict from paths to bytes. A path that ends in a slash is a folder. Returns `folder`."""
-    for name, content in {"/": b"", **files}.items():
-        (folder / name.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name.lstrip("/")).mkdir(exist_ok=True) if name[-1] == "/" else (folder / name).write_bytes(content)
+    for name, content in {"./": b"", **files}.items():
+        (folder / name.rpartition("/")[0]).mkdir(parents=True, exist_ok=True)
+        if name[-1] != "/":
+            (folder / name).write_bytes(content)
     return folder
 
 
@@ -65,8 +66,7 @@ LAYOUTS = {
     "gz": GZ,
     "as torchvision leaves it": {f"MNIST/raw/{name}": content for name, content in (RAW | GZ).items()},
     # Some archives unpack each file into a folder of its name.
-    "dots": {name.replace("-idx", ".idx"): content for name, content in RAW.items()}
-    | {f"{name}/": b"" for name in RAW},
+    "dots": {name.replace("-idx", ".idx"): RAW[name] for name in RAW} | {f"{name}/": b"" for name in RAW},
     "npz": {"any.npz": npz_bytes(ARRAYS)},
     "npz of MedMNIST": {"any.npz": npz_bytes(MEDMNIST)},
     "npy": {f"{name.replace('x_', 'Images-')}.npy": npy_bytes(array) for name, array in ARRAYS.items()},
@@ -189,10 +189,7 @@ def test_mnist_is_recognized_in_a_folder_of_any_name(tmp_path):
         ("train/1/1.png train/1/a/1.png test/1/1.png", "train/1/a is a folder, expected the images of class 1."),
         ("train/1/1.png train/2/a.txt test/1/1.png", "train/2 holds no images of a training class, of 1."),
         ("train/1/1.png Train/1/1.png", "train, expected one of them."),
-        (
-            "train.parquet a.txt",
-            "train.parquet is not a data set that can be read. Convert it: write each image of pandas",
-        ),
+        ("train.parquet a.txt", "train.parquet is not a data set that can be read. Convert it: write each image of"),
         ("a.tfrecord-00000-of-00001", "is not a data set that can be read. Convert it: tfds.as_numpy("),
         ("mnist.pkl.gz", "np.rint(256 * x).astype(np.uint8) for the file of deeplearning.net."),
         ("mnist.tar.gz", "Convert it: unpack it, and name the folder."),

@@ -26,6 +26,7 @@ MANY_BLANKS = idx_bytes(np.zeros([100_000, 28, 28], np.uint8))  # 78 MB, 76 kB w
 ROWS = csv_rows(IMAGES, LABELS)
 GREY = Image.fromarray(IMAGES[0])
 RED = Image.merge("RGB", [GREY, Image.new("L", GREY.size), GREY])
+GLASS, LARGE, DEEP = Image.merge("LA", [GREY, GREY]), GREY.resize((32, 30)), GREY.convert("I").convert("I;16")
 
 
 def with_member(content, compression=zipfile.ZIP_DEFLATED):
@@ -40,14 +41,12 @@ def csv(*rows):
 # Each row: the name of a file, its content, and words of the message.
 BAD = {
     "empty": ("images", b"", "is empty"),
-    "text": ("images", b"five, zero, four", "not an IDX file of images"),
     "labels for images": ("images", IDX_LABELS, "magic number 0x00000801, expected 0x00000803"),
     "last bytes missing": ("images", IDX[:-5], "only 2,347 bytes where the header claims 2,352"),
     "trailing byte": ("images", IDX + b"\0", "more than 2,352 bytes"),
     "gz cut short": ("images.gz", GZ[:-20], "truncated"),
     "gz with a wrong checksum": ("images.gz", GZ[:-8] + bytes(4) + GZ[-4:], "not a sound gzip file"),
     "four billion images": ("images", FOUR_BILLION, "claims 4,294,967,295 images"),
-    "gz bomb": ("images.gz", gzip.compress(MANY_BLANKS, 1), "claims 100,000 images"),
     "gz bomb behind the images": ("images.gz", gzip.compress(IDX + MANY_BLANKS, 1), "more than 2,352 bytes"),
     "objects": ("npz", with_member(npy_bytes(IMAGES, descr="|O")), "x_train: object [3, 28, 28], expected an array"),
     "trailing byte in npz": ("npz", with_member(npy_bytes(IMAGES) + b"\0"), "x_train: more than 2,352 bytes"),
@@ -55,33 +54,19 @@ BAD = {
     "bzip2 bomb": ("npz", with_member(bytes(2**24), zipfile.ZIP_BZIP2), "x_train is not packed as NumPy packs it"),
     "npy with few bytes": ("npy", npy_bytes(IMAGES)[:-1], "only 2,351 bytes where the header claims 2,352"),
     "npy of a terabyte": ("npy", npy_bytes(IMAGES, shape=(2**40,)), "claims 1,099,511,627,776 bytes, more than"),
-    "npy of floats": ("npy", npy_bytes(IMAGES, descr="<f8"), "claims 18,816 bytes, more than the file holds"),
     "csv without labels": ("csv", csv(ROWS[0].partition(",")[2]), "no labels, as the test.csv of Kaggle. Split"),
     "csv with an index": ("csv", csv("0," + ROWS[0]), "has 786 columns, expected a label and 784"),
     "csv of floats": ("csv", csv(*ROWS, ROWS[0] + ".5"), "convert string '"),
     "csv above 255": ("csv", csv(ROWS[0] + "00"), "to uint8 at row 0, column 785"),
-    "csv with a short row": ("csv", csv(*ROWS, "1,2"), "columns changed from 785 to 2 at row 4"),
     "csv with the label last": ("csv", csv("pixel," * 784 + "class"), "the label is not in the first column"),
     "csv of names alone": ("csv", csv("label" + ",pixel" * 784), "holds no images"),
     "csv bomb": ("csv.gz", gzip.compress(bytes(2**24), 1), "line 1 is too long"),
-    "large picture": (
-        "png",
-        image_bytes(GREY.resize((32, 30))),
-        "has 32x30 pixels, expected 28x28. Convert a copy of all: Image.open(",
-    ),
+    "large picture": ("png", image_bytes(LARGE), "has 32x30 pixels, expected 28x28. Convert a copy of all: Image."),
     "picture bomb": ("png", image_bytes(Image.new("1", (9000, 9000))), "has 9000x9000 pixels, expected 28x28"),
     "coloured picture": ("png", image_bytes(RED), "has colours, expected grey levels. Convert a copy"),
-    "transparent picture": (
-        "png",
-        image_bytes(Image.merge("LA", [GREY, GREY])),
-        "is partly transparent. Convert a copy",
-    ),
+    "transparent picture": ("png", image_bytes(GLASS), "is partly transparent. Convert a copy"),
     "palette with a clear colour": ("gif", image_bytes(GREY, "gif", transparency=0), "is partly transparent"),
-    "16 bits a pixel": (
-        "png",
-        image_bytes(Image.fromarray(IMAGES[0].astype(np.uint16))),
-        "Pillow's mode I;16, expected 8",
-    ),
+    "16 bits a pixel": ("png", image_bytes(DEEP), "Pillow's mode I;16, expected 8"),
     "moving picture": ("gif", image_bytes(GREY, "gif", save_all=True, append_images=[RED]), "has 2 frames"),
     "broken picture": ("png", image_bytes(GREY)[:200], "image file is truncated"),
     "text in place of a picture": ("png", b"five", "is not an image that can be read."),
@@ -180,39 +165,41 @@ def test_forms_of_labels(labels):
 
 
 @pytest.mark.parametrize(
-    ("images", "trouble"),
+    ("images", "labels", "trouble"),
     [
-        (IMAGES[:, :20], "the images: uint8 [3, 20, 28], expected 28x28 grey images [N, 28, 28]. Resize them"),
-        (np.stack([IMAGES] * 3, -1), "[3, 28, 28, 3], expected 28x28 grey images [N, 28, 28]. Make colours grey, as"),
-        (IMAGES.astype(str), "the images: <U3 [3, 28, 28], expected 28x28 grey"),
-        (IMAGES.astype(int) - 1, "the images: int64 from -1 to 254, expected grey levels"),
-        (np.where(BITS, np.nan, 1), "float64 from nan to nan, expected grey levels"),
-        (IMAGES / 127.5 - 1, "float64 from -1.0 to 1.0, expected grey levels from 0 to 255, or from 0 to 1. C"),
-        (IMAGES / 256, "0.99609375 that are not grey levels in steps of 1 or 1/255. Round them, as np.rint(255 * x"),
-        (IMAGES * 0.9, "that are not grey levels in steps of 1 or 1/255. Round them, as np.rint(x)"),
-        (IMAGES[:2], "2 images and 3 labels"),
+        (IMAGES[:, :20], LABELS, "the images: uint8 [3, 20, 28], expected 28x28 grey images [N, 28, 28]. Resize them"),
+        (
+            np.stack([IMAGES] * 3, -1),
+            LABELS,
+            "[3, 28, 28, 3], expected 28x28 grey images [N, 28, 28]. Make colours grey, as",
+        ),
+        (IMAGES.astype(str), LABELS, "the images: <U3 [3, 28, 28], expected 28x28 grey"),
+        (IMAGES.astype(int) - 1, LABELS, "the images: int64 from -1 to 254, expected grey levels"),
+        (np.where(BITS, np.nan, 1), LABELS, "float64 from nan to nan, expected grey levels"),
+        (IMAGES / 127.5 - 1, LABELS, "float64 from -1.0 to 1.0, expected grey levels from 0 to 255, or from 0 to 1. C"),
+        (
+            IMAGES / 256,
+            LABELS,
+            "0.99609375 that are not grey levels in steps of 1 or 1/255. Round them, as np.rint(255 * x",
+        ),
+        (IMAGES * 0.9, LABELS, "that are not grey levels in steps of 1 or 1/255. Round them, as np.rint(x)"),
+        ((IMAGES // 2 + 127.125).astype(np.float16), LABELS, "that are not grey levels in steps of 1 or 1/255"),
+        (IMAGES[:2], LABELS, "2 images and 3 labels"),
+        (IMAGES, [1, 256, 2], "the labels: from 1 to 256, expected 0 to 255"),
+        (IMAGES, [1, 0.5, 2], "the labels: float64 [3] with fractions, expected integers"),
+        (IMAGES, [1, np.nan, 2], "the labels: from nan to nan, expected 0 to 255"),
+        (
+            IMAGES,
+            ["cat", "dog", "cat"],
+            "<U3 [3], expected integers [N]. Convert them, as the second result of np.unique",
+        ),
+        (IMAGES, [[1, 0], [1, 1], [0, 1]], "[3, 2] is not one-hot, because row 1 has 2 entries that are not 0"),
+        (IMAGES, np.eye(3) * 0.9, "is not one-hot, because row 0 has 1 entries"),
     ],
 )
-def test_other_images_are_refused(images, trouble):
+def test_other_arrays_are_refused(images, labels, trouble):
     with pytest.raises(mnist.Error) as caught:
-        data.Examples(images, LABELS)
-    assert trouble in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("labels", "trouble"),
-    [
-        ([1, 256, 2], "the labels: from 1 to 256, expected 0 to 255"),
-        ([1, 0.5, 2], "the labels: float64 [3] with fractions, expected integers"),
-        ([1, np.nan, 2], "the labels: from nan to nan, expected 0 to 255"),
-        (["cat", "dog", "cat"], "<U3 [3], expected integers [N]. Convert them, as the second result of np.unique"),
-        ([[1, 0], [1, 1], [0, 1]], "[3, 2] is not one-hot, because row 1 has 2 entries that are not 0"),
-        (np.eye(3) * 0.9, "is not one-hot, because row 0 has 1 entries"),
-    ],
-)
-def test_other_labels_are_refused(labels, trouble):
-    with pytest.raises(mnist.Error) as caught:
-        data.Examples(IMAGES, labels)
+        data.Examples(images, labels)
     assert trouble in str(caught.value)
 
 
