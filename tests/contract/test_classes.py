@@ -254,6 +254,9 @@ def test_changed_test_data_give_a_warning_and_unknown_labels_an_error(tmp_path, 
 
     for command in commands:
         assert warned(command) == []
+    with np.load(folder / "own.npz") as arrays:
+        np.savez(tmp_path / "alone.npz", x_test=arrays["x_test"], y_test=arrays["y_test"])
+    assert report(capfd, workdir, data_dir=str(tmp_path / "alone.npz")) == report(capfd, workdir)
     write_npz(folder / "own.npz", cycle(48, 3), cycle(9, 3), x_train=np.zeros([48, 28, 28], np.uint8))
     for command in commands:
         assert warned(command) == []  # because neither uses the training images
