@@ -69,7 +69,7 @@ def read(folder, classes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of much that it can read
         for image, path in zip(images, (path for paths in names for path in paths), strict=True):
-            image[..., 0] = _read_grey(path)
+            image[..., 0] = read_grey(path)
     return images, labels
 
 
@@ -80,7 +80,7 @@ def _open(path):
         raise Error(f"{path} is not an image that can be read.") from None
 
 
-def _read_grey(path):
+def read_grey(path):
     """Returns the grey levels of an image file, uint8 `[28, 28]`."""
     if not os.path.isfile(path):
         raise Error(f"{path} is not a file.")  # reading a pipe may never end

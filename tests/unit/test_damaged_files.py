@@ -92,11 +92,11 @@ READERS = {
     "test.csv": (csv_files.read, damaged(CSV)),
     "test.csv.gz": (csv_files.read, damaged_gz(CSV)),
     "digit.png": (predict.read_image, damaged_png()),
-    "1.png": (class_folders._read_grey, damaged_png()),
-    "1.gif": (class_folders._read_grey, damaged_picture("gif", "P")),
-    "1.tif": (class_folders._read_grey, damaged_picture("tiff", "1")),
-    "1.jpg": (class_folders._read_grey, damaged_picture("jpeg", "RGB")),
-    "1.webp": (class_folders._read_grey, damaged_picture("webp", "RGB")),
+    "1.png": (class_folders.read_grey, damaged_png()),
+    "1.gif": (class_folders.read_grey, damaged_picture("gif", "P")),
+    "1.tif": (class_folders.read_grey, damaged_picture("tiff", "1")),
+    "1.jpg": (class_folders.read_grey, damaged_picture("jpeg", "RGB")),
+    "1.webp": (class_folders.read_grey, damaged_picture("webp", "RGB")),
 }
 
 

@@ -84,7 +84,7 @@ READ = {
     "npz": read_npz,
     "npy": npy.read_npy,
     "csv": csv_files.read,
-    **dict.fromkeys(("png", "gif"), class_folders._read_grey),
+    **dict.fromkeys(("png", "gif"), class_folders.read_grey),
 }
 
 
@@ -234,7 +234,7 @@ TURNED[0x0112] = 6
 )
 def test_picture(tmp_path, content, expected):
     (tmp_path / "image").write_bytes(content)
-    check(class_folders._read_grey(str(tmp_path / "image")), np.asarray(expected))
+    check(class_folders.read_grey(str(tmp_path / "image")), np.asarray(expected))
 
 
 class Payload:
