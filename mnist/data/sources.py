@@ -53,8 +53,8 @@ def load(name="auto", data_dir=None, holdout=0):
 def load_test(name="auto", data_dir=None, classes=()):
     """Loads data to evaluate a model on, with the arguments of `load`. A folder may hold a test set alone.
 
-    The folders of such a test set, test/CLASS/, have the labels that their names have in `classes`, or if they are
-    numbers these labels.
+    The folders of such a test set, test/CLASS/, have the labels that their names have in `classes`. Numbers are labels
+    themselves if no name of a class is a number.
 
     Args:
       classes: a tuple of strings. The names of the classes of the model.
@@ -67,7 +67,9 @@ def load_test(name="auto", data_dir=None, classes=()):
         return load(name, data_dir)
     _, _, test, names = _read(name, found, ("test",))
     if found.by_name:
-        labels = {str(label): label for label in range(len(classes))} | {name: i for i, name in enumerate(classes)}
+        labels = {name: label for label, name in enumerate(classes)}
+        if not any(name.isdecimal() for name in classes):  # otherwise a number is the name of a class
+            labels |= {str(label): label for label in range(len(classes))}
         if unknown := [name for name in names if name not in labels]:
             raise Error(f"{found.place} has the class {unknown[0]!r:.50}, which the model does not have.")
         test, names = Examples(test.images, np.array([labels[name] for name in names])[test.labels]), classes

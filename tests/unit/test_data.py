@@ -165,8 +165,9 @@ def test_pictures_for_evaluation_have_the_labels_of_the_model(whole, tmp_path):
         assert found.classes == ("ant", "bee", "cow")
         order = [1, 2, 0, 3] if found.test.labels[0] == 0 else [0, 3, 1, 2]
         assert_equal(found.test, data.Examples(images[order], np.array([2, 0, 0, 2])[order]))
-    with pytest.raises(mnist.Error, match="the class 'cow', which the model does not have"):
-        data.load_test("auto", str(tmp_path / "cow"), ("ant", "bee"))
+    for name, classes in (("cow", ("ant", "bee")), ("2", ("0", "1", "4"))):
+        with pytest.raises(mnist.Error, match=f"the class '{name}', which the model does not have"):
+            data.load_test("auto", str(tmp_path / name), classes)
 
 
 @pytest.mark.skipif(not MNIST.exists(), reason="MNIST is not at hand")
