@@ -143,17 +143,18 @@ def _other_images(runs, metric):
     if not re.match("(?:best_)?(train|validation|test)_(?!seconds)", metric):
         return ""
     (flags, results), (other_flags, other_results) = runs
-    names = ["--dataset", "--data_dir", *(["--holdout"] if "test_" not in metric else [])]
+    held = ["--holdout", "--holdout_by"]
+    names = ["--dataset", "--data_dir", *(held if "test_" not in metric else [])]
     flags, other_flags = (
-        flags | {"--dataset": results["dataset"]},
-        other_flags | {"--dataset": other_results["dataset"]},
+        {"--holdout_by": "end"} | flags | {"--dataset": results["dataset"]},
+        {"--holdout_by": "end"} | other_flags | {"--dataset": other_results["dataset"]},
     )
     different = [name for name in names if flags.get(name) != other_flags.get(name)]
     digests = [seeds.images_of(each, metric) for each in (results, other_results)]
     if None not in digests:
         return "" if digests[0] == digests[1] else (different or ["the content of the data"])[0]
     # An older version kept no digest. A data set that `mnist.data` recognizes is the same in any folder.
-    ignored = ["--data_dir"] * (results["dataset"] in data.NAMES[1:]) + ["--holdout"] * ("validation_" not in metric)
+    ignored = ["--data_dir"] * (results["dataset"] in data.NAMES[1:]) + held * ("validation_" not in metric)
     return next((name for name in different if name not in ignored), "")
 
 

@@ -6,7 +6,7 @@ import os
 
 from mnist import Error, checkpoint, data
 from mnist.checkpoint import best
-from mnist.data import DIGITS
+from mnist.data import DIGITS, HOLDOUTS
 from mnist.model import rebuild
 from mnist.settings import Setting, local_path
 from mnist.step import check_extra_metrics, restore_step
@@ -90,7 +90,8 @@ class Run:
         """Returns the run's `data.Dataset` as the run had it, with its hold-out. None if it cannot be loaded."""
         try:
             held = len(self.data.train.labels) - self.images[0] if self.images else 0
-            return self.data.hold_out(held) if held > 0 else self.data
+            ways = [self.data.hold_out(held, by) for by in HOLDOUTS] if held > 0 else [self.data]
+            return next((dataset for dataset in ways if dataset.digest() == self.dataset_sha256), ways[0])
         except Error:
             return None
 

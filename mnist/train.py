@@ -70,6 +70,12 @@ class Launch:
         "end. Default 0: the test set validates, as in the classic tutorial.",
         low=0,
     )
+    holdout_by = _data(
+        "end",
+        "Which images --holdout takes. end: the last of the training set. class: the last of each class, in proportion "
+        "to its images, which suits data that are sorted by class.",
+        kind=data.HOLDOUTS,
+    )
     seed = _data(
         0, "Seed of the initial weights, the order of the data and the draws in the step.", low=0, high=2**31 - 1
     )
@@ -163,7 +169,7 @@ def _main(classes, step_class, make_model, of_model, make_own_optimizer):
             raise Error(f"{workdir} is the folder of a sweep: name the folder of a run, or a new one.")
         if options.resume:
             flagfile.refuse_other_flags(workdir)
-    dataset = data.load(options.dataset, options.data_dir, options.holdout)
+    dataset = data.load(options.dataset, options.data_dir, options.holdout, options.holdout_by)
     plan_options, rate = _plan(options, len(dataset.train.labels))
     keras.utils.set_random_seed(options.seed)
     values = {name: getattr(options, name) for name in settings_of(of_model)}

@@ -2,7 +2,7 @@
 
 from mnist.data.batches import as_tensors, check_training_set, epoch_batches, train_batches
 from mnist.data.classes import DIGITS, NUM_CLASSES, check_same_classes
-from mnist.data.dataset import Dataset, Examples, TestSet, identify, read_only
+from mnist.data.dataset import HOLDOUTS, Dataset, Examples, TestSet, identify, read_only
 from mnist.data.image_files import read_digit, read_image
 from mnist.data.order import check_order, epoch_order, steps_per_epoch
 from mnist.data.readers import SIDE
@@ -10,6 +10,7 @@ from mnist.data.sources import NAMES, load, load_test
 
 __all__ = [
     "DIGITS",
+    "HOLDOUTS",
     "NAMES",
     "NUM_CLASSES",
     "SIDE",

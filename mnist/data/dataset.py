@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from mnist import Error
 from mnist.data.classes import DIGITS
-from mnist.data.readers import SIDE, as_images, as_labels
+from mnist.data.readers import SIDE, as_images, as_labels, empty_aligned
 
 import numpy as np
 
+HOLDOUTS = ("end", "class")  # where a hold-out takes its images
 BOX = 20  # MNIST's digits fill a box of 20x20 within 28x28 (LeCun et al. 1998, p. 10)
 
 
@@ -76,14 +77,29 @@ class Dataset(_Dataset):
     def _make(cls, values):  # `_replace` calls it
         return cls(*values)
 
-    def hold_out(self, count):
-        """Returns the data set with the last `count` training images as its validation set. Raises: `mnist.Error`."""
+    def hold_out(self, count, by="end"):
+        """Returns the data set with `count` training images as its validation set.
+
+        Both parts keep the order of the training set.
+
+        Args:
+          count: an int from 1 to the number of training images - 1.
+          by: one of `HOLDOUTS`. "end" holds out the last images. "class" holds out the last images of each class, in
+            proportion to the images of the class. Its training set is a copy.
+
+        Raises: `mnist.Error`.
+        """
         images, labels = self.train
         if self.validation is not self.test:
             own = f"{self.name} has {len(self.validation.labels):,} validation images of its own"
             raise Error(f"--holdout={count} has no use, because {own}: leave it out.")
         if count >= len(labels):
             raise Error(f"--holdout={count} leaves none of {len(labels):,} training images: take fewer.")
+        if by not in HOLDOUTS:
+            raise Error(f"--holdout_by={by}: expected one of {', '.join(HOLDOUTS)}.")
+        if by == "class":
+            is_held = _is_held(labels, count)
+            return self._replace(train=_choose(self.train, ~is_held), validation=_choose(self.train, is_held))
         first, last = Examples(images[:-count], labels[:-count]), Examples(images[-count:], labels[-count:])
         return self._replace(train=first, validation=last)
 
@@ -115,6 +131,27 @@ class TestSet(NamedTuple):
     name: str
     test: Examples
     classes: tuple[str, ...]  # the name of each label
+
+
+def _is_held(labels, count):
+    """Returns which `count` images a hold-out by class holds out, bool `[N]`, for labels `[N]`.
+
+    Image k of n images of a class, counted from 0 at its last one, has the place (k + 1/2) / n. The lowest places are
+    held out, which is Sainte-Laguë's method to divide seats in proportion.
+    """
+    order, sizes = np.argsort(labels, kind="stable"), np.bincount(labels)
+    by_class = labels[order]
+    places = (np.cumsum(sizes)[by_class] - np.arange(len(labels)) - 0.5) / sizes[by_class]
+    is_held = np.zeros(len(labels), bool)
+    is_held[order[np.argsort(places, kind="stable")[:count]]] = True
+    return is_held
+
+
+def _choose(examples, is_chosen):
+    """Returns the `Examples` that a mask `[N]` chooses, aligned so that TensorFlow shares their memory."""
+    images = empty_aligned(int(is_chosen.sum()) * SIDE * SIDE).reshape(-1, SIDE, SIDE, 1)
+    np.compress(is_chosen, examples.images, axis=0, out=images)
+    return Examples(images, examples.labels[is_chosen])
 
 
 def read_only(array):

@@ -18,17 +18,20 @@ NAMES = ("auto", "mnist", "fashion_mnist", "digits")
 _MNIST_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 
 
-def load(name="auto", data_dir=None, holdout=0):
+def load(name="auto", data_dir=None, holdout=0, holdout_by="end"):
     """Loads a data set.
 
     Args:
       name: one of `NAMES`. `auto` is MNIST, from `data_dir` or the network, and `digits` if neither has it.
       data_dir: a folder or a file for `folders.find`, with 28x28 images in 2 to 256 classes. A `classes.txt` in the
         folder names the classes. None: Keras' cache, filled by a download.
-      holdout: an int. The number of images at the end of the training set that become the validation set.
+      holdout: an int. The number of training images that become the validation set.
+      holdout_by: one of `HOLDOUTS`, which images these are, see `Dataset.hold_out`.
 
     Returns: a `Dataset`. Raises: `mnist.Error` if the data are missing or damaged.
     """
+    if holdout_by != "end" and not holdout:
+        raise Error(f"--holdout_by={holdout_by} needs the number of images to hold out: give --holdout, too.")
     if data_dir:
         if name == "digits":
             raise Error("--dataset=digits comes with scikit-learn: leave out --data_dir.")
@@ -47,7 +50,7 @@ def load(name="auto", data_dir=None, holdout=0):
     else:
         name, (train, validation, test, classes) = _load_named(name)
     dataset = Dataset(name, data_dir, train, validation, test, classes)
-    return dataset.hold_out(holdout) if holdout else dataset
+    return dataset.hold_out(holdout, holdout_by) if holdout else dataset
 
 
 def load_test(name="auto", data_dir=None, classes=()):

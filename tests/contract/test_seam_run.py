@@ -314,6 +314,7 @@ def test_a_model_that_scales_the_images_again_is_refused(layers, refused):
     ("flags", "without"),
     [
         ({"holdout": (0, 100)}, {"validation_loss"}),
+        ({"holdout_by": ("end", "class")}, {"validation_loss"}),
         ({"dataset": ("own", "other")}, {"validation_loss", "test_loss"}),
         ({"seed": (0, 1)}, set()),
     ],
