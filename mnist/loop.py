@@ -4,6 +4,7 @@ import contextlib
 
 from mnist import Error
 from mnist.cli import CtrlC, Interrupted, say
+from mnist.data import inspect
 from mnist.distributed import Replicas
 from mnist.model import being_imported, check_answers
 from mnist.run import Checkpointer, Plan, Recorder, SilentRecorder, Trainer
@@ -37,6 +38,9 @@ def train_and_evaluate(
         raise Error(f'{module} trains when it is imported: put what it starts under `if __name__ == "__main__":`.')
     workdir = local_path(workdir)
     plan = Plan(len(dataset.train.labels), **options)
+    inspection = inspect(dataset)
+    if not plan.allow_odd_data:
+        inspection.refuse()
     check_answers(step.eval_model, dataset)
     replicas = replicas or Replicas()
     replicas.check(step.slices)
@@ -47,7 +51,7 @@ def train_and_evaluate(
     stop = contextlib.nullcontext(interrupt) if interrupt else CtrlC()
     with cluster.run(), recorder, stop as stop:
         checkpointer = Checkpointer(step, dataset, workdir, plan, cluster, settings)
-        trainer = Trainer(step, dataset, plan, context, checkpointer, recorder)
+        trainer = Trainer(step, dataset, plan, context, checkpointer, recorder, inspection)
         trainer.restore()
         if step.slices > 1:
             say(replicas.describe(step.slices))

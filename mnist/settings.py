@@ -47,7 +47,9 @@ _COLUMNS = (
     *("setting", "n", "module", "dataset", "parameters", "seed", "epochs", "steps", "batch_size", "train_seconds"),
     *("images_per_second", "step", "epoch", "seconds", "optimizer", "learning_rate", "max_steps", "jit_compile"),
     *("early_stopping_patience", "started", "command", "git_revision", "git_clean", "host", "processor", "cores"),
-    *("python", "tensorflow", "keras", "numpy"),
+    *("python", "tensorflow", "keras", "numpy", "grey_range", "blank_images", "duplicate_images"),
+    *("images_with_two_labels", "leaked_validation_images", "leaked_test_images", "classes_without_training_images"),
+    *("classes_without_validation_images", "classes_without_test_images"),
 )
 _METRIC = re.compile(r"((best_)?(train|validation|test)_)?(loss|accuracy)")
 

@@ -4,6 +4,7 @@ from mnist.data.batches import as_tensors, check_training_set, epoch_batches, tr
 from mnist.data.classes import DIGITS, NUM_CLASSES, check_same_classes
 from mnist.data.dataset import HOLDOUTS, Dataset, Examples, TestSet, identify, read_only
 from mnist.data.image_files import read_digit, read_image
+from mnist.data.inspection import inspect
 from mnist.data.order import check_order, epoch_order, steps_per_epoch
 from mnist.data.readers import SIDE
 from mnist.data.sources import NAMES, load, load_test
@@ -24,6 +25,7 @@ __all__ = [
     "epoch_batches",
     "epoch_order",
     "identify",
+    "inspect",
     "load",
     "load_test",
     "read_digit",

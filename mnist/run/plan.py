@@ -13,8 +13,8 @@ from mnist.data import steps_per_epoch
 from mnist.metrics import is_lower_better
 from mnist.settings import Setting, take
 
-_length, _speed, _output = (
-    functools.partial(Setting, group=group, may_change=True) for group in ("length", "speed", "output")
+_data, _length, _speed, _output = (
+    functools.partial(Setting, group=group, may_change=True) for group in ("data", "length", "speed", "output")
 )
 
 
@@ -75,6 +75,11 @@ class Plan:
         "START:STOP, the first and the last step of a TensorFlow profile, for TensorBoard's Profile tab (the extra "
         "`profile` of setup.cfg). A hundred steps are enough and make 2 MB.",
         kind=str,
+    )
+    allow_odd_data = _data(
+        False,
+        "Train on data that are refused as certainly wrong, such as images of grey levels 0 and 1, or 201 classes "
+        "because of one label 200.",
     )
 
     def __init__(self, num_examples, **settings):

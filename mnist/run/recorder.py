@@ -60,8 +60,8 @@ class Recorder:
         """Prints a line."""
         self._progress.say(text)
 
-    def introduce(self, step, dataset, start_step):
-        """Prints the data, the model, the folder and the first step.
+    def introduce(self, step, dataset, inspection, start_step):
+        """Prints the data, the model, the folder and the first step. A new run also prints the `data.Inspection`.
 
         Raises: `mnist.Error` if a new run would replace the results of a run whose checkpoints were deleted.
         """
@@ -75,6 +75,8 @@ class Recorder:
             self.say(f"{self._workdir} has metrics.jsonl, but no checkpoint to resume: it begins again at step 0.")
         images = f"{len(dataset.train.labels):,} training images, {len(dataset.test.labels):,} test images"
         self.say(f"{dataset.name}: {images}")
+        for found in () if start_step else (*inspection.wrong, *inspection.odd):
+            self.say(found)
         self.say(f"{name}: {step.model.count_params():,} parameters")
         try:
             rebuild(describe_model(model), [v.numpy() for v in model.variables], probe(model), f"the {name}")

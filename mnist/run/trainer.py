@@ -28,14 +28,15 @@ class Trainer:
       step, dataset, plan: the same as in `train_and_evaluate`.
       context: the `Context` for the compilation of the step.
       checkpointer, recorder: objects that save the run, and that write what people read.
+      inspection: the `data.Inspection` of the data set.
 
     Attributes:
       state: the `RunState` now.
     """
 
-    def __init__(self, step, dataset, plan, context, checkpointer, recorder):
+    def __init__(self, step, dataset, plan, context, checkpointer, recorder, inspection):
         self.step, self.dataset, self.plan, self.context = step, dataset, plan, context
-        self.checkpointer, self.recorder = checkpointer, recorder
+        self.checkpointer, self.recorder, self.inspection = checkpointer, recorder, inspection
         self.evaluator = Evaluator(step, plan.eval_batch_size, self._hook)
         self.state, self._order = RunState(), None
         self._examples = Examples(*map(read_only, dataset.train))
@@ -77,7 +78,7 @@ class Trainer:
             self.compile()  # else the results of other code would be returned
             self.recorder.say(f"{self.context.view.workdir} is finished, at step {self.state.step:,}: {why}.")
         else:
-            self.recorder.introduce(self.step, self.dataset, self.state.step)
+            self.recorder.introduce(self.step, self.dataset, self.inspection, self.state.step)
 
     def why_over(self):
         """Returns why the run is over, as `Plan.why_over`. Returns "" while it goes on."""
@@ -235,7 +236,7 @@ class Trainer:
             results |= {f"best_{name}": value for name, value in entry.items()}
             with best.assigned(step, self.checkpointer.variables):
                 results |= {f"best_test_{name}": value for name, value in self._test(entry).items()}
-        results |= state.provenance
+        results |= self.inspection.counts | state.provenance
         self.recorder.write_results(state, results, dataset, step.eval_model)
         return results
 

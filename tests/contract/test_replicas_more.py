@@ -6,6 +6,7 @@ import socket
 
 from mnist import Error
 from mnist.checkpoint import fingerprint_of, resume
+from mnist.data import inspect
 from mnist.distributed import Cluster, Replicas, check_slices, ranks, read_cluster
 from mnist.model import CNN
 from mnist.run import Checkpointer, Plan, SilentRecorder, Trainer
@@ -54,7 +55,7 @@ def test_an_epoch_in_another_order_on_one_worker_is_refused(digits, tmp_path):
     replicas = Replicas(cluster=Disagreeing(lambda value: value + 1 if isinstance(value, int) else value))
     plan = Plan(len(digits.train.labels))
     checkpointer = Checkpointer(step, digits, str(tmp_path), plan, replicas.cluster)
-    trainer = Trainer(step, digits, plan, Context(replicas), checkpointer, SilentRecorder())
+    trainer = Trainer(step, digits, plan, Context(replicas), checkpointer, SilentRecorder(), inspect(digits))
     with pytest.raises(Error, match="worker 1 has another order of"):
         trainer.train_steps()
 

@@ -42,7 +42,7 @@ def test_results_hold_the_documented_keys(undisturbed, digits):
     keys = {"dataset", "parameters", "seed", "epochs", "steps", "batch_size", "train_seconds", "images_per_second"}
     keys |= {"dataset_sha256", "dataset_validation_sha256", "dataset_test_sha256"}
     keys |= {f"{part}_{metric}" for part in ("train", "validation", "test") for metric in ("loss", "accuracy")}
-    assert results.keys() == keys | set(provenance.KEYS)
+    assert results.keys() == keys | {*provenance.KEYS, *data.inspect(digits).counts}
     assert json.loads((workdir / "results.json").read_text()) == results
     assert (results["dataset"], results["parameters"], results["steps"]) == ("digits", 7_850, 48)
     assert results["images_per_second"] == pytest.approx(3000 / results["train_seconds"])
