@@ -88,8 +88,9 @@ class Thin(CNN):
     def __init__(self, *, rate=Setting(0.1, "Rate."), **kwargs):
         self.dropout = keras.layers.Dropout(rate)
         super().__init__(**kwargs)
+        self.more = keras.layers.Dense(64)
     def call(self, images, training=False):
-        return self.logits(self.dropout(self.features(images), training=training))
+        return self.logits(self.more(self.dropout(self.features(images), training=training)))
 class Thinner(Thin):
     def build(self, input_shape=None):
         assert self.dropout.rate == 0.3
