@@ -2,22 +2,19 @@
 
 import importlib
 import json
-import shutil
 
 from mnist import Error, checkpoint, finished
-from mnist.data import check_order
-from mnist.loop import Interrupted, train_and_evaluate
+from mnist.loop import train_and_evaluate
 from mnist.metrics import example_losses
 from mnist.model import CNN
 from mnist.research.record import CentredCNN
-from mnist.run import trainer
 from mnist.step import TrainStep
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import StopAfter, bits_of, nightly_but
+from conftest import bits_of, nightly_but
 from PIL import Image
 from test_research import daily, make_small, make_step, run, variant, weights_of
 
@@ -227,25 +224,6 @@ def test_hard_examples_come_more_often_and_the_first_epoch_is_the_plain_one(digi
     assert not np.array_equal(order, step.epoch_order(digits.train, 2))
 
 
-def test_an_epoch_of_hard_examples_is_resumed_in_its_middle(digits, tmp_path, monkeypatch):
-    def make():
-        return make_step(type("Both", (variant("hard_examples"), variant("augment")), {}), model=make_small, slices=4)
-
-    options = {"batch_size": 300, "epochs": 2, "steps_per_loop": 1}  # five steps an epoch
-    straight, orders = make(), []
-    monkeypatch.setattr(trainer, "check_order", lambda *args: orders.append(check_order(*args)) or orders[-1])
-    train_and_evaluate(straight, digits, str(tmp_path / "straight"), **options)
-    assert len(orders) == 2
-    with pytest.raises(Interrupted):
-        train_and_evaluate(make(), digits, str(tmp_path / "stopped"), interrupt=StopAfter(7), **options)
-    saved, metadata = checkpoint.load_newest(str(tmp_path / "stopped" / "checkpoints"))
-    assert metadata["step"] == 7
-    assert np.array_equal(saved["run/order"], orders[1])
-    resumed = make()
-    train_and_evaluate(resumed, digits, str(tmp_path / "stopped"), **options)
-    assert bits_of(resumed) == bits_of(straight)
-
-
 def test_augmented_images_differ_by_step_and_replay_exactly(digits):
     step = make_step(variant("augment"))
     first, again = (step.prepare_batch(*batch_of(digits, 8))[0].numpy() for _ in range(2))
@@ -313,25 +291,6 @@ def test_distillation_is_hintons_mix_of_labels_and_of_the_mean_of_teachers(slice
     assert float(scalars["loss"]) == pytest.approx(float(loss), rel=1e-5)
     for a, b in zip(gradients, expected, strict=True):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
-
-
-def test_a_student_resumes_exactly_with_the_teacher_that_it_began_with(teacher, digits, tmp_path):
-    folder = str(tmp_path / "moved")
-    shutil.copytree(teacher, folder)
-
-    def student():
-        return make_step(variant("distillation"), model=make_small, teacher=[folder])
-
-    straight = student()
-    train_and_evaluate(straight, digits, str(tmp_path / "straight"), epochs=1, max_steps=9)
-    options = {"max_steps": 9, "steps_per_loop": 1, "interrupt": StopAfter(4)}
-    with pytest.raises(Interrupted):
-        train_and_evaluate(student(), digits, str(tmp_path / "cut"), epochs=1, **options)
-    train_and_evaluate(make_step(TrainStep, model=make_small), digits, folder, epochs=2)  # the teacher learns on
-    resumed = student()
-    assert bits_of(resumed)["teachers/0"] != bits_of(straight)["teachers/0"]
-    train_and_evaluate(resumed, digits, str(tmp_path / "cut"), epochs=1, max_steps=9)
-    assert bits_of(resumed) == bits_of(straight)
 
 
 def test_a_teacher_of_other_classes_or_none_is_refused(teacher, start, tmp_path):

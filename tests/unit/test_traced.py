@@ -1,5 +1,7 @@
 """A resume with a step that computes something else is refused, and so is a step whose state no checkpoint can hold."""
 
+import types
+
 from mnist import Error
 from mnist.checkpoint import traced, variables_of
 from mnist.loop import train_and_evaluate
@@ -120,6 +122,14 @@ def test_an_edited_step_is_refused_before_anything_is_written(digits, tmp_path):
         assert train(digits, tmp_path, step(scaled(0.5)), max_steps)["steps"] == max_steps
 
 
+class Hidden:
+    def __init__(self):
+        self.by = types.SimpleNamespace(scale=tf.Variable(1.0, name="hidden_scale"))
+
+    def __call__(self, images):
+        return images * self.by.scale
+
+
 class Table:
     def __init__(self):
         self.table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 0.0)
@@ -135,6 +145,8 @@ class Table:
         (lambda: lambda images: images + tf.random.normal([28, 28, 1]), "draws with RandomStandardNormal"),
         (lambda: tf.image.random_flip_left_right, "draws with RandomUniform"),
         (lambda: lambda images: tf.map_fn(tf.random.shuffle, images), "draws with RandomShuffle"),
+        (Hidden, "uses the variable hidden_scale"),
+        (lambda: lambda x: x + tf.random.get_global_generator().normal([28, 28, 1]), "uses the variable .*/StateVar"),
         (Table, "LookupTableInsertV2 uses what checkpoints would not hold"),
     ],
 )
