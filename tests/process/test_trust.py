@@ -208,6 +208,13 @@ def test_a_damaged_checkpoint_is_skipped_and_the_run_repeats_its_steps(finished,
     assert differences(str(finished), str(copy)) == []
 
 
+def test_a_damaged_checkpoint_does_not_count_among_the_kept(copy):
+    damage(copy / "checkpoints" / "ckpt-72", {DATA: lambda content: b"damaged"})
+    train(copy, max_steps=66, keep_checkpoints=1)  # resumes from 60
+    assert sorted(path.stem for path in (copy / "checkpoints").glob("*.index")) == ["ckpt-66", "damaged-ckpt-72"]
+    assert tf.train.latest_checkpoint(str(copy / "checkpoints")) == str(copy / "checkpoints" / "ckpt-66")
+
+
 @pytest.mark.parametrize("changes", [{DATA: lambda content: bytes(len(content))}, {INDEX: None}])
 def test_without_any_sound_checkpoint_the_run_refuses_to_start_over(copy, changes):
     for step in (48, 60, 72):

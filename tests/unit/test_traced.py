@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import make_linear
 
 IMAGES, LABELS = tf.TensorSpec([None, 28, 28, 1], tf.uint8), tf.TensorSpec([None], tf.uint8)
 
@@ -101,6 +102,22 @@ def test_the_digest_ignores_all_that_changes_no_update():
     keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])  # counts up Keras' names
     assert digest(step()) == plain
     assert digest(step(clipped(0.5))) == digest(step(clipped(0.5)))  # functions' names count up, too
+
+
+def test_variables_are_found_in_attributes_of_any_kind_and_depth():
+    variables, module = [tf.Variable(float(i)) for i in range(5)], tf.Module()
+    weight, metric, model = keras.Variable(1.0), keras.metrics.Mean(), make_linear()
+    generators = [tf.random.Generator.from_seed(1) for _ in range(2)]
+    seeds = keras.random.SeedGenerator(1)
+    module.state, module.layer, module.generator, module.back = variables[3], model.layers[-1], generators[1], module
+    by_name = {"b": variables[0], "a": [variables[1], (weight,)], 3: {"c": variables[4]}}
+    parts = {"metric": metric, "generator": generators[0], "seeds": seeds, "inner": [module], "nothing": "no state"}
+    found = variables_of(types.SimpleNamespace(by_name=by_name, teachers=[{"of": make_linear()}, model], **parts))
+    assert len(found) == 16
+    expected = [variables[0], variables[1], variables[4], weight.value, generators[0].state, generators[1].state]
+    expected += [seeds.state.value, variables[3], *(v.value for v in [*metric.variables, *model.variables])]
+    assert {id(variable) for variable in expected} <= {id(variable) for variable in found.values()}
+    assert [*found][-1] == "inner/3"
 
 
 def train(digits, workdir, made, max_steps):
