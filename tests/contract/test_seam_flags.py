@@ -1,6 +1,5 @@
 """Settings, flags and flag files of a person are respected, or refused by name."""
 
-import enum
 import json
 import os
 import pathlib
@@ -141,29 +140,6 @@ def test_a_declaration_takes_effect_or_is_refused(tmp_path, script, arguments, m
     assert ("ignores the learning rate" in done.stdout) == ignored
     assert ("--learning_rate" in (tmp_path / "run/flags.txt").read_text()) != ignored
     assert run_here("idea.py", "--workdir=run", "--max_steps=3", cwd=tmp_path).returncode == 0
-
-
-class Colour(enum.Enum):
-    RED, GREEN = "r", "g"
-
-
-@pytest.mark.parametrize(
-    ("declare", "text", "value"),
-    [
-        (lambda: Setting([Colour.RED], "x"), "GREEN,RED", (Colour.GREEN, Colour.RED)),
-        (lambda: Setting(pathlib.Path("a"), "x"), "b/c", pathlib.Path("b/c")),
-        (lambda: Setting(np.float32(0.5), "x", low=0), "0.25", 0.25),
-        (lambda: Setting([], "x", kind=[float]), "1,2", (1.0, 2.0)),
-    ],
-)
-def test_a_setting_of_any_supported_type_is_read_from_its_text(declare, text, value):
-    setting = declare()
-    type("Own", (TrainStep,), {"own": setting})
-    assert setting.parse(text) == value
-    assert type(setting.parse(text)) is type(value)
-    assert setting.parse(setting.serialize(value)) == value
-    assert type(setting.default) is type(value)
-    json.dumps(setting.plain(value))
 
 
 @pytest.mark.parametrize(

@@ -128,16 +128,6 @@ def test_the_commands_run_as_they_stand(folder, start):
     assert (folder / "runs" / "first" / "plots" / "curves.png").exists()
 
 
-@pytest.mark.nightly
-@pytest.mark.skipif(not (ROOT / ".venv").exists(), reason="scripts/test.sh makes .venv; run it once")
-def test_train_sh_runs_from_any_folder(tmp_path):
-    command = [str(ROOT / "scripts" / "train.sh"), "--dataset=digits", "--dry_run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "installing" not in done.stderr  # the second time, nothing is installed
-    assert len(list(tmp_path.glob("runs/*/results.json"))) == 1
-
-
 def test_setup_says_in_one_line_what_is_missing(tmp_path):
     (tmp_path / "scripts").mkdir()
     for name in ("scripts/setup.sh", "setup.cfg", "pyproject.toml"):

@@ -12,7 +12,6 @@ import time
 import types
 
 from mnist import Error, compare, sweep
-from mnist.metrics import is_lower_better
 from mnist.metrics import seeds as over_seeds
 
 import numpy as np
@@ -336,16 +335,11 @@ def test_the_commands_for_slurm_run_a_module_and_a_file(tmp_path, monkeypatch, m
 # The table
 
 
-def table_of(values, metric):
-    """Returns the lines of a table. `values` is a dict from settings to the metric of each seed, None for NaN."""
-    settings = {name: [{"dataset": "digits", metric: value} for value in given] for name, given in values.items()}
-    return over_seeds.format_summary(
-        over_seeds.summarize(settings, metric), metric, is_lower_better(metric)
-    ).splitlines()
-
-
 def test_the_table_has_the_best_setting_first_and_starred():
-    lines = table_of({"a": [0.98, 0.97], "b": [0.99, 0.98], "c": [None], "long name": [0.98, 0.99]}, "test_accuracy")
+    values = {"a": [0.98, 0.97], "b": [0.99, 0.98], "c": [None], "long name": [0.98, 0.99]}
+    settings = {name: [{"dataset": "own", "test_accuracy": x} for x in given] for name, given in values.items()}
+    rows = over_seeds.summarize(settings, "test_accuracy")
+    lines = over_seeds.format_summary(rows, "test_accuracy", lowest=False).splitlines()
     assert [line[:12].split("  ")[0].strip() for line in lines[1:]] == ["b *", "long name *", "a", "c"]
     assert lines[0].split()[2:5] == ["test", "accuracy,", "%"]
     assert lines[1].split()[2:9] == ["2", "98.500", "±", "0.707", "92.147", "..", "104.853"]
@@ -353,10 +347,6 @@ def test_the_table_has_the_best_setting_first_and_starred():
 
 
 # Comparisons
-
-
-def keyed(values):
-    return {("digits", seed): value for seed, value in enumerate(values)}
 
 
 def test_a_comparison_agrees_with_scipy_and_pairs_by_seed(tmp_path):
@@ -395,7 +385,7 @@ LINE = [0.9 + 0.007 * seed for seed in range(8)]
     ],
 )
 def test_the_verdict_fits_the_values_and_nothing_warns(first, second, verdict):
-    result = compare.compare(keyed(first), keyed(second))
+    result = compare.compare(*({("digits", seed): x for seed, x in enumerate(xs)} for xs in (first, second)))
     text = compare.report(["a", "b"], "test_loss", result)
     assert verdict in text.splitlines()[-1]
     assert "nan" not in text

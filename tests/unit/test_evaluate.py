@@ -190,12 +190,6 @@ def test_robustness_is_the_mean_of_the_directions(run, runs, digits):
     assert rows[2]["accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-9)
 
 
-# The reliability diagram
-
-
-# Plots
-
-
 def test_plots_show_one_run_or_the_curves_of_several(run, runs, tmp_path):
     out = run(runs[0], plots=str(tmp_path / "one"))
     names = {"curves", "examples", "mistakes", "confusion_matrix", "accuracies", "filters"}

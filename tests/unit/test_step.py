@@ -67,21 +67,10 @@ def test_random_seeds_depend_on_seed_step_and_purpose():
 # The network
 
 
-def random_images(count=6, seed=0):
-    return np.random.default_rng(seed).random((count, 28, 28, 1), np.float32)
-
-
-def make_uncropped():
-    """Makes the network of the tutorial, on all 28x28 pixels, with logits in place of the softmax."""
-    model = make_sequential()
-    model.layers[-1].activation = keras.activations.linear
-    return model
-
-
 def test_bfloat16_has_float32_logits_and_variables():
     model, exact = CNN(dtype="mixed_bfloat16"), CNN()
     exact.set_weights(model.get_weights())
-    images = random_images()
+    images = np.random.default_rng(0).random([6, 28, 28, 1], np.float32)
     logits = model(images)
     assert logits.dtype == tf.float32
     assert {v.dtype for v in model.variables} == {"float32"}
@@ -91,9 +80,10 @@ def test_bfloat16_has_float32_logits_and_variables():
 
 @pytest.mark.parametrize("batch_size", [1, 32, 64])
 def test_the_crop_keeps_every_bit_of_logits_and_gradients(batch_size):
-    cropped, uncropped = CNN(), make_uncropped()
+    cropped, uncropped = CNN(), make_sequential()  # the network of the tutorial, on all 28x28 pixels
+    uncropped.layers[-1].activation = keras.activations.linear  # in place of the softmax
     cropped.set_weights(uncropped.get_weights())
-    images = tf.constant(random_images(batch_size))
+    images = tf.constant(np.random.default_rng(0).random([batch_size, 28, 28, 1], np.float32))
     labels = tf.one_hot(tf.range(batch_size) % 10, 10)
 
     def logits_and_gradients(model):
