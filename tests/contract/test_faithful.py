@@ -65,6 +65,10 @@ def frozen():
     return model
 
 
+def scaling(*inner):
+    return keras.Sequential([keras.Input([28, 28, 1]), *inner, *make_linear().layers, layers.Rescaling(0.01)])
+
+
 def built_for_another():
     optimizer = optimizers.Adam()
     optimizer.build(make_linear().trainable_variables)
@@ -90,6 +94,8 @@ def built_for_another():
             "MultiOptimizer has no learning rate",
         ),
         ({"model": frozen}, "no trainable variables"),
+        ({"model": lambda: scaling(layers.Rescaling(1 / 255))}, r"they are in \[0, 1\]"),
+        ({"model": lambda: scaling(keras.Sequential([layers.Rescaling(1 / 127.5, -1)]))}, r"they are in \[0, 1\]"),
         ({"optimizer": built_for_another}, "Adam was built for the variables of another model"),
         ({"optimizer": lambda: optimizers.Adam(OwnSchedule())}, "get_config"),
     ],
@@ -97,6 +103,17 @@ def built_for_another():
 def test_a_model_or_optimizer_that_fit_would_train_otherwise_is_refused_at_the_start(options, match, digits, tmp_path):
     is_refused(match, tmp_path, digits, **options)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        [layers.Normalization(mean=0.13, variance=0.095)],
+        [layers.Rescaling(255.0), layers.Rescaling(1 / 255)],
+    ],
+)
+def test_a_model_may_scale_images_of_any_range(scales):
+    TrainStep(scaling(*scales), optimizers.SGD())
 
 
 def test_a_model_compiled_for_the_same_loss_trains(digits, tmp_path):

@@ -236,13 +236,17 @@ def draw_order(self, examples, epoch):
     return state["rng"].permutation(len(examples.labels))
 
 
+def count_epochs(self, entry):
+    self.state["last"] += np.int64(entry["step"] % 3 == 0)  # three steps an epoch
+
+
 def measure_state(self, images, labels, logits):
     state = self.state
     return {"count": state["count"], "seen": state["seen"].sum(), "later": sum(state["later"]), "last": state["last"]}
 
 
 def test_the_state_of_hooks_is_saved_so_that_a_resume_is_exact(digits, tmp_path):
-    cls = own(fill, epoch_order=draw_order, extra_metrics=measure_state)
+    cls = own(fill, epoch_order=draw_order, extra_metrics=measure_state, after_evaluation=count_epochs)
     straight, results = train(tmp_path / "straight", digits, cls, epochs=3, keep_best="max:validation_accuracy")
     for steps in (3, 4, None):  # an epoch, within an epoch, to the end
         options = {"epochs": 3, "max_steps": steps, "keep_best": "max:validation_accuracy"}

@@ -1,6 +1,6 @@
 """Metrics count every example, and equal the metrics of scikit-learn and Keras."""
 
-from mnist.metrics import RunningMeans, calibration, compute_metrics, softmax, wilson_interval
+from mnist.metrics import calibration, compute_metrics, softmax, wilson_interval
 from mnist.model import CNN, make_predict_logits
 
 import keras
@@ -38,34 +38,6 @@ def test_huge_logits_give_finite_losses_and_probabilities():
     assert compute_metrics(logits, np.array([0, 2]))["loss"] == pytest.approx(np.log(9) / 2)
     assert compute_metrics(logits, np.array([1, 1]))["loss"] == pytest.approx(1e30)
     np.testing.assert_allclose(softmax([[1e30, 1e30, 0], [0, np.log(3), -1e30]]), [[0.5, 0.5, 0], [0.25, 0.75, 0]])
-
-
-@pytest.mark.parametrize("cut", [None, 1, 150])
-def test_running_means_have_the_bits_of_keras_mean_also_when_resumed(cut):
-    values, sizes = random_batches()
-    means = RunningMeans()
-    means.add({"loss": values[:cut], "accuracy": values[:cut] / 9}, sizes[:cut])
-    if cut:
-        means = RunningMeans(means.totals, means.count)
-        means.add({"loss": values[cut:], "accuracy": values[cut:] / 9}, sizes[cut:])
-    assert means.count == sizes.sum()
-    assert np.float32(means.means()["loss"]) == keras_mean(values, sizes)
-    assert np.float32(means.means()["accuracy"]) == keras_mean(values / 9, sizes)
-
-
-def random_batches(steps=200):
-    """Losses that fall, as in training, and batch sizes of which the last is short."""
-    random = np.random.default_rng(0)
-    values = random.lognormal(-1, 1, steps) / np.sqrt(1 + np.arange(steps))
-    return values.astype(np.float32), np.array([64] * (steps - 1) + [32])
-
-
-def keras_mean(values, sizes):
-    """Returns the float32 that `model.fit` would log: `keras.metrics.Mean`, updated batch by batch."""
-    mean = keras.metrics.Mean()
-    for value, size in zip(values, sizes, strict=True):
-        mean.update_state(value, sample_weight=size)
-    return mean.result().numpy()
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def test_keep_best_names_a_metric_and_its_direction(options, best):
         ({"batch_size": 0}, ValueError, "batch_size is 0, expected an integer of at least 1"),
         ({"steps": 5}, TypeError, "Plan has no setting 'steps'; its settings: epochs, max_steps"),
         ({"profile": "9:26"}, Error, "as in --profile=25:25"),
+        ({"keep_best": "validation_f1"}, Error, "is the lowest or the highest the best"),
         ({"keep_best": "accuracy"}, Error, "--keep_best=accuracy: expected a metric of training or validation"),
     ],
 )
