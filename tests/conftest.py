@@ -243,7 +243,7 @@ def _run_main(program):
 LONGEST = [
     *("replicas", "trust", "readme", "sweep", "variants", "faithful", "seam_step", "seam_flags", "classes"),
     *("compare_with_fit", "train", "loop", "seam_run", "seam_watch", "research", "best", "export", "any_folder"),
-    *("evaluate", "command", "view", "rebuild", "summaries", "traced", "recipes", "own_scripts", "pictures", "predict"),
+    *("evaluate", "command", "view", "rebuild", "summaries", "traced", "own_scripts", "pictures", "predict"),
 ]
 
 

@@ -46,6 +46,14 @@ class OwnSchedule(optimizers.schedules.LearningRateSchedule):
         return 0.1
 
 
+def under(policy, make):
+    keras.config.set_dtype_policy(policy)
+    try:
+        return make()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def compiled(**config):
     def make():
         model = make_linear()
@@ -132,16 +140,7 @@ def test_an_optimizer_that_averages_is_evaluated_with_averages(digits, tmp_path)
 
 
 def test_float16_trains_with_a_scaled_loss_as_compile_has_it(digits, tmp_path):
-    def half():
-        keras.config.set_dtype_policy("mixed_float16")
-        try:
-            return keras.Sequential(
-                [keras.Input([28, 28, 1]), *make_linear().layers, layers.Activation("linear", dtype="float32")]
-            )
-        finally:
-            keras.config.set_dtype_policy("float32")
-
-    step = train(tmp_path, digits, model=half)
+    step = train(tmp_path, digits, model=lambda: under("mixed_float16", lambda: make_linear(dtype="float32")))
     assert isinstance(step.optimizer, optimizers.LossScaleOptimizer)
     assert int(step.iterations) == 3
 
@@ -170,9 +169,6 @@ def test_an_average_follows_the_whole_update_in_any_order(digits, tmp_path):
     assert all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True))
 
 
-# A resume with a difference is refused.
-
-
 class Holder(TrainStep):
     """A step with attributes of any kind."""
 
@@ -198,21 +194,13 @@ def hidden(activation="relu", rate=0.3, scale=2, evaluated=2, **kwargs):
     return make_linear(layers.Dense(8, activation=activation), scaled, layers.Dropout(rate), **kwargs)
 
 
-def mixed():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        return hidden()
-    finally:
-        keras.config.set_dtype_policy("float32")
-
-
 @pytest.mark.parametrize(
     ("first", "changes"),
     [
         (
             hidden,
             {
-                "precision was float32, is mixed_bfloat16": mixed,
+                "precision was float32, is mixed_bfloat16": lambda: under("mixed_bfloat16", hidden),
                 "rate was 0.3, is 0.9": lambda: hidden(rate=0.9),
                 "activation was relu, is tanh": lambda: hidden("tanh"),
                 "kernel_regularizer was None": lambda: hidden(kernel_regularizer="l2"),

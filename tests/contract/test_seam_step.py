@@ -3,6 +3,7 @@
 import warnings
 
 from mnist import Error, finished
+from mnist.distributed.additions import added_variables
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import call_to_train, count_on
 from mnist.step import TrainStep, compile_step, names_of
@@ -37,9 +38,6 @@ def is_refused(match, folder, *args, **kwargs):
         train(folder, *args, **kwargs)
     assert str(caught.value).count("\n") < 2
     assert not (folder / "run" / "checkpoints").exists()
-
-
-# Trained
 
 
 class Head(TrainStep):
@@ -276,9 +274,6 @@ def test_a_run_with_fewer_trained_variables_continues_their_slots(digits, tmp_pa
         np.testing.assert_array_equal(slot, before)
 
 
-# Frozen by tracing
-
-
 class Drawing(TrainStep):
     def compute_loss(self, images, labels):
         images += 0.1 * tf.random.stateless_normal(tf.shape(images), self.random_seed("noise"))
@@ -373,17 +368,10 @@ def add_n(counts, classes):
 
 
 @pytest.mark.parametrize("count", [scatter, add_n])
-def test_additions_of_any_kind_are_refused_with_slices(count, digits, tmp_path):
-    class Counting(TrainStep):
-        def __init__(self, *args, **settings):
-            super().__init__(*args, **settings)
-            self.counts = tf.Variable(tf.zeros([10]), trainable=False)
-
-        def compute_loss(self, images, labels):
-            count(self.counts, tf.argmax(labels, 1))
-            return super().compute_loss(images, labels)
-
-    is_refused("compute_loss adds to the variable", tmp_path, digits, Counting, slices=2)
+def test_additions_of_any_kind_are_found(count):
+    counts = tf.Variable(tf.zeros([10]))
+    function = tf.function(lambda classes: count(counts, classes), input_signature=[tf.TensorSpec([None], tf.int64)])
+    assert added_variables(function.get_concrete_function().graph, [counts]) == [counts]
 
 
 class AppliedTwice(TrainStep):
@@ -408,9 +396,6 @@ def test_batches_are_counted_whatever_an_optimizer_counts(cls, digits, tmp_path)
     resumed, straight = (train(tmp_path / x, digits, noisy, steps=12, run=run) for x in ("", "straight"))
     assert int(resumed.iterations) == 12
     assert bits_of(resumed) == bits_of(straight)
-
-
-# New seams
 
 
 class Named(Trained):

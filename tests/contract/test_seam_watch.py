@@ -189,6 +189,7 @@ CHANGES = {
     "a scalar by class": (keep(), showing(by=tf.zeros([10])), r"'by' is float32 \(10,\), expected a number"),
     "a scalar as text": (keep(), showing(epochs="first"), "'epochs' is string .*expected a number"),
     "without logits": (keep(), {"extra_metrics": lambda self, x, y: {}}, "has to take images, labels and logits"),
+    "an after_evaluation": (keep(), {"after_evaluation": lambda *_: 0.1}, "of Own returned 0.1, expected True or not"),
     "state traced": (lambda self: self.state.update(n=2.0), preparing(lambda self: self.state["n"]), r"reads self\.s"),
     "a tuple in state": (lambda self: self.state.update(a=[(1, 2)]), {}, r"self\.state\['a'\]\[0\] is a tuple, expec"),
     "an object in state": (keep(), ordering(lambda self: self.state.update(s=Sampler())), r"state\['s'\] is a Sampler"),

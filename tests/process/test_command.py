@@ -18,6 +18,9 @@ def shell(main, tail=""):
     return subprocess.run(["bash", "-c", command, sys.executable, code], capture_output=True, text=True)
 
 
+GONE = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); run(print)"
+
+
 @pytest.mark.parametrize(
     ("body", "tail", "code", "message"),
     [
@@ -26,12 +29,7 @@ def shell(main, tail=""):
         ("[print('x' * 99) for _ in range(9999)]", "| head -1", 141, ""),
         ("pass", "--helpfull | true", 141, ""),
         ("import signal; signal.raise_signal(signal.SIGINT)", "", 130, "interrupted\n"),
-        (
-            "import os, shutil; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); run(print)",
-            "",
-            1,
-            "error: the current folder no longer exists: change to another.\n",
-        ),
+        (GONE, "", 1, "error: the current folder no longer exists: change to another.\n"),
     ],
 )
 def test_a_command_prints_its_error_and_nothing_else(body, tail, code, message, tmp_path, monkeypatch):

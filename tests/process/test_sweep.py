@@ -90,9 +90,6 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "sweep")
 
 
-# Sweeps
-
-
 def test_each_run_has_its_flags_its_line_and_its_row(finished):
     workdir, output = finished
     lines, rows = output.splitlines(), read_csv(workdir / "runs.csv")
@@ -332,9 +329,6 @@ def test_the_commands_for_slurm_run_a_module_and_a_file(tmp_path, monkeypatch, m
     assert done.stdout == f"{[f'--flagfile={folder}/sweep.flags', f'--workdir={folder}']}\n", done.stderr
 
 
-# The table
-
-
 def test_the_table_has_the_best_setting_first_and_starred():
     values = {"a": [0.98, 0.97], "b": [0.99, 0.98], "c": [None], "long name": [0.98, 0.99]}
     settings = {name: [{"dataset": "own", "test_accuracy": x} for x in given] for name, given in values.items()}
@@ -344,9 +338,6 @@ def test_the_table_has_the_best_setting_first_and_starred():
     assert lines[0].split()[2:5] == ["test", "accuracy,", "%"]
     assert lines[1].split()[2:9] == ["2", "98.500", "±", "0.707", "92.147", "..", "104.853"]
     assert lines[-1].split() == ["c", "0", "-", "-", "-"]
-
-
-# Comparisons
 
 
 def test_a_comparison_agrees_with_scipy_and_pairs_by_seed(tmp_path):
@@ -418,13 +409,3 @@ def test_a_comparison_names_the_mistake(tmp_path, first, second, message):
     os.utime(tmp_path / "old" / "seed=0" / "results.json", (0, 0))
     with pytest.raises(Error, match=re.escape(message)):
         compare.main(types.SimpleNamespace(metric="test_accuracy"), [str(tmp_path / name) for name in (first, second)])
-
-
-def test_two_plain_runs_are_compared_by_flags_and_metrics(finished):
-    folders = [str(finished[0] / setting / "seed=0") for setting in SETTINGS]
-    lines = compare.compare_runs(folders).splitlines()
-    assert lines[0].split() == folders
-    assert lines[1].split() == ["--learning_rate", "0.001", "0.003"]
-    values = [read_results(finished[0], setting)[0]["test_loss"] for setting in SETTINGS]
-    (row,) = [line.split() for line in lines if line.startswith("test_loss")]
-    assert [float(cell) for cell in row[1:]] == pytest.approx([*values, values[1] - values[0]], rel=1e-3)

@@ -94,9 +94,6 @@ def test_a_wrong_order_is_refused(order, message):
         check_order(order, 23, "mine")
 
 
-# Memory
-
-
 def test_images_of_idx_files_are_in_memory_once_and_as_long_as_needed(idx_folder):
     examples = data.load("mnist", str(idx_folder)).train
     expected = examples.images.copy()

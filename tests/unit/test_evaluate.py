@@ -155,9 +155,6 @@ def test_nan_logits_are_null_in_json_and_the_diagram_is_drawn(run, runs, monkeyp
     assert Image.open(tmp_path / "a.png").format == "PNG"
 
 
-# Corrupted images
-
-
 def test_each_corruption_gives_images_with_its_strength():
     images = np.zeros([2, 28, 28, 1], np.uint8)
     images[0, 10, 20] = 255

@@ -28,11 +28,8 @@ def test_a_run_of_two_epochs_with_a_short_last_batch():
     assert plan.batch_sizes(3, 5) == [5, 5, 3, 5, 5]
     assert sum(plan.batch_sizes(1, 10)) == 46
     assert [plan.epoch_of(step) for step in (1, 5, 6, 10)] == [1, 1, 2, 2]
-    assert [plan.position(step) for step in (0, 4, 5, 9, 10)] == [(0, 0), (0, 4), (1, 0), (1, 4), (2, 0)]
-
-
-def test_max_steps_ends_within_an_epoch_with_an_evaluation():
     assert walk(Plan(23, batch_size=5, max_steps=7, steps_per_loop=100))[0] == [0, 5, 7]
+    assert [plan.position(step) for step in (0, 4, 5, 9, 10)] == [(0, 0), (0, 4), (1, 0), (1, 4), (2, 0)]
 
 
 def test_loops_end_at_the_same_steps_wherever_the_run_resumes():

@@ -50,9 +50,6 @@ def test_random_seeds_depend_on_seed_step_and_purpose():
     assert draw() == draws[0]
 
 
-# The network
-
-
 def test_bfloat16_has_float32_logits_and_variables():
     model, exact = CNN(dtype="mixed_bfloat16"), CNN()
     exact.set_weights(model.get_weights())
