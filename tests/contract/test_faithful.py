@@ -170,8 +170,6 @@ def test_an_average_follows_the_whole_update_in_any_order(digits, tmp_path):
 
 
 class Holder(TrainStep):
-    """A step with attributes of any kind."""
-
     def __init__(self, *args, values, **kwargs):
         super().__init__(*args, **kwargs)
         vars(self).update(values)

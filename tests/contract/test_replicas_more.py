@@ -127,8 +127,6 @@ def test_gathered_rows_are_in_the_order_of_the_workers():
 
 
 class Keeping(TrainStep):
-    """A step that keeps a tensor of `compute_loss`."""
-
     def compute_loss(self, images, labels):
         loss, self.kept = super().compute_loss(images, labels)
         return loss, self.kept

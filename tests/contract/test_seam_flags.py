@@ -41,6 +41,24 @@ def make_model(drop_path=Setting(0.1, "Rate of dropout.", low=0, below=1)):
     inner = [*small().layers[:-1], keras.layers.Dropout(drop_path), keras.layers.Dense(10)]
     return keras.Sequential([keras.Input([28, 28, 1]), *inner])
 """
+# A step whose own metrics need the flags, the optimizer, the averages and the data of its run.
+MEASURING = """
+from absl import flags
+from mnist.research.ema import EMA
+flags.DEFINE_float("shift", 0.0, "A flag of this file.")
+flags.DEFINE_multi_string("word", [], "A flag of this file that may be repeated.")
+
+class Measuring(EMA, Mine):
+    def extra_metrics(self, images, labels, logits):
+        data, slots = self.view.dataset, sum(abs(v.numpy()).sum() for v in self.optimizer.variables)
+        counts = len(data.train.labels) + 1e4 * len(data.validation.labels) + 1e8 * (self.view.part == "test")
+        own = {"slots": slots, "images": counts, "optimizer": len(type(self.optimizer).__name__)}
+        own["flags"] = flags.FLAGS.shift + len(flags.FLAGS.word)
+        return super().extra_metrics(images, labels, logits) | own
+
+if __name__ == "__main__":
+    train.launch(Measuring, model=make_model)
+"""
 QUICK = ("--dataset=digits", "--max_steps=2", "--norms_every=0")
 
 
@@ -48,8 +66,9 @@ QUICK = ("--dataset=digits", "--max_steps=2", "--norms_every=0")
 def folder(tmp_path_factory):
     """A folder with a script of a step and a model with settings, and a run of it, `run`."""
     folder = tmp_path_factory.mktemp("flags")
-    (folder / "mine.py").write_text(f"{HEAD}\nif __name__ == '__main__':\n    train.launch(Mine, model=make_model)\n")
-    done = run_here("mine.py", *QUICK, "--drop_path=0.5", "--mode=SLOW", "--workdir=run", cwd=folder)
+    (folder / "mine.py").write_text(HEAD + MEASURING)
+    own = ("--drop_path=0.5", "--mode=SLOW", "--shift=0.5", "--word=a", "--word=b")
+    done = run_here("mine.py", *QUICK, *own, "--optimizer=rmsprop", "--holdout=100", "--workdir=run", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -75,7 +94,9 @@ def test_a_setting_of_the_model_is_a_flag_whose_value_arrives(folder):
         "\nmake_model:\n  --drop_path=0.1\n      Rate of dropout." in run_here("mine.py", "--help", cwd=folder).stdout
     )
     done = run_here("mnist.evaluate", "--workdir=run", "--json", cwd=folder)
-    assert json.loads(done.stdout)["own_metrics"] == {"f1": 0.1}
+    own, results = json.loads(done.stdout)["own_metrics"], json.loads((folder / "run/results.json").read_text())
+    assert own == {name: results[f"test_{name}"] for name in ("f1", "slots", "images", "optimizer", "flags")}
+    assert (own["f1"], own["flags"]) == (0.1, 2.5)
 
 
 LAUNCH = "\ntrain.launch({})\n"

@@ -22,27 +22,6 @@ import pytest
 import tensorflow as tf
 from conftest import bits_of, make_linear, nightly_but, random_examples
 
-OWN = """
-from absl import flags
-from mnist import train
-from mnist.research.ema import EMA
-
-flags.DEFINE_float("shift", 0.0, "A flag of this file.")
-flags.DEFINE_multi_string("word", [], "A flag of this file that may be repeated.")
-
-class Own(EMA):
-    def extra_metrics(self, images, labels, logits):
-        data = self.view.dataset
-        return {
-            "slots": sum(abs(v.numpy()).sum() for v in self.optimizer.variables),
-            "optimizer": len(type(self.optimizer).__name__),
-            "flags": flags.FLAGS.shift + len(flags.FLAGS.word),
-            "images": len(data.train.labels) + 1e4 * len(data.validation.labels) + 1e8 * (self.view.part == "test"),
-        }
-
-if __name__ == "__main__":
-    train.launch(Own)
-"""
 IN_HOOKS = {}
 
 
@@ -198,19 +177,6 @@ def test_a_run_that_ends_early_is_finished_and_says_why(digits, tmp_path, capfd,
     assert train(tmp_path, digits, make_step(cls), **options) == (results, values)
     assert f"is finished, at step {results['steps']}: {why}" in capfd.readouterr().out
     assert train(tmp_path, digits, make_step(cls), **raised)[0]["steps"] == results["steps"] + 24
-
-
-def test_evaluate_restores_the_step_of_the_run(start, tmp_path):
-    (tmp_path / "own.py").write_text(OWN)
-    flags = ("--dataset=digits", "--holdout=100", "--max_steps=3", "--optimizer=rmsprop", "--shift=0.5")
-    done = start("own.py", *flags, "--word=a", "--word=b", "--workdir=run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    done = start("mnist.evaluate", "--workdir=run", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    own = json.loads(done.stdout)["own_metrics"]
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert own == {name: results[f"test_{name}"] for name in ("slots", "optimizer", "flags", "images")}
-    assert own["flags"] == 2.5
 
 
 class Warm(TrainStep):

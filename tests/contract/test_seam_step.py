@@ -92,8 +92,6 @@ class Stopped(Head):
 
 
 class OwnUpdate(Head):
-    """A step that moves its head itself, and trains `scale`."""
-
     def trained_variables(self):
         return [*super().trained_variables(), self.scale]
 
@@ -116,8 +114,6 @@ def test_a_variable_of_the_loss_that_nothing_trains_is_refused(digits, tmp_path)
 
 
 class TwoRates(Trained):
-    """A head with an optimizer of its own."""
-
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
         self.second = optimizers.SGD(0.5)
@@ -293,8 +289,6 @@ class Helping(Drawing):
 
 
 class ByAttribute(Helping):
-    """A step with a function that is not a method of its class."""
-
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
         self.draw = tf.function(lambda images: Helping.draw.python_function(self, images))
@@ -399,16 +393,12 @@ def test_batches_are_counted_whatever_an_optimizer_counts(cls, digits, tmp_path)
 
 
 class Named(Trained):
-    """A step whose two losses are named."""
-
     def compute_loss(self, images, labels):
         digit, logits = TrainStep.compute_loss(self, images, labels)
         return {"digit": digit, "aux": tf.reduce_mean(cross_entropy(labels, self.look(images)))}, logits
 
 
 class Counted(Named):
-    """A step that counts how often its loss is traced."""
-
     passes = 0
 
     def compute_loss(self, images, labels):

@@ -226,18 +226,15 @@ def test_a_file_that_trains_nothing_is_refused(tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
-def test_a_mean_over_two_data_sets_is_rejected(copy):
-    path = copy / SETTINGS[0] / "seed=0" / "results.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": "mnist"}))
-    with pytest.raises(Error, match=f"{SETTINGS[0]} mixes runs on digits and mnist"):
-        do_sweep(copy, jobs=0)
-
-
-def test_a_run_with_damaged_results_is_unfinished(copy):
+def test_a_run_with_damaged_results_is_unfinished_and_a_mean_over_two_data_sets_is_rejected(copy):
     (copy / SETTINGS[0] / "seed=0" / "results.json").write_bytes(b'{"dataset": 7}')
     assert "nan" not in do_sweep(copy, jobs=0)[1]
     assert counts(copy) == ["1", "2"]
     assert read_csv(copy / "table.csv")[0]["test_accuracy_std_percent"] == ""
+    path = copy / SETTINGS[1] / "seed=0" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": "mnist"}))
+    with pytest.raises(Error, match=f"{SETTINGS[1]} mixes runs on digits and mnist"):
+        do_sweep(copy, jobs=0)
 
 
 IDEA = """

@@ -42,22 +42,6 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def test_kill_9_at_any_moment_loses_nothing(tmp_path):
-    (tmp_path / "small.py").write_text(COMPOSED)
-    arguments = ["--dataset=digits", "--epochs=4", "--checkpoint_every=7", "--steps_per_loop=3", "--eval_batch_size=2"]
-    options = {"kills": 2, "seed": 4457}  # this seed kills within the few seconds of a process
-    assert torture(str(tmp_path / "torture"), arguments, module=str(tmp_path / "small.py"), **options) == []
-
-
-@pytest.mark.nightly
-def test_kill_9_of_one_of_two_workers_loses_nothing(tmp_path):
-    (tmp_path / "small.py").write_text(COMPOSED)
-    arguments = ["--dataset=digits", "--epochs=2", "--checkpoint_every=7"]
-    # This seed kills the second of two workers, with two devices each, at a save. Then one process goes on alone.
-    options = {"kills": 1, "seed": 826, "workers": 2}
-    assert torture(str(tmp_path / "torture"), arguments, module=str(tmp_path / "small.py"), **options) == []
-
-
 COMPOSED = f"""
 from mnist import train
 from mnist.research.augment import Augment
@@ -72,6 +56,21 @@ class Composed(EMA, LabelSmoothing, Augment):
 if __name__ == "__main__":
     train.launch(Composed, model=small)
 """
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        # This seed kills within the few seconds of a process.
+        (["--epochs=4", "--steps_per_loop=3", "--eval_batch_size=2"], {"kills": 2, "seed": 4457}),
+        # This seed kills the second of two workers, with two devices each, at a save. Then one process goes on alone.
+        pytest.param(["--epochs=2"], {"kills": 1, "seed": 826, "workers": 2}, marks=pytest.mark.nightly),
+    ],
+)
+def test_kill_9_at_any_moment_loses_nothing(flags, options, tmp_path):
+    (tmp_path / "small.py").write_text(COMPOSED)
+    flags = ["--dataset=digits", "--checkpoint_every=7", *flags]
+    assert torture(str(tmp_path / "torture"), flags, module=str(tmp_path / "small.py"), **options) == []
 
 
 def command(workdir, length):

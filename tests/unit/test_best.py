@@ -150,8 +150,6 @@ def test_every_command_loads_the_checkpoint_that_it_names(kept, tmp_path, start)
 
 
 class Seeing(TrainStep):
-    """A step whose own metric is a variable that it trains."""
-
     def __init__(self, model, optimizer, **kwargs):
         super().__init__(model, optimizer, **kwargs)
         self.seen = tf.Variable(0.0)

@@ -10,11 +10,6 @@ from conftest import random_examples
 from sklearn.metrics import accuracy_score, log_loss
 
 
-def random_logits(count, seed=0):
-    random = np.random.default_rng(seed)
-    return random.normal(0, 3, (count, 10)).astype(np.float32), random.integers(0, 10, count, np.uint8)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_no_bit_depends_on_the_batch_size(dtype):
     """Also if one image is left over, which alone would have other last bits."""
@@ -25,7 +20,8 @@ def test_no_bit_depends_on_the_batch_size(dtype):
 
 @pytest.mark.parametrize("count", [1, 2, 997])
 def test_metrics_equal_sklearn_and_keras(count):
-    logits, labels = random_logits(count)
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 3, (count, 10)).astype(np.float32), random.integers(0, 10, count, np.uint8)
     metrics = compute_metrics(logits, labels)
     assert metrics["accuracy"] == accuracy_score(labels, logits.argmax(axis=1))
     assert metrics["loss"] == pytest.approx(log_loss(labels, softmax(logits), labels=range(10)), rel=1e-12)
