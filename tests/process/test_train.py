@@ -62,18 +62,6 @@ def test_help_is_grouped_and_no_mistake(command):
         assert sum(line.startswith((f"  --{name}", f"  --no{name}")) for line in out.splitlines()) >= 1, name
 
 
-def test_flagfile_repeats_the_run(command, tmp_path):
-    first, again = tmp_path / "first", tmp_path / "again"
-    options = ["--dataset=digits", "--epochs=1", "--schedule=one_cycle", "--learning_rate=0.003", "--holdout=100"]
-    code, _, _ = command(*options, f"--workdir={first}")
-    assert code == 0
-    code, _, _ = command(f"--flagfile={first}/flags.txt", f"--workdir={again}")
-    assert code == 0
-    one, two = (json.loads((w / "results.json").read_text()) for w in (first, again))
-    assert {k for k in one if one[k] != two[k]} <= OF_THE_HOUR
-    assert (first / "flags.txt").read_text() == (again / "flags.txt").read_text()
-
-
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """Returns the folder for a run of 7 steps."""
@@ -84,11 +72,15 @@ FLAGS = ["--noresume", "--dataset=digits", "--learning_rate=0.002", "--holdout=1
 FLAGS += ["--optimizer=adamw", "--max_steps=7"]
 
 
-def test_the_workdir_alone_resumes_with_the_flags_of_the_run(command, stopped):
+def test_the_workdir_alone_resumes_with_the_flags_of_the_run(command, stopped, tmp_path):
     code, out, _ = command(*FLAGS, f"--workdir={stopped}")
     assert code == 0
     assert out.splitlines()[-1] == f"tensorboard --logdir {stopped}"
     assert f"s of training: {stopped}/results.json" in out.splitlines()[-2]
+    assert command(f"--flagfile={stopped}/flags.txt", f"--workdir={tmp_path}")[0] == 0  # repeats the run
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (stopped, tmp_path))
+    assert {k for k in one if one[k] != two[k]} <= OF_THE_HOUR
+    assert (stopped / "flags.txt").read_text() == (tmp_path / "flags.txt").read_text()
     code, out, _ = command(f"--workdir={stopped}")
     assert code == 0
     assert out.startswith(f"{stopped} is finished, at step 7: --epochs or --max_steps may be raised.\ntest loss ")

@@ -1,13 +1,15 @@
 """A model that another command rebuilds, or that is copied, has the outputs of the run's model, or is refused."""
 
+import functools
 import math
 import sys
 
 from mnist import Error, finished
 from mnist.loop import train_and_evaluate
 from mnist.metrics import compute_metrics
-from mnist.model import CNN, make_predict_logits
+from mnist.model import make_predict_logits
 from mnist.research.ema import EMA
+from mnist.research.wide import WideCNN
 from mnist.step import TrainStep
 
 import keras
@@ -75,7 +77,7 @@ RIGHT = {
     "plainest": Plainest,
     "function": sequential(lambda: layers.Dense(8, activation=tanh)),
     "layer": sequential(Scaled),
-    "cnn": CNN,
+    "wide": functools.partial(WideCNN, width=2),
 }
 
 
