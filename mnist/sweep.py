@@ -27,7 +27,6 @@ For a file: `python FILE` in place of `python -m MODULE`, as in the first line o
 import contextlib
 import csv
 import errno
-import glob
 import hashlib
 import io
 import itertools
@@ -231,7 +230,7 @@ def sweep(workdir, *, module="mnist.train", grid="", seeds=5, jobs=1, arguments=
     """
     grid, program, (metric, lowest) = parse_grid(grid), find_program(module), parse_metric(metric)
     check_arguments(arguments, ("seed", "workdir", *grid))
-    if glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "ckpt-*")):
+    if flagfile.holds_run(workdir):
         raise Error(f"--workdir={workdir} is the folder of a run: name the folder of a sweep, or a new one.")
     runs = make_runs(workdir, grid, seeds, program, arguments)
     if not all(run.results() for run in runs):

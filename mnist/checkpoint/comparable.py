@@ -127,14 +127,9 @@ class _Plain:
             return [self.of(inner, f"{name}[{i}]") for i, inner in enumerate(value)]
         if isinstance(value, (set, frozenset)):
             return sorted((self.of(inner, name) for inner in value), key=str)
-        if (
-            isinstance(value, types.SimpleNamespace)
-            or dataclasses.is_dataclass(value)
-            or is_own(cls)
-            or cls is tf.Module
-        ):
+        has_fields = isinstance(value, types.SimpleNamespace) or dataclasses.is_dataclass(value)
+        if has_fields or is_own(cls) or cls is tf.Module:
             found = {key: self.of(inner, f"{name}.{key}") for key, inner in attributes_of(value).items()}
-            has_fields = isinstance(value, types.SimpleNamespace) or dataclasses.is_dataclass(value)
             return found if has_fields else {"class": cls.__name__} | found
         if isinstance(value, _GENERATORS) or (isinstance(value, Iterator) and not isinstance(value, io.IOBase)):
             raise Error(

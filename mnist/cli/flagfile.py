@@ -36,9 +36,8 @@ def flags_text(dataset, data_dir):
     """
     for name, flag in project_flags().items():
         for value in flag.value if isinstance(flag.value, (list, tuple)) else [flag.value]:
-            fits = not isinstance(value, str) or (value == value.rstrip() and not re.search(r"\s#|[\r\n]", value))
-            fits = fits and (not isinstance(value, str) or len(value.splitlines()) <= 1)
-            if not fits and name not in _LEFT_OUT:
+            text = value if isinstance(value, str) and name not in _LEFT_OUT else ""
+            if text != text.rstrip() or re.search(r"\s#", text) or len(text.splitlines()) > 1:
                 found = f"--{name}={value!r} has a line break, a space at its end, or a comment"
                 raise Error(f"{found}, which flags.txt cannot hold.")
     lines = [line for name, line in _lines(dataset=dataset, data_dir=data_dir).items() if _has_effect(name)]
@@ -109,7 +108,8 @@ def differences(old, new):
     return [(f"--{name}", was, f"{now}{because.get(name, '')}") for name, (was, now) in pairs.items()]
 
 
-def _holds_run(workdir):
+def holds_run(workdir):
+    """Returns whether a folder has a checkpoint of a run, sound or damaged."""
     return bool(glob.glob(os.path.join(glob.escape(workdir), "checkpoints", "ckpt-*")))
 
 
@@ -118,7 +118,7 @@ def refuse_other_flags(workdir):
 
     A command calls it before it loads the data, because other flags may need other data.
     """
-    if not _holds_run(workdir):
+    if not holds_run(workdir):
         return
     lines, dry_run = _read(workdir) or {}, project_flags().get("dry_run")
     if dry_run is not None and dry_run.value and lines.get("dry_run") != "--dry_run=true":
@@ -190,7 +190,7 @@ def lines_of_run(workdir):
     if not workdir or any(argument.lstrip("-").startswith("flagfile") for argument in sys.argv[1:]):
         return {}
     lines, known = _read(workdir), project_flags()
-    if lines is None or (not lines and _holds_run(workdir)):
+    if lines is None or (not lines and holds_run(workdir)):
         what = f"{os.path.join(workdir, _NAME)} is {'missing' if lines == {} else 'damaged'}"
         raise Error(f"{what}: give all flags of the run and --flagfile={os.devnull}, or another folder.")
     if known["epochs"].present:  # gives the length of the run, which a former --max_steps would cut
