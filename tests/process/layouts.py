@@ -19,6 +19,7 @@ from mnist.step import Context, TrainStep, make_train_loop
 import keras
 import numpy as np
 import tensorflow as tf
+from conftest import make_linear
 from test_research import TRIOS, Stateful, variant
 
 SIZES = (30, 30, 1)  # batches that four slices do not divide, and a batch with fewer images than slices
@@ -62,11 +63,6 @@ def recurrent():
     )
 
 
-def noisy():
-    layers = keras.layers
-    return keras.Sequential([keras.Input([28, 28, 1]), layers.Flatten(), Noisy(), layers.Dense(10)])
-
-
 def make_steps():
     """Returns a dict from names to pairs of a function that makes a step and its number of slices."""
 
@@ -92,7 +88,7 @@ def make_steps():
     steps |= {"speedrun": make(variant("speedrun"), CNN, dtype="mixed_bfloat16")}
     steps |= {"plain": make(TrainStep, CNN, slices=4), "clipped": make(TrainStep, optimizer=clipped)}
     steps |= {"averaged": make(TrainStep, optimizer=averaged), "counting": make(Counting, slices=8)}
-    steps |= {"noisy": make(TrainStep, noisy, slices=4)}
+    steps |= {"noisy": make(TrainStep, lambda: make_linear(Noisy()), slices=4)}
     return steps | {dtype: make(TrainStep, recurrent, dtype=dtype) for dtype in ("mixed_float16", "float64")}
 
 
