@@ -49,7 +49,9 @@ _COLUMNS = (
     *("early_stopping_patience", "started", "command", "git_revision", "git_clean", "host", "processor", "cores"),
     *("python", "tensorflow", "keras", "numpy", "grey_range", "blank_images", "duplicate_images"),
     *("images_with_two_labels", "leaked_validation_images", "leaked_test_images", "classes_without_training_images"),
-    *("classes_without_validation_images", "classes_without_test_images"),
+    *("classes_without_validation_images", "classes_without_test_images", "dataset_sha256", "dataset_test_sha256"),
+    *("dataset_validation_sha256", "program_revision", "program_clean", "package_version", "package_revision"),
+    "package_clean",
 )
 _METRIC = re.compile(r"((best_)?(train|validation|test)_)?(loss|accuracy)")
 
