@@ -36,7 +36,7 @@ def run(main, *classes, arguments=False):
 
     def guarded(argv):
         gc.freeze()  # each full collection would look through all modules of TensorFlow for 0.2 s
-        if flags.FLAGS["verbosity"].using_default_value:  # the import of TensorFlow set it to INFO
+        if not flags.FLAGS["verbosity"].present:  # absl set it to INFO
             logging.set_verbosity(logging.WARNING)
         std_logging.getLogger("tensorflow").setLevel("WARNING")
         logging.get_absl_handler().python_handler.setFormatter(std_logging.Formatter("warning: %(message)s"))

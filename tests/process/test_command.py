@@ -25,6 +25,7 @@ GONE = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); run(
     ("body", "tail", "code", "message"),
     [
         ("import tensorflow, keras; print('done')", "", 0, ""),
+        ("from absl import logging; logging.info('of a library')", "", 0, ""),
         ("raise Error('found this, expected that')", "", 1, "error: found this, expected that\n"),
         ("[print('x' * 99) for _ in range(9999)]", "| head -1", 141, ""),
         ("pass", "--helpfull | true", 141, ""),
