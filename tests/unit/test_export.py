@@ -1,13 +1,16 @@
-"""Exported models: inputs and answers in each format. The output is complete or absent."""
+"""Exported models: inputs, answers and names of classes in each format. The output is complete or absent."""
 
+import importlib.util
 import json
 import os
 import resource
 import subprocess
 import sys
+import types
 
 import mnist
-from mnist.export import export
+from mnist import finished
+from mnist.export import export, main
 from mnist.model import CNN, make_predict_logits, scale_images
 
 import keras
@@ -18,7 +21,9 @@ from conftest import nightly_but, random_examples
 from keras import layers
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*Warning. tf.lite.Interpreter is deprecated")
-ENDINGS = {"saved_model": "", "keras": ".keras", "tflite": ".tflite"}
+ENDINGS = {"saved_model": "", "keras": ".keras", "tflite": ".tflite", "onnx": ".onnx"}
+has_onnx = all(map(importlib.util.find_spec, ("tf2onnx", "onnxruntime")))  # an extra
+FORMATS = [*("saved_model", "keras", "tflite"), *(["onnx"] if has_onnx else [])]
 
 
 def random_images(count):
@@ -70,39 +75,80 @@ def load_keras(path):
     return lambda images: model(images)
 
 
+def load_onnx(path):
+    session, names = importlib.import_module("onnxruntime").InferenceSession(path), ["logits", "probabilities", "digit"]
+    return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
 LOAD = {
     "saved_model": lambda path: tf.saved_model.load(path).signatures["serving_default"],
     "keras": load_keras,
     "tflite": lambda path: tf.lite.Interpreter(str(path)).get_signature_runner("serving_default"),
+    "onnx": load_onnx,
 }
 
 
-@pytest.mark.parametrize("format", LOAD)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", MODELS)
 def test_answers_as_the_model_does(tmp_path, name, format):
     model, path = MODELS[name](), f"{tmp_path}/out{ENDINGS[format]}"
     for variable in model.variables:  # as in a trained model, whose moving means and variances are not 0 and 1
         variable.assign(variable + 0.01)
-    if (name, format) == ("bfloat16", "tflite"):
-        with pytest.raises(mnist.Error, match="TFLite has no bfloat16"):
-            export(model, path, format)
-        assert list(tmp_path.iterdir()) == []
-        return
+    images = random_images(300)
     classes = export(model, path, format)
+    if name == "bfloat16" and format in ("tflite", "onnx"):  # these have no bfloat16, and get float32
+        assert model.conv1.compute_dtype == "bfloat16"
+        weights, model = model.get_weights(), CNN()
+        model.set_weights(weights)
     own = {"calls TensorFlow": InTensorFlow, "a layer of its own": Doubled}.get(name) if format == "keras" else None
     assert classes == ({own.__name__: own} if own else {})
     with keras.saving.custom_object_scope(classes):
         answer = LOAD[format](path)
-    images = random_images(300)
     expected = tf.function(lambda images: model(scale_images(images), training=False))(images).numpy()
     answers = {key: np.asarray(value) for key, value in answer(images=images).items()}
     assert answers.keys() == {"logits", "probabilities", "digit"}
-    if format == "tflite":  # its kernels sum the products in another order, which changes a last bit or two
+    if format != "tflite":
+        assert answer(images=images[:0])["logits"].shape == (0, expected.shape[1])
+    if format in ("tflite", "onnx"):  # their kernels sum the products in another order, which changes a last bit or two
         np.testing.assert_allclose(answers["logits"], expected, rtol=0, atol=4e-6 * abs(expected).max())
     else:
         np.testing.assert_array_equal(answers["logits"], expected)
     np.testing.assert_array_equal(answers["digit"], expected.argmax(axis=1))
     np.testing.assert_allclose(answers["probabilities"], tf.nn.softmax(expected), atol=1e-5)
+    for scaled in (images / np.float32(127.5) - 1, (images - np.float32(33)) / 79):  # not cast to blank images
+        with pytest.raises(Exception, match=r"is not in \[0, 256\)|xpect.*(uint8|UINT8)"):
+            answer(images=scaled if format in ("tflite", "onnx") else tf.constant(scaled))
+    if format == "tflite":  # takes whole images, and no input ends the process
+        assert answer(images=np.zeros([28, 28, 1], np.uint8))["digit"].shape == (1,)
+        for shape in ([2, 1, 1, 1], [2, 40, 40, 1], [2, 27, 28, 1], [1]):
+            with pytest.raises(RuntimeError, match="num_input_elements"):
+                answer(images=np.zeros(shape, np.uint8))
+
+
+def test_a_keras_file_takes_grey_levels_and_scaled_floats_and_converts_to_litert(tmp_path):
+    model, images, path = CNN(), random_images(20), f"{tmp_path}/m.tflite"
+    expected = make_predict_logits(model)(images).numpy()
+    export(model, f"{tmp_path}/m.keras", "keras")
+    loaded = keras.models.load_model(f"{tmp_path}/m.keras")
+    for same in (images, images * 1.0, images / 255, np.float32(images / 255)):
+        np.testing.assert_array_equal(loaded.predict(same, verbose=0)["logits"], expected)
+    loaded.export(path, format="litert", verbose=False)
+    answers = tf.lite.Interpreter(path).get_signature_runner()(images=np.float32(images))
+    np.testing.assert_allclose(answers["logits"], expected, rtol=0, atol=4e-6 * abs(expected).max())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_printed_lines_call_the_output_and_read_the_names(tmp_path, monkeypatch, capsys, format):
+    names = ["T-shirt/top", "größer 'b'", *"cdefghij"]
+    run = types.SimpleNamespace(model=MODELS["a layer of its own"](), step=3, classes=names)
+    monkeypatch.setattr(finished, "load", lambda workdir, which: run)
+    main(types.SimpleNamespace(workdir=f"{tmp_path}/it's", checkpoint="newest", format=format, output=None))
+    for line in (text := capsys.readouterr().out.splitlines())[-2:]:
+        exec(line, {})
+    called = capsys.readouterr().out
+    assert called.endswith(f"{names}\n")
+    assert "0.1" in called  # the probabilities of a blank image for a model without training
+    assert "logits float32 [N, 10], probabilities float32 [N, 10], digit int" in text[-4]
 
 
 # Another program does not have this package, and no input ends it.
@@ -122,9 +168,8 @@ def outcome(answer, images):
 cases = [tuple(case) for case in json.loads(sys.argv[1])]
 outcomes = [[outcome(f, np.ones(shape, dtype)) for f in (call, loaded, serve)] for shape, dtype in cases]
 images = np.load("images.npy")
-interpreter = tf.lite.Interpreter("model.tflite").get_signature_runner("serving_default")
 answers = [loaded(images), keras.models.load_model("model.keras").predict(images, 500, verbose=0)]
-answers.append(interpreter(images=images))
+answers.append(tf.lite.Interpreter("model.tflite").get_signature_runner()(images=images))
 print(json.dumps([outcomes, [np.asarray(answer["logits"]).tolist() for answer in answers]]))
 """
 
@@ -141,13 +186,8 @@ def test_another_program(tmp_path):
     cases = [(shape, "uint8") for shape in good + without_channel + bad]
     others = ["float32", "float64", "float16", "int64", "int32", "int8", "bool", "complex64", "str"]
     cases += [((1, 28, 28, 1), dtype) for dtype in others]
-    ended = subprocess.run(
-        [sys.executable, "-c", CLIENT, json.dumps(cases)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": ""},
-        capture_output=True,
-        text=True,
-    )
+    command, environment = [sys.executable, "-c", CLIENT, json.dumps(cases)], os.environ | {"PYTHONPATH": ""}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     outcomes, logits = json.loads(ended.stdout.splitlines()[-1])
     for (shape, dtype), (of_tensor, of_array, of_signature) in zip(cases, outcomes, strict=True):
@@ -161,31 +201,30 @@ def test_another_program(tmp_path):
     np.testing.assert_allclose(logits[2], expected, rtol=0, atol=4e-6 * abs(expected).max())
 
 
-def make_bessel():
-    return make_around(lambda x: layers.Lambda(tf.math.bessel_i0, output_shape=(784,))(layers.Flatten()(x)))
-
-
-def make_lambda():
-    return make_around(layers.Lambda(lambda x: tf.reshape(x, [-1, 784]), output_shape=(784,)))  # cannot be loaded
+REFUSED = {
+    "bessel": lambda x: layers.Lambda(tf.math.bessel_i0, output_shape=(784,))(layers.Flatten()(x)),
+    "lambda": layers.Lambda(lambda x: tf.reshape(x, [-1, 784]), output_shape=(784,)),  # Keras does not load it
+}
 
 
 @pytest.mark.parametrize(
-    ("make_model", "output", "format", "message"),
+    ("call", "output", "format", "message"),
     [
-        (make_bessel, "out.tflite", "tflite", "lacks .*BesselI0"),
-        (make_lambda, "out.keras", "keras", "--format=keras cannot hold this model"),
-        (CNN, "model.h5", "keras", r"does not end in \.keras"),
-        (CNN, "folder", "saved_model", "exists already"),
-        (CNN, "file", "saved_model", "exists already"),
-        (CNN, "file/served", "saved_model", "cannot write"),
+        ("bessel", "out.tflite", "tflite", "lacks .*BesselI0"),
+        ("bessel", "out.onnx", "onnx", "BesselI0" if has_onnx else "needs .*: pip install tf2onnx onnxruntime"),
+        ("lambda", "out.keras", "keras", "--format=keras cannot hold this model"),
+        (None, "model.h5", "keras", r"does not end in \.keras"),
+        (None, "folder", "saved_model", "exists already"),
+        (None, "file", "saved_model", "exists already"),
+        (None, "file/served", "saved_model", "cannot write"),
     ],
 )
-def test_a_refused_export_changes_nothing(tmp_path, capfd, make_model, output, format, message):
+def test_a_refused_export_changes_nothing(tmp_path, capfd, call, output, format, message):
     (tmp_path / "folder").mkdir()
     for file in ("file", "folder/mine.txt"):
         (tmp_path / file).write_text("mine")
     with pytest.raises(mnist.Error, match=message) as raised:
-        export(make_model(), str(tmp_path / output), format)
+        export(make_around(REFUSED[call]) if call else CNN(), str(tmp_path / output), format)
     assert "\n" not in str(raised.value)
     assert capfd.readouterr().err == ""
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "mine.txt"]
@@ -207,16 +246,7 @@ def test_a_folder_that_reads_as_a_pattern(tmp_path, name):
         assert LOAD[ending](path)(images=random_images(2))["digit"].shape == (2,)
 
 
-def test_a_tflite_file_takes_whole_images_and_ends_no_process(tmp_path):
-    path = str(tmp_path / "m.tflite")
-    export(CNN(), path, "tflite")
-    assert LOAD["tflite"](path)(images=np.zeros([28, 28, 1], np.uint8))["digit"].shape == (1,)
-    for shape in ([2, 1, 1, 1], [2, 40, 40, 1], [2, 27, 28, 1], [1]):
-        with pytest.raises(RuntimeError, match="num_input_elements"):
-            LOAD["tflite"](path)(images=np.zeros(shape, np.uint8))
-
-
-@pytest.mark.parametrize("format", LOAD)
+@pytest.mark.parametrize("format", FORMATS)
 def test_nothing_stays_when_writing_fails_midway(tmp_path, format):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     model = CNN()
