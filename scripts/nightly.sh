@@ -3,7 +3,10 @@
 #
 # The commands and code blocks run in their order, in a temporary folder. FLAGS, as --data_dir=FOLDER, go to each command
 # that trains. Without them, and without MNIST in the cache of Keras, all train on digits. Takes hours.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # after sh scripts/nightly.sh
 set -euo pipefail
+unset CDPATH # with it, cd prints a path
+trap 'exit 130' INT
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 "$root/scripts/test.sh" -m "nightly or not nightly" --hypothesis-profile=large
 source "$root/.venv/bin/activate"

@@ -1,7 +1,9 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Runs the tests: scripts/test.sh [arguments of pytest]
-set -euo pipefail
-scripts="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+set -eu
+unset CDPATH # with it, cd prints a path
+trap 'exit 130' INT
+scripts="$(cd "$(dirname "$0")" && pwd)"
 "$scripts/setup.sh" test
 cd "$scripts/.."
 exec .venv/bin/python -m pytest "$@"

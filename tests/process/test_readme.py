@@ -2,9 +2,11 @@
 
 import inspect
 import json
+import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -141,21 +143,73 @@ def test_a_recipe_runs_by_the_command_in_its_first_line(name, start, tmp_path):
     assert "smoothing" in reached or path.stem == "variants"
 
 
-def test_setup_says_in_one_line_what_is_missing(tmp_path):
+# A stand-in for Python. As `-m venv` it copies itself, and as pip it prints what it has of the environment.
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+  *version_info*) echo 3.11 ;;
+  "-m venv "*) [ -z "${INTERRUPT-}" ] || kill -INT 0; mkdir "$3/bin"; cp "$0" "$3/bin/python" ;;
+  *" install "*) mkdir -p "${0%/bin*}/lib/python3.11/site-packages/tensorflow"; echo "pip $PIP_USER ${PIP_TARGET-}" ;;
+  "-m mnist.train"*) echo "$*" ;;
+esac
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """Returns a function that runs a command in a copy of the scripts, with a stand-in for Python."""
     (tmp_path / "scripts").mkdir()
-    for name in ("scripts/setup.sh", "setup.cfg", "pyproject.toml"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    fake = tmp_path / "bin"
-    fake.mkdir()
-    for name, body in {"no-python": "exit 1", "no-venv": 'case "$2" in *venv*) exit 1;; esac; exit 0'}.items():
-        (fake / name).write_text(f"#!/bin/sh\n{body}\n")
-        (fake / name).chmod(0o755)
-    script = ["bash", str(tmp_path / "scripts" / "setup.sh")]
-    for tool in ("dirname", "cat", "cksum", "bash"):
-        (fake / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
-    cases = [({"PATH": str(fake)}, "Python 3.10 to 3.13 is missing"), ({"PYTHON": "no-venv"}, "venv is missing")]
-    for environment, message in cases:
-        done = subprocess.run(script, env={"PATH": str(fake)} | environment, capture_output=True, text=True)
-        assert done.returncode == 1
-        assert message in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+    for name in ("setup.cfg", "pyproject.toml", *(f"scripts/{name}.sh" for name in ("setup", "train", "test"))):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "fake").write_text(FAKE_PYTHON)
+    (tmp_path / "fake").chmod(0o755)
+
+    def run(*command, **environment):
+        command = [shutil.which("env"), "--default-signal=INT", *command]
+        options = {"cwd": tmp_path, "env": os.environ | {"PYTHON": f"{tmp_path}/fake"} | environment}
+        return subprocess.run(command, capture_output=True, text=True, start_new_session=True, **options)
+
+    return run
+
+
+def make_old(venv):
+    (venv / "installed").unlink()  # so that it is not of these scripts
+    (venv / "bin/python").write_text("#!/bin/sh\necho 3.9")
+
+
+@pytest.mark.parametrize(
+    ("change", "command", "lines"),
+    [
+        (lambda venv: None, ["sh", "scripts/test.sh"], [r"installing .* what is missing for \[test\]$"]),
+        (lambda venv: None, ["sh", "scripts/train.sh"], []),
+        (lambda venv: (venv / "bin/python").unlink(), ["bash", "scripts/train.sh"], ["removing .* gone$", "install"]),
+        (make_old, ["scripts/test.sh"], ["moving .* its Python is 3.9$", "installing .* 700 MB"]),
+    ],
+)
+def test_setup_installs_what_is_missing_in_any_surroundings(clone, tmp_path, change, command, lines):
+    first = clone("sh", "scripts/train.sh", "--epochs=1", CDPATH="/:.", PIP_USER="1", PIP_TARGET="/elsewhere")
+    assert (first.returncode, first.stdout) == (0, "pip 0 \n-m mnist.train --epochs=1\n")
+    assert re.fullmatch("installing .* 700 MB to download\n", first.stderr)
+    change(tmp_path / ".venv")
+    done = clone(*command)
+    assert done.returncode == 0
+    for line, pattern in zip(done.stderr.splitlines(), lines, strict=True):
+        assert re.match(pattern, line)
+    assert len(list(tmp_path.glob(".venv-*"))) == (change is make_old)
+    assert clone(*command).stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_ctrl_c_during_the_set_up_exits_quietly(clone, shell):
+    done = clone(shell, "scripts/train.sh", INTERRUPT="1")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(("python", "message"), [("", "Python 3.10 to 3.13 is missing"), ("false", "venv is missing")])
+def test_setup_says_in_one_line_what_is_missing(clone, tmp_path, python, message):
+    (tmp_path / "bin").mkdir()
+    for tool in ("dirname", "cat", "cksum", "sh", "false"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    done = clone("sh", "scripts/setup.sh", PATH=f"{tmp_path}/bin", PYTHON=python)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
