@@ -1,7 +1,9 @@
 """Downloads of MNIST and Fashion-MNIST into Keras' cache, with their digests checked."""
 
+import contextlib
 import os
 import socket
+import sys
 
 from mnist import Error
 from mnist.data import folders
@@ -37,7 +39,8 @@ def _fetch(filename, folder, digest):
     url, home, timeout = STORE + filename, os.environ.get("KERAS_HOME"), socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_SECONDS)  # get_file() has no argument for it
     try:
-        return keras.utils.get_file(filename, url, cache_subdir=folder, file_hash=digest, cache_dir=home)
+        with contextlib.nullcontext() if sys.stdout.isatty() else _without_bar():
+            return keras.utils.get_file(filename, url, cache_subdir=folder, file_hash=digest, cache_dir=home)
     except Exception as error:
         raise Error(
             f"cannot download {url}: {' '.join(str(error).split())}. Give the files with "
@@ -45,3 +48,17 @@ def _fetch(filename, folder, digest):
         ) from None
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+@contextlib.contextmanager
+def _without_bar():
+    """Stops Keras from printing, because stdout is a log or holds the JSON of a command."""
+    import keras
+
+    was_enabled = keras.config.is_interactive_logging_enabled()
+    keras.config.disable_interactive_logging()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            keras.config.enable_interactive_logging()

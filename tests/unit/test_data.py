@@ -7,6 +7,7 @@ import http.server
 import pathlib
 import shutil
 import socket
+import sys
 import threading
 
 import mnist
@@ -314,9 +315,13 @@ def test_without_network_auto_takes_digits_with_a_warning_and_names_are_refused(
         assert "--dataset=digits" in message
 
 
-def test_download_of_mnist(store, keras_home, whole, monkeypatch):
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_download_of_mnist(store, keras_home, whole, monkeypatch, capsys, is_terminal):
     publish_mnist(store, monkeypatch)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
     dataset = data.load("auto")
+    printed = capsys.readouterr().out
+    assert "Downloading data" in printed if is_terminal else not printed
     assert (dataset.name, dataset.data_dir) == ("mnist", None)
     assert_same(dataset, whole)
     assert (keras_home / "datasets" / "mnist.npz").exists()
