@@ -1,10 +1,12 @@
 """Trains a model on MNIST: python -m mnist.train --workdir=runs/first --epochs=5"""
 
+import contextlib
 import functools
 import glob
 import inspect
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -211,8 +213,21 @@ def _main(classes, step_class, make_model, of_model, make_own_optimizer):
             _draw(step, dataset, results, workdir)
         metrics = [f"{name[5:]} {in_short(value)}" for name, value in results.items() if name.startswith("test_")]
         say(f"test {' '.join(metrics)}, {results['train_seconds']:.1f} s of training: {workdir}/results.json")
-        say(f"tensorboard --logdir {shlex.quote(workdir)}")
+        say(f"{_tensorboard()} --logdir {shlex.quote(workdir)}")
     return 0
+
+
+def _tensorboard():
+    """Returns the shell command that starts the TensorBoard of this Python, without a path if the shell finds it."""
+    folder = os.path.dirname(sys.executable)
+    beside = shutil.which("tensorboard", path=folder)
+    if beside is None:  # installed for the user, or found in another environment
+        return f"{shlex.quote(sys.executable)} -m tensorboard.main"
+    if shutil.which("tensorboard") == beside:
+        return "tensorboard"
+    with contextlib.suppress(FileNotFoundError):  # the current folder may be gone
+        beside = beside.removeprefix(os.path.join(os.getcwd(), ""))
+    return shlex.quote(beside)
 
 
 def _set_threads(threads):

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from mnist import train
+
 import pytest
 
 
@@ -85,6 +87,25 @@ for module in pkgutil.walk_packages(mnist.__path__, "mnist."):
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("installed", "path", "line"),
+    [
+        (True, "venv/bin", "tensorboard"),
+        (True, "other", "venv/bin/tensorboard"),
+        (False, "other", "'{folder}/venv/bin/python' -m tensorboard.main"),
+    ],
+)
+def test_the_last_line_of_training_starts_the_tensorboard_of_this_python(installed, path, line, tmp_path, monkeypatch):
+    folder = tmp_path / "with space"
+    for place in ("other", *(["venv/bin"] if installed else [])):
+        (folder / place).mkdir(parents=True)
+        (folder / place / "tensorboard").touch(0o755)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PATH", str(folder / path))
+    monkeypatch.setattr(sys, "executable", str(folder / "venv/bin/python"))
+    assert train._tensorboard() == line.format(folder=folder)
 
 
 FULL = "error: cannot write the output: No space left on device.\n"
