@@ -5,12 +5,10 @@ and the import of Keras faster.
 """
 
 import contextlib
-import importlib.abc
 import importlib.machinery
 import os
 import signal
 import sys
-import tempfile
 import threading
 
 __version__ = "1.0"
@@ -26,6 +24,9 @@ _CHATTER = (
 )
 
 
+_ERASE = b"\r\x1b[K"  # erases the line of a terminal
+
+
 class Error(Exception):
     """A mistake that the user can correct. Commands print it without a traceback and exit with its `status`."""
 
@@ -35,20 +36,19 @@ class Error(Exception):
 LOST = 75  # exit code of a command that lost another process of its run: started again, it resumes
 
 
-class _FirstImport(importlib.abc.MetaPathFinder):
-    """A finder that runs the first import of a package inside of a context manager."""
+class _Finder:
+    """A finder that runs the imports of this package, TensorFlow and Keras inside of context managers."""
 
-    def __init__(self, name, context):
-        self._name, self._context = name, context
-
-    def find_spec(self, name, path=None, target=None):
-        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == self._name else None
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name not in _CONTEXTS and not name.startswith("mnist."):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec:
             import_module = spec.loader.exec_module
 
             def exec_module(module):
-                sys.meta_path.remove(self)  # not in find_spec, because importlib.util.find_spec() imports nothing
-                with _ctrl_c_ends(), self._context():
+                with _ctrl_c_ends(), _CONTEXTS.get(name, contextlib.nullcontext)():
                     import_module(module)
 
             spec.loader.exec_module = exec_module
@@ -57,7 +57,7 @@ class _FirstImport(importlib.abc.MetaPathFinder):
 
 @contextlib.contextmanager
 def _ctrl_c_ends():
-    """Makes Ctrl-C end a program without a traceback, as extensions of TensorFlow make an ImportError of it.
+    """Makes Ctrl-C end a program without a traceback, because NumPy and TensorFlow make an ImportError of it.
 
     It changes nothing in a notebook, and outside of the main thread.
     """
@@ -69,7 +69,7 @@ def _ctrl_c_ends():
 
     def end(*_):
         with contextlib.suppress(OSError):
-            os.write(stderr, b"interrupted\n")
+            os.write(stderr, (_ERASE if os.isatty(stderr) else b"") + b"interrupted\n")
         os._exit(128 + signal.SIGINT)
 
     signal.signal(signal.SIGINT, end)
@@ -82,7 +82,12 @@ def _ctrl_c_ends():
 
 @contextlib.contextmanager
 def _quiet():
-    """Drops the lines of `_CHATTER` from stderr while TensorFlow is imported and its runtime starts."""
+    """Drops the lines of `_CHATTER` from stderr while TensorFlow is imported and its runtime starts.
+
+    Shows on a terminal that it starts, which takes seconds.
+    """
+    import tempfile  # here, because Ctrl-C prints a traceback until this file is imported, and tempfile imports much
+
     # Level 1 hides INFO. Runs with several processes use 3, because every process prints pages of C++ errors when one
     # of them dies. TensorFlow reads the level once, at its start.
     is_shared = os.environ.get("TF_CONFIG") or os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
@@ -91,6 +96,9 @@ def _quiet():
     with contextlib.suppress(OSError):  # the disk of stderr may be full
         sys.stderr.flush()
     stderr = os.dup(2)
+    erase = _ERASE if os.isatty(stderr) else b""
+    if erase:
+        os.write(stderr, b"starting TensorFlow ...")
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 2)
         try:
@@ -103,6 +111,8 @@ def _quiet():
                 sys.stderr.flush()
             os.dup2(stderr, 2)
             os.close(stderr)
+            with contextlib.suppress(OSError):
+                os.write(2, erase)
             caught.seek(0)
             for line in caught.read().decode(errors="replace").splitlines(keepends=True):
                 with contextlib.suppress(OSError):
@@ -132,7 +142,8 @@ def _report_interrupt(kind, error, traceback, *, report=sys.excepthook):
         if entry.tb_frame.f_code.co_name == "<module>":
             modules.append(entry.tb_frame.f_globals.get("__package__") or "")
         entry = entry.tb_next
-    if kind is not KeyboardInterrupt or not (modules[1:] or "".join(modules).startswith("mnist")):
+    is_of_user = len(modules) == 1 and not modules[0].startswith("mnist")  # without any, `python -m` has not begun
+    if kind is not KeyboardInterrupt or is_of_user:
         return report(kind, error, traceback)
     with contextlib.suppress(OSError):
         sys.stderr.write("interrupted\n")
@@ -149,6 +160,5 @@ if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":  # setd
     with contextlib.suppress(OSError):
         sys.stderr.write(f"KERAS_BACKEND={os.environ['KERAS_BACKEND']} is ignored, because mnist needs tensorflow.\n")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-for _name, _context in (("tensorflow", _quiet), ("keras", _without_optional)):
-    if _name not in sys.modules:
-        sys.meta_path.insert(0, _FirstImport(_name, _context))
+_CONTEXTS = {"tensorflow": _quiet, "keras": _without_optional}
+sys.meta_path.insert(0, _Finder)

@@ -262,11 +262,13 @@ def test_an_unknown_command_is_suggested():
     assert "did you mean python -m mnist.research.label_smoothing?" in refused(run_here("mnist", "smooth"))
 
 
-@pytest.mark.parametrize("code", ["import mnist, slow", "import mnist, slow.deep"])
+@pytest.mark.parametrize("code", ["import mnist, slow", "import mnist, slow.deep", "import mnist.metrics.seeds"])
 def test_ctrl_c_during_the_imports_prints_one_line(tmp_path, code):
     (tmp_path / "slow").mkdir()
     for path in ("slow/__init__.py", "slow/deep.py")[code.endswith("deep") :]:
         (tmp_path / path).write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    # An extension of NumPy or SciPy makes an ImportError of it.
+    (tmp_path / "scipy.py").write_text("try:\n  import slow\nexcept KeyboardInterrupt:\n  raise ImportError('numpy')")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 

@@ -128,6 +128,14 @@ config = types.SimpleNamespace(list_physical_devices=lambda kind: [])
 """
 
 
+def test_a_terminal_shows_that_tensorflow_starts(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(TENSORFLOW)
+    terminal, stderr = os.openpty()
+    subprocess.run([sys.executable, "-c", "import mnist, tensorflow"], cwd=tmp_path, stderr=stderr, check=True)
+    os.close(stderr)
+    assert os.read(terminal, 1000) == b"starting TensorFlow ...\r\x1b[K"
+
+
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_file_does_not_get_the_number_of_a_closed_stream(closed, tmp_path, monkeypatch):
     """Imports TensorFlow itself with all streams closed, and a quick stand-in in the other cases."""
