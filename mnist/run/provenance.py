@@ -80,8 +80,8 @@ def changes(origin):
 
 def _files():
     """Returns the paths of the program and of this file. A notebook stands for a program in the current folder."""
-    has_file = hasattr(sys.modules["__main__"], "__file__")
-    return os.path.abspath(sys.argv[0]) if has_file else os.path.join(os.getcwd(), ""), os.path.abspath(__file__)
+    is_file = os.path.isfile(sys.argv[0]) and os.path.basename(sys.argv[0]) != "ipykernel_launcher.py"
+    return os.path.abspath(sys.argv[0]) if is_file else os.path.join(os.getcwd(), ""), os.path.abspath(__file__)
 
 
 def _describe_code(path):
