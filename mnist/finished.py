@@ -7,7 +7,9 @@ import os
 from mnist import Error, checkpoint, data
 from mnist.checkpoint import best
 from mnist.data import DIGITS, HOLDOUTS
-from mnist.model import rebuild
+from mnist.metrics import softmax
+from mnist.model import make_predict_logits, rebuild
+from mnist.pictures import Look
 from mnist.settings import Setting, local_path
 from mnist.step import check_extra_metrics, restore_step
 
@@ -27,7 +29,6 @@ class Run:
       dataset: the name of the data, an argument of `data.load`.
       data_dir: the folder of the data, the other argument.
       classes: a tuple with the name of each class, which is each logit of the model.
-      framed: a bool. Whether the training images are framed as in MNIST, see `data.Dataset.is_framed`.
       dataset_sha256: the digest of the data set with its hold-out, or None if an older version did not save it.
       test_sha256: the digest of the test set, or None if an older version did not save it.
       workdir: the folder of the run as it was given, for messages.
@@ -43,7 +44,6 @@ class Run:
     dataset: str
     data_dir: str | None
     classes: tuple[str, ...]
-    framed: bool
     dataset_sha256: str | None
     test_sha256: str | None
     workdir: str
@@ -63,6 +63,26 @@ class Run:
             place = f"{dataset.name} in {self.data_dir}" if self.data_dir else dataset.name
             logging.warning("The test set of %s has changed since %s was trained.", place, self.workdir)
         return dataset
+
+    @functools.cached_property
+    def look(self):
+        """The `pictures.Look` of the training images. An older version did not save it, and then it needs the data."""
+        saved = {name: self.tensors.get(f"run/look/{name}") for name in Look._fields}
+        if all(value is not None for value in saved.values()):
+            return Look(**saved)
+        try:
+            return Look.of(self.data.train.images)
+        except Error:
+            logging.warning(
+                "%s is of an older version, and its data are gone: pictures are framed as MNIST.", self.workdir
+            )
+            return data.look_of_digits()
+
+    @functools.cached_property
+    def predict(self):
+        """A function from uint8 images `[N, 28, 28, 1]` to probabilities `[N, classes]` of the model."""
+        predict_logits = make_predict_logits(self.model)
+        return lambda images: softmax(predict_logits(images).numpy())
 
     def own_metrics(self, images, labels, logits):
         """Computes `extra_metrics` of the run's step.
@@ -152,7 +172,6 @@ def load(workdir, which="newest"):
         model=model,
         **{name: metadata[name] for name in ("step", "history", "dataset", "data_dir")},
         classes=tuple(metadata.get("classes", DIGITS)),  # an older version had ten classes only
-        framed=metadata.get("framed", True),
         dataset_sha256=metadata.get("dataset_sha256"),
         test_sha256=metadata.get("test_sha256"),
         workdir=workdir,

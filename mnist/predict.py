@@ -1,7 +1,10 @@
 """Reads the digits in image files: python -m mnist.predict --workdir=runs/NAME image.png ...
 
-A picture is cropped to the ink, scaled to 20x20 and centred, light on dark, as MNIST's images are. A picture of 28x28
-stays as it is if it is framed as in MNIST, or if the run's training images are not.
+A picture is prepared as the run's training images look: their paper, ink, frame and strokes. It is read as it is, if
+that is like them. Else it is read by its ink, then without printed lines and other parts, then in uneven light.
+
+An answer is `unsure` if its probability is low, or if the image is unlike the training images. It also is if another
+reading of the picture has another answer. A file with several digits or pages gets one line that names what was found.
 """
 
 import json
@@ -10,15 +13,14 @@ import tempfile
 
 from mnist import Error, files, finished
 from mnist.cli import run
-from mnist.data import DIGITS, read_digit, read_image
-from mnist.metrics import softmax
-from mnist.model import make_predict_logits
+from mnist.data import read_image
+from mnist.pictures.readings import read_picture
 from mnist.settings import Setting, local_path
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["Predict", "main", "read_image"]
+__all__ = ["Predict", "main", "read_files", "read_image"]
 
 # On MNIST's test set, 57 % of the wrong answers are less probable than this, and 0.9 % of the right ones.
 _SURE = 0.7
@@ -41,24 +43,7 @@ def main(options, paths):
         with files.write_errors(f"write to --save_input={options.save_input}"):
             os.makedirs(options.save_input, exist_ok=True)
             tempfile.TemporaryFile(dir=options.save_input).close()
-    trained = finished.load(options.workdir, options.checkpoint)
-    predict_logits = make_predict_logits(trained.model)
-    rows = []
-    for number, path in enumerate(paths, 1):
-        try:
-            image, doubt = read_digit(path, trained.framed)
-        except Error as error:
-            rows.append({"file": path, "error": str(error).removeprefix(f"{path}: ")})
-            continue
-        probabilities = softmax(predict_logits(image[np.newaxis]).numpy())[0]
-        row = _row(path, probabilities, trained.classes, doubt)
-        if options.save_input:
-            # A file's name may have 255 bytes.
-            name = f"{number:04d}_{os.path.splitext(os.path.basename(path))[0][:50]}.png"
-            row["input"] = os.path.join(options.save_input, name)
-            with files.write_errors(f"write {row['input']}"):
-                Image.fromarray(image[..., 0]).save(row["input"])
-        rows.append(row)
+    rows = read_files(finished.load(options.workdir, options.checkpoint), paths, options.save_input)
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -67,15 +52,43 @@ def main(options, paths):
     return 1 if any("error" in row for row in rows) else 0
 
 
-def _row(path, probabilities, classes, doubt):
-    """Returns the prediction for one file as a dict for JSON, from probabilities `[classes]`."""
-    best = [int(i) for i in np.argsort(-probabilities, kind="stable")[:3]]
-    top = [{"class": classes[i], "probability": float(probabilities[i])} for i in best]
-    if classes != DIGITS:
-        doubt = None  # the bounds were measured on digits alone
-    if probabilities[best[0]] < _SURE:
+def read_files(trained, paths, save_input=None):
+    """Reads the digits in image files, as `read_files(finished.load("runs/first"), ["digit.png"])[0]["class"]`.
+
+    Args:
+      trained: a `finished.Run`.
+      paths: a list of the names of files.
+      save_input: a folder for the image that the network saw of each file, as a PNG. Default: none is written.
+
+    Returns: a list of dicts, one for each file, with the keys of `--json`: `file`, and `error` or all others.
+    """
+    rows = []
+    for number, path in enumerate(paths, 1):
+        try:
+            best, *others = read_picture(path, trained.look, trained.predict)
+        except Error as error:
+            rows.append({"file": path, "error": str(error).removeprefix(f"{path}: ")})
+            continue
+        row = _row(path, best, others, trained.classes)
+        if save_input:
+            # A file's name may have 255 bytes.
+            name = f"{number:04d}_{os.path.splitext(os.path.basename(path))[0][:50]}.png"
+            row["input"] = os.path.join(save_input, name)
+            with files.write_errors(f"write {row['input']}"):
+                Image.fromarray(best.image[..., 0]).save(row["input"])
+        rows.append(row)
+    return rows
+
+
+def _row(path, best, others, classes):
+    """Returns the prediction for one file as a dict for JSON, from its best `Reading` and those about as likely."""
+    order = [int(i) for i in np.argsort(-best.probabilities, kind="stable")[:3]]
+    top = [{"class": classes[i], "probability": float(best.probabilities[i])} for i in order]
+    rival = next((i for i in (int(other.probabilities.argmax()) for other in others) if i != order[0]), None)
+    doubt = best.doubt or (f"another reading is {classes[rival]}" if rival is not None else None)
+    if top[0]["probability"] < _SURE:
         doubt = doubt or "low probability"
-    return {"file": path, "digit": best[0], **top[0], "top": top, "unsure": doubt or False}
+    return {"file": path, "digit": order[0], **top[0], "top": top, "unsure": doubt or False}
 
 
 def _line(row):

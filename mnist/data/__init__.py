@@ -3,7 +3,7 @@
 from mnist.data.batches import as_tensors, check_training_set, epoch_batches, train_batches
 from mnist.data.classes import DIGITS, NUM_CLASSES, check_same_classes
 from mnist.data.dataset import HOLDOUTS, Dataset, Examples, TestSet, identify, read_only
-from mnist.data.image_files import read_digit, read_image
+from mnist.data.image_files import look_of_digits, read_digit, read_image
 from mnist.data.inspection import inspect
 from mnist.data.order import check_order, epoch_order, steps_per_epoch
 from mnist.data.readers import SIDE
@@ -28,6 +28,7 @@ __all__ = [
     "inspect",
     "load",
     "load_test",
+    "look_of_digits",
     "read_digit",
     "read_image",
     "read_only",

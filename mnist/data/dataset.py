@@ -11,7 +11,6 @@ from mnist.data.readers import SIDE, as_images, as_labels, empty_aligned
 import numpy as np
 
 HOLDOUTS = ("end", "class")  # where a hold-out takes its images
-BOX = 20  # MNIST's digits fill a box of 20x20 within 28x28 (LeCun et al. 1998, p. 10)
 
 
 class _Examples(NamedTuple):
@@ -117,13 +116,6 @@ class Dataset(_Dataset):
         test = validation if self.test is self.validation else Examples(*map(read_only, self.test))
         return self._replace(train=train, validation=validation, test=test)
 
-    def is_framed(self):
-        """Returns whether the training images are framed as in MNIST.
-
-        Nine in ten of the first 1,000 images must be framed, because some may be blank.
-        """
-        return bool(np.mean(is_framed(self.train.images[:1000, ..., 0])) > 0.9)
-
 
 class TestSet(NamedTuple):
     """A test set alone, for a model that was trained on other data."""
@@ -172,17 +164,3 @@ def digest_of(parts):
         for array in examples:
             sha256.update(np.ascontiguousarray(array))
     return sha256.hexdigest()
-
-
-def is_framed(images):
-    """Returns whether images are framed as in MNIST: bright on black, 19 or 20 pixels in the longer direction.
-
-    Args:
-      images: grey levels `[..., 28, 28]` from 0 to 255.
-
-    Returns: bool `[...]`.
-    """
-    ink = images != 0
-    ends = [(np.argmax(inked, -1), np.argmax(inked[..., ::-1], -1)) for inked in (ink.any(-1), ink.any(-2))]
-    sides = [SIDE - before - after for before, after in ends]
-    return (images.max((-2, -1)) >= 128) & np.isin(np.maximum(*sides), (BOX - 1, BOX))

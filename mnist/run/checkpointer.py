@@ -1,11 +1,13 @@
 """Restores a run, saves it, keeps its best evaluation, and refuses what a resume would not continue exactly."""
 
+import functools
 import os
 
 from mnist import Error, checkpoint
 from mnist.checkpoint import Best, Watch, dump_state, fingerprint_of, names_of_attributes, resume
 from mnist.data import identify
 from mnist.model import describe_model, probe
+from mnist.pictures import Look
 from mnist.run.state import RunState
 from mnist.step import TrainStep, describe_measuring
 
@@ -51,7 +53,6 @@ class Checkpointer:
         state.fingerprint = state.fingerprint or self._fingerprint
         state.measures, state.keep_best = describe_measuring(step), plan.best
         state.dataset, state.data_dir, state.classes = dataset.name, dataset.data_dir, dataset.classes
-        state.framed = dataset.is_framed()
         state.dataset_sha256 = identify(self._fingerprint["dataset"]["sha256"], dataset.classes)
         state.validation_sha256, state.test_sha256 = dataset.validation.digest(), dataset.test.digest()
         self._saved = (state.step, len(state.history))
@@ -110,8 +111,14 @@ class Checkpointer:
     def _tensors(self):
         return self.variables | checkpoint.variables_of_eval_model(self._step)
 
+    @functools.cached_property
+    def _look(self):
+        """The `Look` of the training images, which `mnist.predict` reads, a dict of tensors."""
+        look = Look.of(self._dataset.train.images)
+        return {f"look/{name}": tf.constant(value) for name, value in look._asdict().items()}
+
     def _write(self, directory, state, order, keep):
-        extra = {"answers": tf.constant(probe(self._step.eval_model))}
+        extra = {"answers": tf.constant(probe(self._step.eval_model))} | self._look
         if type(self._step).epoch_order is not TrainStep.epoch_order:
             extra["order"] = order  # it may depend on what the step had learnt when the epoch began
         metadata = state.to_json() | {

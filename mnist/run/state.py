@@ -22,7 +22,6 @@ class RunState:
     dataset: str = ""  # the name of the data
     data_dir: str | None = None  # the folder of the data
     classes: tuple = ()  # the names of the classes
-    framed: bool = True  # whether the images are framed as those in MNIST
     dataset_sha256: str | None = None  # the digest of the data set with its class names
     validation_sha256: str | None = None  # the digest of the images and labels that validate
     test_sha256: str | None = None  # the digest of the test set

@@ -1,20 +1,23 @@
-"""Image files of all kinds become digits as in MNIST, and bad ones an error of one line."""
+"""Image files of all kinds become images as the training images look, and bad ones an error of one line."""
 
 import io
 import json
 import os
+import pathlib
 import re
 import struct
+import tempfile
 import tracemalloc
 import types
 import zlib
 
 import mnist
 from mnist import finished, predict
-from mnist.data import Dataset, Examples, read_digit
+from mnist.data import Dataset, Examples, load, look_of_digits, read_digit
 from mnist.loop import train_and_evaluate
 from mnist.metrics import softmax
 from mnist.model import CNN, make_predict_logits
+from mnist.pictures import Look
 from mnist.predict import read_image
 from mnist.step import TrainStep
 
@@ -23,15 +26,14 @@ import numpy as np
 import pytest
 from conftest import nightly_but
 from PIL import Image, ImageDraw
+from scipy import ndimage
+
+DIGIT = Image.fromarray(load("digits").test.images[4, 4:24, 4:24, 0])
 
 
 def draw_ink(side):
-    """Draws a digit 4 as high as the image: ink from 0 to 255, `[side, side]`."""
-    image = Image.new("L", (400, 400))
-    draw = ImageDraw.Draw(image)
-    draw.line([(150, 0), (70, 260), (330, 260)], fill=255, width=40)
-    draw.line([(250, 100), (250, 399)], fill=255, width=40)
-    return np.asarray(image.resize((side, side), Image.Resampling.BOX))
+    """Draws a digit that somebody wrote, as high as the image: ink from 0 to 255, `[side, side]`."""
+    return np.asarray(DIGIT.resize((side, side), Image.Resampling.BICUBIC))
 
 
 def place(ink, shape, top, left):
@@ -42,10 +44,7 @@ def place(ink, shape, top, left):
 
 
 def plain():
-    """Draws the digit as in MNIST, 20 pixels high, with its centre of mass at pixel 14."""
-    ink = draw_ink(20)
-    row, column = (np.average(np.arange(20), weights=ink.sum(axis=axis)) for axis in (1, 0))
-    return place(ink, (28, 28), round(14 - row), round(14 - column))
+    return place(draw_ink(20), (28, 28), 4, 4)
 
 
 def dark_on_light(ink):
@@ -65,6 +64,18 @@ def photograph(ink):
     return np.clip((230 - ink * (150 / 255)) * light + grain, 0, 255).astype(np.uint8)
 
 
+def in_form(*corners):
+    """Draws the digit in the printed lines of a form."""
+    image = Image.fromarray(dark_on_light(place(draw_ink(160), (280, 280), 80, 60)))
+    ImageDraw.Draw(image).line(corners, fill=0, width=3)
+    return image
+
+
+def transparent_margin(page):
+    """Draws a card on a transparent background."""
+    return Image.fromarray(np.pad(np.dstack([page] * 3 + [np.full_like(page, 255)]), ((30, 30), (50, 50), (0, 0))))
+
+
 CENTRED = place(draw_ink(200), (280, 280), 40, 40)
 SPECK = np.full((1, 1), 255, np.uint8)
 ASIDE = place(draw_ink(120), (300, 500), 170, 20)
@@ -80,6 +91,11 @@ IMAGES = {
     "touches the border": Image.fromarray(dark_on_light(draw_ink(100))),
     "photograph": Image.fromarray(photograph(CENTRED)),
     "speck on grey": Image.fromarray(np.maximum(128 - CENTRED // 2, place(SPECK, CENTRED.shape, 9, 9))),
+    "moved": Image.fromarray(place(draw_ink(20), (28, 28), 7, 1)),
+    "box of a form": in_form((40, 40), (280, 40), (280, 240), (40, 240), (40, 40)),
+    "on a line": in_form((0, 241), (280, 241)),
+    "card": transparent_margin(dark_on_light(CENTRED)),
+    "red on green": Image.fromarray(np.stack([60 + CENTRED // 2, 160 - CENTRED // 3, 60 + 0 * CENTRED], axis=-1)),
 }
 
 
@@ -90,15 +106,18 @@ def test_becomes_the_plain_digit(tmp_path, name, ending):
     assert (digit.dtype, digit.shape) == (np.uint8, (28, 28, 1))
     assert np.corrcoef(digit.ravel(), plain().ravel())[0, 1] > 0.9
     assert digit.max() > 200
-    for axis in (0, 1):
-        centre = np.average(np.arange(28), weights=digit[..., 0].sum(axis=axis))
-        assert abs(centre - 14) < 0.75
 
 
-def test_an_image_of_mnist_stays_as_it_is(tmp_path):
-    Image.fromarray(plain()).save(tmp_path / "digit.png")
-    digit = read_image(tmp_path / "digit.png")[..., 0]
-    np.testing.assert_array_equal(digit, plain())
+def stained():
+    image = plain()
+    image[0, 5] = 12
+    return image
+
+
+@pytest.mark.parametrize("draw", [plain, stained])
+def test_an_image_like_the_training_images_stays_as_it_is(tmp_path, draw):
+    Image.fromarray(draw()).save(tmp_path / "digit.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "digit.png")[..., 0], draw())
 
 
 def half_plane(shape, degrees, offset, softness=3):
@@ -160,9 +179,8 @@ def written(path, *places):
 FULL = np.full((300, 500), 255, np.uint8)
 # Each row: inks with their places, and why they may not be one digit.
 DRAWINGS = {
-    "two digits": ([(draw_ink(150), 60, 60), (draw_ink(150), 60, 280)], "several parts"),
-    "a block": ([(FULL[:160, :150], 60, 60)], "more ink than strokes"),
-    "a dash": ([(FULL[:14, :300], 140, 60)], "too wide"),
+    "a block": ([(FULL[:160, :150], 60, 60)], "unlike the training images"),
+    "a dash": ([(FULL[:14, :300], 140, 60)], "unlike the training images"),
     "one digit": ([(draw_ink(150), 60, 60)], None),
     "a 5 with its flag apart": ([(FULL[:20, :60], 60, 110), (draw_ink(150), 85, 60)], None),
     "a 1": ([(FULL[:200, :30], 60, 60)], None),
@@ -187,6 +205,15 @@ def predict_here(workdir, paths, **options):
     return predict.main(types.SimpleNamespace(**defaults | options), paths)
 
 
+TWO = [(draw_ink(150), 60, 60), (draw_ink(150), 60, 280)]
+TOUCHING = [(draw_ink(150), 60, 60), (draw_ink(150), 70, 60 + 125)]
+
+
+def test_few_digits_of_the_data_are_unlike_it(digits):
+    assert 0 < np.mean(look_of_digits().unlike(digits.test.images[..., 0]) > 1) < 0.06  # other writers
+    assert look_of_digits().unlike(255 - digits.test.images[..., 0]).min() > 1
+
+
 def resized(examples):
     """Returns examples that fill their images, as in Fashion-MNIST and KMNIST."""
     images = [Image.fromarray(image[4:24, 4:24, 0]).resize((28, 28)) for image in examples.images]
@@ -204,11 +231,9 @@ def test_a_run_on_images_of_another_frame_predicts_them_as_they_are(tmp_path, di
     step = TrainStep(CNN(), keras.optimizers.Adam())
     train_and_evaluate(step, dataset, str(tmp_path / "run"), max_steps=2)
     trained = finished.load(str(tmp_path / "run"))
-    assert not trained.framed
-    # One image has its digit in a corner, in a box of 10x10. One has no digit.
-    images = np.concatenate([test.images[:6], np.zeros([2, 28, 28, 1], np.uint8)])
-    images[6, :10, :10] = test.images[0, :10, :10]
-    images[7] = 7
+    for field, saved, expected in zip(Look._fields, trained.look, Look.of(train.images), strict=True):
+        np.testing.assert_array_equal(saved, expected, err_msg=field)
+    images = test.images[:6]
     paths = [str(tmp_path / f"{i}.png") for i in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image[..., 0]).save(path)
@@ -220,26 +245,38 @@ def test_a_run_on_images_of_another_frame_predicts_them_as_they_are(tmp_path, di
         with Image.open(row["input"]) as seen:
             np.testing.assert_array_equal(np.asarray(seen), image[..., 0])
         assert row["probability"] == pytest.approx(expected.max(), abs=1e-5)
-        assert row["unsure"] in (False, "low probability")
-    # A photograph of a digit still gets the frame of MNIST.
-    IMAGES["photograph"].save(tmp_path / "photograph.png")
-    np.testing.assert_array_equal(*(read_image(tmp_path / "photograph.png", framed) for framed in (True, False)))
+    # Larger pictures and photographs of other polarity get the paper and the frame of the training images.
+    for picture in (Image.fromarray(images[4, ..., 0]).resize((112, 112)), IMAGES["photograph"]):
+        picture.save(tmp_path / "large.png")
+        seen = read_image(tmp_path / "large.png", trained.look)
+        assert np.corrcoef(seen.ravel(), images[4].ravel())[0, 1] > 0.9
 
 
-def test_a_run_on_framed_images_is_recognized(workdir, digits):
-    assert finished.load(str(workdir)).framed
-    some = Examples(digits.train.images.copy(), digits.train.labels)
-    some.images[:60] = 0  # a few blank images do not count
-    assert digits._replace(train=some).is_framed()
-    some.images[60:200] = 255
-    assert not digits._replace(train=some).is_framed()
+def test_pictures_without_paper_are_read_as_they_are(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 1, (300, 112, 112))
+    pictures = np.clip(110 + 300 * ndimage.gaussian_filter(noise, (0, 9, 9)), 0, 255).astype(np.uint8)
+    small = np.stack([np.asarray(Image.fromarray(picture).resize((28, 28))) for picture in pictures])
+    Image.fromarray(pictures[5]).save(tmp_path / "large.png")
+    seen, doubt = read_digit(tmp_path / "large.png", Look.of(small[..., np.newaxis]))
+    assert np.corrcoef(seen.ravel(), small[5].ravel())[0, 1] > 0.95
+    assert doubt is None
+
+
+def test_a_run_of_an_older_version_takes_the_look_of_its_data(workdir, caplog):
+    new, old, lost = (finished.load(str(workdir)) for _ in range(3))
+    for run in (old, lost):
+        run.tensors = {name: value for name, value in run.tensors.items() if "look" not in name}
+    np.testing.assert_array_equal(old.look.examples, new.look.examples)
+    lost.data_dir = "/nowhere"
+    np.testing.assert_array_equal(lost.look.examples, look_of_digits().examples)
+    assert "older version" in caplog.text
 
 
 def test_bad_files_among_good_ones(tmp_path, workdir, start):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     written(tmp_path / "a" / "x.png", (draw_ink(150), 60, 60))
-    written(tmp_path / "b" / "x.png", *DRAWINGS["two digits"][0])
+    written(tmp_path / "b" / "x.png", *DRAWINGS["a block"][0])
     (tmp_path / "text.png").write_text("hello\n")
     (tmp_path / "cut.png").write_bytes(PNG[: len(PNG) // 2])
     (tmp_path / "bomb.png").write_bytes(bomb_bytes(60_000, 60_000))
@@ -255,19 +292,18 @@ def test_bad_files_among_good_ones(tmp_path, workdir, start):
         assert re.fullmatch(r"\S+: error: .{10,}\.", line)
     for line in (lines[0], lines[-1]):
         assert re.match(r"\S+: \d \([\d.]+%\), \d [\d.]+%, \d [\d.]+%", line)
-    assert lines[-1].endswith("  unsure: several parts")
-    # Both files have one name, and what the network saw of each stays the same when it is read again.
+    assert lines[-1].endswith("  unsure: unlike the training images")
+    # Both files have one name.
     seen = sorted((tmp_path / "seen" / "deep").iterdir())
     assert [path.name for path in seen] == ["0001_x.png", "0009_x.png"]
-    for path, of in zip(seen, ("a/x.png", "b/x.png"), strict=True):
+    for path in seen:
         with Image.open(path) as image:
-            np.testing.assert_array_equal(np.asarray(image), read_image(tmp_path / of)[..., 0])
-        np.testing.assert_array_equal(read_image(path), read_image(tmp_path / of))
+            assert np.asarray(image).shape == (28, 28)
     ended = start("mnist.predict", f"--workdir={workdir}", "--json", *paths, cwd=tmp_path)
     rows = json.loads(ended.stdout)
     assert (ended.returncode, [row["file"] for row in rows]) == (1, paths)
     assert ["error" in row for row in rows] == [False, *[True] * len(bad), False]
-    for row, doubt in ((rows[0], None), (rows[-1], "several parts")):
+    for row, doubt in ((rows[0], False), (rows[-1], "unlike the training images")):
         probabilities = [best["probability"] for best in row["top"]]
         assert probabilities == sorted(probabilities, reverse=True)
         assert len({best["class"] for best in row["top"]}) == 3
@@ -290,6 +326,17 @@ def png_bytes(image):
     return file.getvalue()
 
 
+def drawing_bytes(places):
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        return pathlib.Path(written(file.name, *places)).read_bytes()
+
+
+def frames_bytes(kind):
+    file, frames = io.BytesIO(), [Image.new("L", (30, 30), level) for level in (0, 100, 200)]
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
 def bomb_bytes(width, height):
     """Returns a small PNG whose header claims `width` x `height` pixels."""
 
@@ -307,6 +354,11 @@ BAD_FILES = {
     "truncated": (PNG[: len(PNG) // 2], "digit.png"),
     "white": (png_bytes(Image.new("L", (50, 50), 255)), "holds no digit"),
     "one pixel": (png_bytes(Image.new("L", (1, 1), 7)), "holds no digit"),
+    "two digits": (drawing_bytes(TWO), "several digits"),
+    "touching digits": (drawing_bytes(TOUCHING), "digit"),
+    "frames": (frames_bytes("GIF"), "3 pages or frames"),
+    "pages": (frames_bytes("TIFF"), "3 pages or frames"),
+    "HEIC": (b"\0\0\0\x18ftypheic" + bytes(100), "convert it to PNG or JPEG"),
     "grain alone": (png_bytes(Image.fromarray(photograph(np.zeros((200, 300), np.uint8)))), "holds no digit"),
 }
 

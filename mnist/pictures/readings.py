@@ -1,0 +1,185 @@
+"""Reads a picture in several ways, and chooses the one that is most like the training images."""
+
+from typing import NamedTuple
+
+from mnist import Error
+from mnist.pictures import ink as inks
+from mnist.pictures.files import read_sheets
+from mnist.pictures.look import stroke_width
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+# What a reading costs beside its distance from the training images, whose 99 % quantile is 1.
+_PLAIN, _WHOLE, _PARTS, _UNEVEN = 0.0, 0.2, 0.3, 0.4  # how far the picture was processed
+_INVERTED, _RESHAPED, _REDRAWN, _SECOND_SHEET = 0.15, 0.1, 0.1, 0.05
+_UNEXPLAINED = 0.5  # all contrast of the picture is not of this ink
+_TOUCHING, _CUT = 0.2, 2.0  # the ink touches the border, and times the share of the border that it touches
+_LIGHT = 0.3  # ink on paper with lines or shadows is usually dark
+_THICK = 0.5  # times the doublings of the widest usual stroke, because shadows are thick
+_NO_ANSWER = 0.5  # times what is missing to a probability of 1
+_ENOUGH = 0.85  # a reading that costs less is taken before the picture is processed further
+_HOPELESS = 1.8  # readings that cost more are of nothing but noise
+_CLOSE = 0.15  # readings whose costs differ by less are about equally likely
+
+
+class Reading(NamedTuple):
+    """A picture as an image for the network."""
+
+    image: np.ndarray  # uint8 [28, 28, 1]
+    unlike: float  # the distance from the training images, see `Look.unlike`
+    cost: float  # the distance, and more for a picture that was processed further
+    ink: inks.Ink | None  # the ink, if it was separated from the paper
+    probabilities: np.ndarray | None  # floats [classes], the answer of the network
+
+    @property
+    def doubt(self):
+        """A reason why the image may be no digit, or None. It is wrong for 1 % of the training images."""
+        return "unlike the training images" if self.unlike > 1 else None
+
+    def is_clear(self):
+        """Returns whether separated ink is like the training images, with one answer, and not cut by the border."""
+        return self.unlike < 0.9 and not self.ink.cut and (self.probabilities is None or self.probabilities.max() > 0.9)
+
+
+def read_picture(path, look, predict=None):
+    """Reads an image file as a run's training images look.
+
+    It tries the picture as it is, then its whole ink, then parts of the ink, then the ink in uneven light. It stops
+    when a reading is like the training images.
+
+    Args:
+      path: the name of the file.
+      look: a `Look`.
+      predict: a function from uint8 images `[N, 28, 28, 1]` to probabilities `[N, classes]`. A reading with a clear
+        answer is then preferred. Default: the distance alone decides.
+
+    Returns: a list of `Reading`s, the best first, with those that are about as likely.
+    Raises: `mnist.Error` if the file holds no image that can be read, no ink, or several digits.
+    """
+    sheets = read_sheets(path)
+    found = []
+    for read in _STAGES if look.is_inked() else _STAGES[:1]:
+        drawn = [
+            (*each, cost + _SECOND_SHEET * number)
+            for number, sheet in enumerate(sheets)
+            for *each, cost in read(sheet, look)
+        ]
+        if drawn:
+            found += _compare(drawn, look, predict)
+            if min(reading.cost for reading in found) < _ENOUGH:
+                break
+    best, *_ = found = sorted(found, key=lambda reading: reading.cost) or [None]
+    if best is None or (look.is_inked() and best.cost > _HOPELESS):
+        raise Error(f"{path}: holds no digit: nothing stands out from the paper.")
+    if best.ink:
+        height, width = best.ink.mask.shape
+        if any(reading.is_clear() and reading.ink.is_apart(best.ink) for reading in found if reading.ink):
+            raise Error(f"{path}: several digits, expected one: cut the picture into one file for each.")
+        if best.unlike > 1 and width > 1.25 * height:
+            raise Error(f"{path}: wider than one digit: if digits touch, cut the picture into one file for each.")
+    return [reading for reading in found if reading.cost < best.cost + _CLOSE]
+
+
+def _compare(drawn, look, predict):
+    images = np.stack([image for image, *_ in drawn])
+    answers = [None] * len(drawn) if predict is None else predict(images[..., np.newaxis])
+    for (image, ink, cost), unlike, answer in zip(drawn, look.unlike(images), answers, strict=True):
+        doubt = 0 if answer is None else _NO_ANSWER * (1 - answer.max())
+        yield Reading(image[..., np.newaxis], unlike, cost + unlike + doubt, ink, answer)
+
+
+def _read_plain(grey, look):
+    """Yields the picture as it is, scaled to 28x28, or placed there if it is smaller."""
+    side, (height, width) = look.resolution, grey.shape
+    pictures = [(_resize(grey, side, side), _PLAIN if height == width else _RESHAPED)]
+    if height != width:
+        least = min(height, width)
+        top, left = (height - least) // 2, (width - least) // 2
+        pictures += [
+            (_resize(_pad(grey, max(height, width)), side, side), _RESHAPED),
+            (_resize(grey[top : top + least, left : left + least], side, side), _RESHAPED),
+        ]
+    if max(height, width) < side:
+        pictures.append((_pad(grey, side), _RESHAPED))
+    for picture, cost in pictures:
+        image = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+        if np.ptp(image) >= 8 or not look.is_inked():
+            yield image, None, cost
+            yield 255 - image, None, cost + _INVERTED
+
+
+def _read_whole(grey, look):
+    for ink in inks.find_whole(inks.reduce(grey)):
+        yield from _frame(ink, look, _WHOLE)
+
+
+def _read_parts(grey, look):
+    for ink in inks.find_parts(inks.reduce(grey)):
+        yield from _frame(ink, look, _PARTS + _LIGHT * ink.is_light)
+
+
+def _read_uneven(grey, look):
+    for ink in inks.find_in_uneven_light(inks.reduce(grey)):
+        yield from _frame(ink, look, _UNEVEN + _LIGHT * ink.is_light)
+
+
+_STAGES = (_read_plain, _read_whole, _read_parts, _read_uneven)
+
+
+def _frame(ink, look, cost):
+    """Yields ink in the frame of the training images, with its own strokes, and with theirs if these differ."""
+    cost += _UNEXPLAINED * (1 - ink.share) + _TOUCHING * (ink.cut > 0) + _CUT * ink.cut
+    width = stroke_width(ink.levels[np.newaxis])[0] * look.side / max(ink.levels.shape)
+    narrow, usual, wide = look.pen
+    cost += _THICK * max(0, np.log2(width / wide))
+    yield _place(ink.levels, look), ink, cost
+    if not narrow <= width <= wide:
+        yield _place(_redraw(ink.mask, (usual - width) / 2, look), look), ink, cost + _REDRAWN
+
+
+def _redraw(mask, shift, look):
+    """Draws a mask again with its edges moved outwards by `shift` pixels of the training images."""
+    fine = 8  # pixels for each pixel of the training images
+    scale = fine * look.side / max(mask.shape)
+    height, width = (max(1, round(length * scale)) for length in mask.shape)
+    large = np.pad(_resize(mask, height, width) > 0.5, int(fine * abs(shift)) + 2)
+    distance = ndimage.distance_transform_edt(large) - ndimage.distance_transform_edt(~large)
+    levels = 255 * np.clip(distance + fine * shift + 0.5, 0, 1)
+    if not levels.any():
+        return 255.0 * mask
+    rows, columns = (np.flatnonzero(levels.any(axis=axis)) for axis in (1, 0))
+    return levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _place(levels, look):
+    """Scales ink `[H, W]` and places it in an image `[28, 28]`, as the training images have it."""
+    side, scale = look.resolution, look.side / max(levels.shape)
+    height, width = (max(1, round(length * scale)) for length in levels.shape)
+    small = np.clip(_resize(levels, height, width), 0, 255)
+    target, middles = (side - 1) / 2, [(length - 1) / 2 for length in small.shape]
+    if look.by_mass and small.any():
+        target = side / 2  # MNIST's convention
+        middles = [np.average(np.arange(small.shape[axis]), weights=small.sum(1 - axis)) for axis in (0, 1)]
+    top, left = (
+        int(np.clip(round(target - middle), 0, side - length))
+        for middle, length in zip(middles, small.shape, strict=True)
+    )
+    image = np.zeros([side, side])
+    image[top : top + height, left : left + width] = small
+    return np.rint(look.paper + image / 255 * (look.ink - look.paper)).astype(np.uint8)
+
+
+def _pad(grey, side):
+    """Pads a picture to a square with the usual level of its border."""
+    level = np.median(np.concatenate([grey[[0, -1]].ravel(), grey[:, [0, -1]].ravel()]))
+    square = np.full((side, side), level)
+    top, left = ((side - length) // 2 for length in grey.shape)
+    square[top : top + grey.shape[0], left : left + grey.shape[1]] = grey
+    return square
+
+
+def _resize(levels, height, width):
+    picture = Image.fromarray(levels.astype(np.float32))
+    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), np.float64)
