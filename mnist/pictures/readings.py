@@ -20,7 +20,7 @@ _LIGHT = 0.3  # ink on paper with lines or shadows is usually dark
 _THICK = 0.5  # times the doublings of the widest usual stroke, because shadows are thick
 _NO_ANSWER = 0.5  # times what is missing to a probability of 1
 _ENOUGH = 0.85  # a reading that costs less is taken before the picture is processed further
-_HOPELESS = 1.8  # readings that cost more are of nothing but noise
+_HOPELESS = 1.8  # a reading that costs more is of noise or of other things
 _CLOSE = 0.15  # readings whose costs differ by less are about equally likely
 
 
@@ -72,7 +72,7 @@ def read_picture(path, look, predict=None):
                 break
     best, *_ = found = sorted(found, key=lambda reading: reading.cost) or [None]
     if best is None or (look.is_inked() and best.cost > _HOPELESS):
-        raise Error(f"{path}: holds no digit: nothing stands out from the paper.")
+        raise Error(f"{path}: holds no digit: nothing in it looks like the training images.")
     if best.ink:
         height, width = best.ink.mask.shape
         if any(reading.is_clear() and reading.ink.is_apart(best.ink) for reading in found if reading.ink):

@@ -179,12 +179,17 @@ def written(path, *places):
 FULL = np.full((300, 500), 255, np.uint8)
 # Each row: inks with their places, and why they may not be one digit.
 DRAWINGS = {
-    "a block": ([(FULL[:160, :150], 60, 60)], "unlike the training images"),
-    "a dash": ([(FULL[:14, :300], 140, 60)], "unlike the training images"),
+    "a plus": ([(FULL[:180, :24], 60, 138), (FULL[:24, :180], 138, 60)], "unlike the training images"),
     "one digit": ([(draw_ink(150), 60, 60)], None),
     "a 5 with its flag apart": ([(FULL[:20, :60], 60, 110), (draw_ink(150), 85, 60)], None),
     "a 1": ([(FULL[:200, :30], 60, 60)], None),
 }
+
+
+@pytest.mark.parametrize("part", [np.s_[:160, :150], np.s_[:14, :300]], ids=["a block", "a dash"])
+def test_a_picture_of_something_else_gets_no_answer(tmp_path, part):
+    with pytest.raises(mnist.Error, match="nothing in it looks like the training images"):
+        read_digit(written(tmp_path / "digit.png", (FULL[part], 60, 60)))
 
 
 @pytest.mark.parametrize(("places", "doubt"), DRAWINGS.values(), ids=DRAWINGS)
@@ -276,7 +281,7 @@ def test_bad_files_among_good_ones(tmp_path, workdir, start):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
     written(tmp_path / "a" / "x.png", (draw_ink(150), 60, 60))
-    written(tmp_path / "b" / "x.png", *DRAWINGS["a block"][0])
+    written(tmp_path / "b" / "x.png", *DRAWINGS["a plus"][0])
     (tmp_path / "text.png").write_text("hello\n")
     (tmp_path / "cut.png").write_bytes(PNG[: len(PNG) // 2])
     (tmp_path / "bomb.png").write_bytes(bomb_bytes(60_000, 60_000))
