@@ -70,15 +70,17 @@ def read_picture(path, look, predict=None):
             found += _compare(drawn, look, predict)
             if min(reading.cost for reading in found) < _ENOUGH:
                 break
-    best, *_ = found = sorted(found, key=lambda reading: reading.cost) or [None]
-    if best is None or (look.is_inked() and best.cost > _HOPELESS):
-        raise Error(f"{path}: holds no digit: nothing in it looks like the training images.")
+    if not found:
+        raise Error(f"{path}: holds no digit: nothing stands out from the paper.")
+    best, *_ = found = sorted(found, key=lambda reading: reading.cost)
     if best.ink:
         height, width = best.ink.mask.shape
         if any(reading.is_clear() and reading.ink.is_apart(best.ink) for reading in found if reading.ink):
             raise Error(f"{path}: several digits, expected one: cut the picture into one file for each.")
         if best.unlike > 1 and width > 1.25 * height:
             raise Error(f"{path}: wider than one digit: if digits touch, cut the picture into one file for each.")
+    if look.is_inked() and best.cost > _HOPELESS:
+        raise Error(f"{path}: holds no digit: nothing in it looks like the training images.")
     return [reading for reading in found if reading.cost < best.cost + _CLOSE]
 
 
