@@ -1,6 +1,7 @@
 """Reads CSV files with an image on each line: its label, then 784 grey levels."""
 
 import itertools
+import re
 
 from mnist import Error
 from mnist.data.readers import SIDE, empty_aligned, open_unpacked, reading
@@ -8,6 +9,9 @@ from mnist.data.readers import SIDE, empty_aligned, open_unpacked, reading
 import numpy as np
 
 _COLUMNS = 1 + SIDE * SIDE
+_NUMBER = re.compile(r"[^a-z]*\d[^a-z]*")
+_NO_LABEL = re.compile(r"(|id|index|image.*|pixel.*|unnamed.*|\d+x\d+|p\d+)")  # names of a first column
+_LABELS = {"label", "labels", "class", "classes", "target", "digit", "y"}
 _MAX_LINE = 2**16  # bytes. 785 numbers and their names take less
 
 
@@ -34,9 +38,9 @@ def read(path):
                 )
             raise Error(f"{trouble}. Write them with index=False." if columns == _COLUMNS + 1 else f"{trouble}.")
         names = [name.strip().strip('"').lower() for name in first.split(",")]
-        is_header = not names[0].isdecimal()
-        if is_header and {"label", "class"} & set(names[1:]):
-            raise Error(f"{path}: the label is not in the first column, as it has to be.")
+        is_header = not _NUMBER.fullmatch(names[0])
+        if is_header and (_NO_LABEL.fullmatch(names[0]) or _LABELS & set(names[1:])):
+            raise Error(f"{path}: the first column is {names[0]!r:.30}, expected the label. Put the label there.")
         if is_header and not (first := next(lines, "")):
             raise Error(f"{path} holds no images.")
         rows = np.loadtxt(itertools.chain([first], lines), np.uint8, delimiter=",", comments=None, ndmin=2)
