@@ -23,7 +23,7 @@ IDX_FILES = (
 FASHION_LABELS_SHA256 = "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7"
 PARTS = ("train", "validation", "test")
 _PART_OF = {"train": "train", "training": "train", "test": "test", "testing": "test", "t10k": "test"}
-_PART_OF |= dict.fromkeys(("val", "valid", "validation"), "validation")
+_PART_OF |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
 _IMAGES, _LABELS = ("x", "images", "image", "imgs", "data"), ("y", "labels", "label", "targets", "target")
 # The part and the kind of an array with a usual name, as x_train of Keras, train_images of MedMNIST, trainX or X_test.
 _ARRAYS = {

@@ -4,7 +4,7 @@ import hashlib
 
 from mnist import Error
 from mnist.data import folders
-from mnist.data.classes import FASHION_CLASSES, name_classes
+from mnist.data.classes import FASHION_CLASSES, check_same_classes, name_classes
 from mnist.data.dataset import Examples
 from mnist.data.readers import as_images, as_labels
 
@@ -39,6 +39,9 @@ def read(found, needed=("train", "test"), known=()):
     elif "train" in labels and hashlib.sha256(labels["train"]).hexdigest() == folders.FASHION_LABELS_SHA256:
         known = FASHION_CLASSES
     classes = name_classes(labels, found.place, known)
+    if found.by_name:
+        is_named = not all(name.isdecimal() for name in found.known)
+        check_same_classes(classes, found.known, "classes.txt", "the order of the folders", may_differ=not is_named)
     for images, _ in arrays.values():
         for start in range(0, len(images) if found.emnist else 0, 1000):  # in parts, which need little memory
             images[start : start + 1000] = images[start : start + 1000].swapaxes(1, 2).copy()
