@@ -76,7 +76,7 @@ def check_same_classes(names, others, place, other_place, may_differ=False):
       place, other_place: strings. What has these names, for the message.
       may_differ: a bool. Whether other names are allowed, as a model that is trained further may learn them.
 
-    Numbers, as for classes without names, may stand for any name. No name may have another label, in any case.
+    Numbers, as for classes without names, may stand for names in words. No name may have another label, in any case.
 
     Raises: `mnist.Error` with the first name that differs.
     """
@@ -85,7 +85,9 @@ def check_same_classes(names, others, place, other_place, may_differ=False):
         if (other := labels.get(name, label)) != label:
             found = f"class {name!r} has label {label} in {place}, but label {other} in {other_place}"
             raise Error(f"{found}: give both the same order of classes.")
-    if may_differ or any(classes == tuple(map(str, range(len(classes)))) for classes in (names, others)):
+    numbered = [classes == tuple(map(str, range(len(classes)))) for classes in (names, others)]
+    are_digits = all(name.isdecimal() for name in (*names, *others))
+    if may_differ or (any(numbered) and not are_digits):
         return
     for label, (name, other) in enumerate(zip(names, others, strict=False)):
         if name != other:
