@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+_COPY = 0.01  # an image at a smaller distance is a copy
 _KEPT = 1000  # training images for the distance, and as many further ones for the distance that is usual
 _MEASURED = 300  # training images whose strokes are measured
 
@@ -25,14 +26,17 @@ class Look(NamedTuple):
     @classmethod
     def of(cls, images):
         """Computes the look of training images, uint8 `[N, 28, 28, 1]`, from at most 2,000 of them."""
-        images = images[:: max(1, len(images) // (2 * _KEPT)), ..., 0][: 2 * _KEPT]
+        chosen = np.random.default_rng(0).permutation(len(images))[: 2 * _KEPT]  # data may be sorted by class
+        images = images[chosen, ..., 0]
         paper, ink = _find_paper(images)
         frame = 0.0, False, np.zeros(3)
         if ink >= 0:
             frame = _measure_frame(np.abs(images.astype(np.float32) - paper))
         look = cls(*map(np.float32, (paper, ink, *frame)), _shrink(images[::2]), np.float32(1))
         held = images[1::2] if len(images) > 1 else images
-        return look._replace(usual=np.float32(max(np.quantile(look.unlike(held), 0.99), 1e-3)))
+        distances = look.unlike(held)
+        distances = distances[distances > _COPY]
+        return look._replace(usual=np.float32(np.quantile(distances, 0.99) if len(distances) else 1))
 
     @property
     def resolution(self):
