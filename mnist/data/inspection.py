@@ -7,6 +7,7 @@ from mnist.data.readers import SIDE, list_some
 
 import numpy as np
 
+_SOME = 50  # images of a class for its mean
 _CHUNK = 1000  # images at a time, which fit the cache of a core
 _FEW = 50  # a class is rare if the mean over the classes is as many times as large
 _MAX_DIGITS = 10  # labels below may be a choice of MNIST's digits, as 3 and 8 alone
@@ -114,14 +115,16 @@ def _name(chosen, classes):
 
 def _inspect_levels(parts, found):
     """Finds images of few grey levels, blank images, and parts that are inverted against the training set."""
-    narrow, blank, mean = {}, 0, _mean_image(parts["training"].images)
-    for part, (images, _) in parts.items():
+    narrow, blank = {}, 0
+    for part, (images, labels) in parts.items():
         low, high = int(images.min()), int(images.max())
         if part == "training":
             found.counts["grey_range"] = high - low
         if high - low <= _LOW_CONTRAST:
             narrow.setdefault((low, high), []).append(part)
-        if (correlation := _correlate(mean, _mean_image(images))) < -0.5:
+        shared = np.intersect1d(labels, parts["training"].labels)
+        means = [_mean_image(*examples, shared) for examples in (parts["training"], parts[part])]
+        if (correlation := _correlate(*means)) < -0.5:
             text = f"{part} images that look inverted: the correlation of their mean with the mean training image is"
             found.wrong.append(f"{text} {correlation:.2f}")
         for start in range(0, len(images), _CHUNK):
@@ -137,9 +140,10 @@ def _inspect_levels(parts, found):
         found.odd.append(f"blank images, of one grey level: {blank:,} of {total:,}")
 
 
-def _mean_image(images):
-    """Returns the mean of about 1,000 images that are spread evenly, float64 `[784]`."""
-    return images[:: -(-len(images) // _CHUNK)].mean(axis=0).ravel()
+def _mean_image(images, labels, classes):
+    """Returns the mean of the means of some images of each class, float64 `[784]`, whatever their share."""
+    chosen = [np.flatnonzero(labels == label)[:_SOME] for label in classes]
+    return np.mean([images[indices].mean(axis=0).ravel() for indices in chosen], axis=0) if chosen else np.zeros(1)
 
 
 def _correlate(one, other):
