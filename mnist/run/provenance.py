@@ -107,9 +107,12 @@ def _status(folder):
 def _git(folder, *arguments):
     """Returns what a git command prints in a folder, of a diff the first `MAX_CHANGES` + 1 characters, or None."""
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", folder, *arguments]
+    # Git sets these for its hooks, where they name another repository than the one around the folder.
+    others = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    environment = {name: value for name, value in os.environ.items() if name not in others}
     with tempfile.TemporaryFile("w+", errors="replace", newline="") as printed:
         try:
-            done = subprocess.run(command, stdout=printed, stderr=subprocess.DEVNULL, timeout=10)
+            done = subprocess.run(command, stdout=printed, stderr=subprocess.DEVNULL, timeout=10, env=environment)
         except (OSError, subprocess.TimeoutExpired):
             return None
         printed.seek(0)

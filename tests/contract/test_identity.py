@@ -65,6 +65,7 @@ def test_class_names_in_another_order_are_refused(tmp_path, train, start, way, n
         ("01", "ab", False, None),  # without names
         ("ab", "abc", False, None),
         ("ab", "cd", True, None),
+        ("38", "01", False, "label 0 is '3' in A, but '0' in B"),
         ("ab", "ac", False, "label 1 is 'b' in A, but 'c' in B"),
         ("abc", "bcd", True, "class 'b' has label 1 in A, but label 0 in B"),
         ("01", "10", False, "class '0' has label 0 in A, but label 1 in B"),
@@ -122,7 +123,9 @@ def test_results_name_the_code_of_the_package_and_of_the_program(tmp_path, monke
         subprocess.run([*git, *arguments], check=True)
     revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     monkeypatch.setattr(sys, "argv", [str(program)])
-    found = provenance.describe()
+    with monkeypatch.context() as hook:
+        hook.setenv("GIT_DIR", str(tmp_path))  # as git sets it for its hooks
+        found = provenance.describe()
     assert (found["program_revision"], found["program_clean"]) == (revision, True)
     assert found["package_revision"] != revision
     program.write_text("a = 2\n")
