@@ -129,14 +129,11 @@ def test_a_folder_without_exactly_one_data_set_is_refused(tmp_path, sets, remove
     assert trouble in load_error(tmp_path)
 
 
-def test_fewer_than_two_classes_are_refused(tmp_path):
+def test_labels_of_one_class_or_counted_otherwise_in_one_part_are_refused(tmp_path):
     path = write_npz(tmp_path / "own.npz", np.full(20, 7), np.full(9, 7))
     assert "all training labels are 7, expected 2 to 256 classes" in load_error(path)
-
-
-def test_letters_that_count_from_one_in_one_part_alone_are_refused(tmp_path):
-    write_idx(tmp_path, cycle(30, 26, first=1), cycle(26, 26), emnist_names("letters"))
-    assert "a test label is 0, but training labels begin with 1" in load_error(tmp_path)
+    folder = write_idx(tmp_path / "letters", cycle(30, 26, first=1), cycle(26, 26), emnist_names("letters"))
+    assert "a test label is 0, but training labels begin with 1" in load_error(folder)
 
 
 # Names of classes
@@ -156,6 +153,7 @@ def test_a_classes_txt_names_the_classes(tmp_path):
     ("content", "trouble"),
     [
         (b"a\nb\n", "classes.txt names 2 classes, expected 3: the labels are 0 to 2."),
+        (b"a\nb\nc\n", "expected 4: the labels are 0 to 3. The first label must be 0."),
         (b"a\n\nc\n", "line 2 is '', expected at most 256 different names"),
         (b"a\nb\nb\n", "line 3 is 'b', expected at most 256 different names"),
         (b"a\nb\xff\nc\n", "classes.txt: 'utf-8' codec can't decode byte 0xff in position 3"),
@@ -163,15 +161,10 @@ def test_a_classes_txt_names_the_classes(tmp_path):
     ],
 )
 def test_an_unsound_classes_txt_is_refused(tmp_path, content, trouble):
-    write_npz(tmp_path / "own.npz", cycle(20, 3), cycle(9, 3))
+    first = int("first label" in trouble)
+    write_npz(tmp_path / "own.npz", cycle(20, 3, first), cycle(9, 3, first))
     (tmp_path / "classes.txt").write_bytes(content)
     assert trouble in load_error(tmp_path)
-
-
-def test_labels_from_one_get_a_hint(tmp_path):
-    write_npz(tmp_path / "own.npz", cycle(20, 3, first=1), cycle(9, 3, first=1))
-    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
-    assert load_error(tmp_path).endswith("expected 4: the labels are 0 to 3. The first label must be 0.")
 
 
 def test_fashion_is_recognized_by_its_labels_in_a_folder_of_any_name(tmp_path, monkeypatch):

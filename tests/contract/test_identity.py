@@ -141,8 +141,8 @@ def test_results_name_the_code_of_the_package_and_of_the_program(tmp_path, monke
     for name, value in (("a", "1"), ("b", "2")):
         assert train(write_data(tmp_path / "data"), tmp_path / name)[0] == 0
         (tmp_path / name / "changes.diff").write_text(f"diff --git x\n+x\ndiff --git y\n+{value}\n")
-    text = compare.compare_runs([str(tmp_path / "a"), str(tmp_path / "b")])
-    assert [line for line in text.splitlines() if line.startswith("+")] == ["+1", "+2"]
+    lines = compare.compare_runs([str(tmp_path / "a"), str(tmp_path / "b")]).splitlines()
+    assert [line for line in lines if line.startswith("+")] == ["+1", "+2"]
 
 
 def test_a_run_that_knows_other_images_is_named(tmp_path, train, caplog):

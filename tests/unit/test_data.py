@@ -146,9 +146,7 @@ def test_folders_of_classes(whole, tmp_path, names, expected, inner):
         order = np.argsort(labels, kind="stable")
         assert_equal(examples, data.Examples(source.images[order], labels[order]))
     (tmp_path / "other" / inner / "classes.txt").write_text("\n".join(expected[::-1]))
-    assert "has label 0 in classes.txt, but label 9 in the order of the folders" in load_error(
-        "auto", str(tmp_path / "other")
-    )
+    assert "label 0 in classes.txt, but label 9 in the order of" in load_error("auto", str(tmp_path / "other"))
 
 
 def test_a_test_set_alone_is_for_evaluation(whole, tmp_path):
