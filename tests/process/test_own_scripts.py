@@ -5,11 +5,8 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
 
 from mnist import train
-from mnist.run import provenance
 
 import pytest
 from PIL import Image
@@ -136,15 +133,3 @@ def test_a_number_of_threads_after_the_first_tensor_is_rejected(start, tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --intra_op_threads=1 has no effect")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_program_among_files_that_git_does_not_know_is_not_clean(tmp_path, monkeypatch):
-    (tmp_path / "program.py").write_text("")
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / "program.py")])
-    git = ["git", "-C", tmp_path, "-c", "user.name=A", "-c", "user.email=a@b.c"]
-    for arguments in (["init", "-q"], ["add", "program.py"], ["commit", "-q", "-m", "First"]):
-        subprocess.run([*git, *arguments], check=True)
-    assert provenance.describe()["git_clean"]
-    (tmp_path / "ideas").mkdir()
-    (tmp_path / "ideas" / "größer.py").write_text("")
-    assert not provenance.describe()["git_clean"]
