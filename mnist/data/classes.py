@@ -6,6 +6,8 @@ import string
 from mnist import Error
 from mnist.data.readers import MAX_CLASSES
 
+from absl import logging
+
 NUM_CLASSES = 10  # number of classes of MNIST
 DIGITS = tuple(map(str, range(NUM_CLASSES)))  # their names
 FASHION_CLASSES = (
@@ -76,7 +78,7 @@ def check_same_classes(names, others, place, other_place, may_differ=False):
       place, other_place: strings. What has these names, for the message.
       may_differ: a bool. Whether other names are allowed, as a model that is trained further may learn them.
 
-    Numbers, as for classes without names, may stand for names in words. No name may have another label, in any case.
+    Numbers, as for classes without names, may stand for names in words, with a warning. No name may have another label.
 
     Raises: `mnist.Error` with the first name that differs.
     """
@@ -87,7 +89,12 @@ def check_same_classes(names, others, place, other_place, may_differ=False):
             raise Error(f"{found}: give both the same order of classes.")
     numbered = [classes == tuple(map(str, range(len(classes)))) for classes in (names, others)]
     are_digits = all(name.isdecimal() for name in (*names, *others))
-    if may_differ or (any(numbered) and not are_digits):
+    if any(numbered) and not all(numbered) and not are_digits:
+        unnamed, named = (place, other_place) if numbered[0] else (other_place, place)
+        name = (others if numbered[0] else names)[0]
+        logging.warning("%s names no classes: its label 0 is taken for %r of %s, and so on.", unnamed, name, named)
+        return
+    if may_differ:
         return
     for label, (name, other) in enumerate(zip(names, others, strict=False)):
         if name != other:

@@ -70,9 +70,10 @@ def test_class_names_in_another_order_are_refused(tmp_path, train, start, way, n
         ("01", "10", False, "class '0' has label 0 in A, but label 1 in B"),
     ],
 )
-def test_which_class_names_fit(names, others, may_differ, trouble):
+def test_which_class_names_fit(names, others, may_differ, trouble, caplog):
     with pytest.raises(Error, match=f"^{trouble}") if trouble else contextlib.nullcontext():
         check_same_classes(tuple(names), tuple(others), "A", "B", may_differ)
+    assert ("A names no classes: its label 0 is taken for 'a' of B" in caplog.text) == (names + others == "01ab")
 
 
 def test_a_known_data_set_under_the_name_of_another_is_refused(tmp_path, monkeypatch, caplog):
