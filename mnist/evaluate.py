@@ -151,6 +151,15 @@ def _plain(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _warn_of_other_images(trained, dataset):
+    """Warns if many of the test images are unlike the training images of a run, as if they were inverted."""
+    images = dataset.test.images[:1000, ..., 0]
+    share = np.mean(trained.look.unlike(images) > 1)
+    if share > 0.25:
+        found = f"{share:.0%} of the first test images of {dataset.name} are unlike the training images of"
+        logging.warning("%s %s: are they inverted, transposed or of other grey levels?", found, trained.workdir)
+
+
 def _evaluate_all(options):
     """Evaluates all runs. Returns: a list of `Evaluation`s, and pictures by name, {} without --plots."""
     # Loads all runs before the first evaluation, so that a wrong name is reported at once.
@@ -162,6 +171,8 @@ def _evaluate_all(options):
         trained = runs.pop(0)
         other = named and load_test(options.dataset or "auto", options.data_dir, trained.classes)
         dataset = other or trained.data
+        if other:
+            _warn_of_other_images(trained, dataset)
         evaluations.append(evaluate(trained, dataset, options.eval_batch_size, options.robustness))
         if options.plots:
             curves[trained.workdir] = (trained.history, trained.batch_losses())

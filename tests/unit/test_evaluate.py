@@ -123,6 +123,13 @@ def test_a_warning_names_runs_on_different_images(run, runs, uneven, caplog):
     ]
 
 
+@pytest.mark.parametrize(("change", "share"), [(np.invert, "100%"), (np.zeros_like, "100%"), (np.copy, None)])
+def test_a_warning_names_images_that_the_run_was_not_trained_on(run, runs, digits, tmp_path, caplog, change, share):
+    np.savez(tmp_path / "other.npz", x_test=change(digits.test.images), y_test=digits.test.labels)
+    run(runs[0], data_dir=str(tmp_path))
+    assert [line.partition(" ")[0] for line in caplog.messages] == ([share] if share else [])
+
+
 def test_own_metrics_are_computed_on_the_evaluated_data(run, runs, uneven, monkeypatch):
     def own_metrics(trained, images, labels, logits):
         assert (images.dtype, logits.dtype, type(logits)) == (np.uint8, np.float32, np.ndarray)
