@@ -111,7 +111,7 @@ def _describe(folder, folders, files):
     if len(classes := class_folders.find_classes(folder)) > 1:
         return (
             f"it holds the classes {list_some(classes)} without a test set. Move these folders into a folder train, "
-            "and some images of each class into a folder test, as test/CLASS/."
+            "and some images of each class into a folder test, as test/CLASS/. For mnist.evaluate test is enough."
         )
     return f"it holds {list_some([*folders, *files]) or 'nothing'}, expected {_EXPECTED}."
 
