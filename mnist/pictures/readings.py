@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-# What a reading costs beside its distance from the training images, whose 99 % quantile is 1.
+# The cost of a reading beside its distance from the training images. The 99 % quantile of the distance is 1.
 _PLAIN, _WHOLE, _PARTS, _UNEVEN = 0.0, 0.2, 0.3, 0.4  # how far the picture was processed
 _INVERTED, _RESHAPED, _REDRAWN, _SECOND_SHEET = 0.15, 0.1, 0.1, 0.05
 _UNEXPLAINED = 0.5  # all contrast of the picture is not of this ink
