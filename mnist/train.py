@@ -19,7 +19,7 @@ from mnist.distributed import is_chief, start
 from mnist.loop import Interrupted, train_and_evaluate
 from mnist.machine import num_threads
 from mnist.model import CNN, Optimizer, Rate, being_imported, count_on, make_learning_rate, make_optimizer
-from mnist.run import Plan
+from mnist.run import Plan, overfit
 from mnist.settings import Setting, check_own_settings, local_path, settings_of
 from mnist.step import TrainStep
 
@@ -52,6 +52,12 @@ class Launch:
         "from 0, but Adam's correction of bias counts on.",
     )
     dry_run = _output(False, "Ten steps of everything: train, evaluate, save and plot.", may_change=True)
+    overfit = _output(
+        False,
+        "Train on the first batch alone, until it is learnt or 1,000 steps are done, and write no run. Names what did "
+        "not move.",
+        may_change=True,
+    )
     dataset = _data(
         "auto",
         "Data set to train on. auto: MNIST, or scikit-learn's 1,797 digits if MNIST cannot be found or downloaded.",
@@ -190,6 +196,10 @@ def _main(classes, step_class, make_model, of_model, make_own_optimizer):
     step = step_class(model, optimizer, seed=options.seed, **settings)
     if options.init_optimizer and is_new:
         finished.take_state(step, options.init_from)
+    if options.overfit:
+        if replicas.cluster.workers > 1:
+            raise Error("--overfit trains in one process: start it without TF_CONFIG and without Slurm.")
+        return int(not overfit(step, dataset, plan_options["batch_size"]))
     known_name = dataset.name if dataset.name in data.NAMES else "auto"
     with Interrupt() as interrupt:
         try:

@@ -1,7 +1,7 @@
 """Checkpoints, which survive a crash, and the checks that a resume is exact."""
 
 from mnist.checkpoint.best import Best
-from mnist.checkpoint.bundle import NotFinite, assign, load, load_newest, remove_newer, save, steps
+from mnist.checkpoint.bundle import NotFinite, assign, check_finite, load, load_newest, remove_newer, save, steps
 from mnist.checkpoint.comparable import differences_in, plain, show
 from mnist.checkpoint.fingerprint import attributes, fingerprint_of, names_of_attributes
 from mnist.checkpoint.state import dump as dump_state
@@ -17,6 +17,7 @@ __all__ = [
     "Watch",
     "assign",
     "attributes",
+    "check_finite",
     "differences_in",
     "digest",
     "dump_state",

@@ -31,6 +31,13 @@ class NotFinite(Error):
     """A weight that is NaN or infinite."""
 
 
+def check_finite(variables):
+    """Raises `NotFinite` if one of a dict of `tf.Variable`s is NaN or infinite."""
+    for name, variable in variables.items():
+        if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
+            raise NotFinite(f"{name} ({variable.path if hasattr(variable, 'path') else variable.name})")
+
+
 def save(directory, variables, metadata, keep, extra=None):
     """Saves variables and metadata as `ckpt-<metadata["step"]>`.
 
@@ -46,9 +53,7 @@ def save(directory, variables, metadata, keep, extra=None):
     Raises: `NotFinite` if a variable is NaN or infinite. `mnist.Error` if the disk is full or read-only. In both
       cases the checkpoints in the folder stay as they are.
     """
-    for name, variable in variables.items():
-        if variable.dtype.is_floating and not np.isfinite(variable.numpy().astype(np.float64)).all():
-            raise NotFinite(f"{name} ({variable.path if hasattr(variable, 'path') else variable.name})")
+    check_finite(variables)
     path = os.path.join(directory, f"ckpt-{metadata['step']}")
     temporary = os.path.join(directory, "tmp")
     tensors = variables | {f"run/{name}": tensor for name, tensor in (extra or {}).items()}

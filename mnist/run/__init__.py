@@ -1,6 +1,7 @@
 """One run, from its first step to its last."""
 
 from mnist.run.checkpointer import Checkpointer
+from mnist.run.overfit import overfit
 from mnist.run.plan import Plan
 from mnist.run.profiler import Profiler
 from mnist.run.provenance import OF_THE_HOUR
@@ -17,4 +18,5 @@ __all__ = [
     "RunState",
     "SilentRecorder",
     "Trainer",
+    "overfit",
 ]

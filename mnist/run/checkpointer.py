@@ -130,8 +130,22 @@ class Checkpointer:
         except checkpoint.NotFinite as error:
             raise self.not_finite(f"{error} is not finite at step {state.step}") from None
 
+    def check_finite(self, step_number):
+        """Raises `mnist.Error` if a variable is NaN or infinite after a step.
+
+        The loss may hide it, because max pooling of NaN is -3.4e38, relu of that is 0, and neither has a gradient.
+        """
+        try:
+            checkpoint.check_finite(self.variables)
+        except checkpoint.NotFinite as error:
+            raise self.not_finite(f"{error} is not finite at step {step_number}") from None
+
     def not_finite(self, found):
         """Returns an `mnist.Error` that names the last good checkpoint. `found` is the number that is not finite."""
+        return self.stopped(found, "Try a lower --learning_rate in another --workdir")
+
+    def stopped(self, found, advice):
+        """Returns an `mnist.Error` that names the last good checkpoint, given what was found and what helps."""
         step = self._saved[0]
         last = f"ckpt-{step} is the last good checkpoint" if step else "no checkpoint was saved yet"
-        return Error(f"{found}; {last}. Try a lower --learning_rate in another --workdir.")
+        return Error(f"{found}; {last}. {advice}.")

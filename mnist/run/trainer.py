@@ -10,7 +10,7 @@ from mnist.data import Examples, as_tensors, check_order, check_training_set, ep
 from mnist.run import provenance
 from mnist.run.evaluator import Evaluator
 from mnist.run.state import RunState
-from mnist.step import TrainStep, check_methods_are_called, check_settings_are_used, compile_loop
+from mnist.step import StepFailed, TrainStep, check_methods_are_called, check_settings_are_used, compile_loop
 
 import numpy as np
 import tensorflow as tf
@@ -92,7 +92,9 @@ class Trainer:
         spec = self._make_batches(self._any_order).element_spec
         variables = self.checkpointer.variables
         with self.checkpointer.watch.tracing():
-            make_loop, graph, digest = compile_loop(self.step, self.context, spec, variables, open_writer)
+            make_loop, graph, digest = compile_loop(
+                self.step, self.context, spec, variables, open_writer, self.plan.verify_every
+            )
         check_methods_are_called(self.step)
         check_settings_are_used(self.step)
         self.checkpointer.check_traced(self.state, digest)
@@ -142,12 +144,16 @@ class Trainer:
         seconds = time.perf_counter() - start
         with recorder.profiling(state.step, num_steps):
             start = time.perf_counter()
-            scalars, rates = self._loop(self._batches, first, num_steps)
+            try:
+                scalars, rates = self._loop(self._batches, first, num_steps)
+            except StepFailed as error:
+                raise self.checkpointer.stopped(f"{error}", error.advice) from None
             seconds += time.perf_counter() - start
         done = int(np.isfinite(scalars["loss"]).sum())  # the loop stops after a loss that is not finite
         recorder.write_steps(first, done, scalars, rates, self.context.view.take())
         if done < num_steps:
             raise self.checkpointer.not_finite(f"the loss is {scalars['loss'][done]} at step {first + done}")
+        self.checkpointer.check_finite(first + done - 1)
         batch_sizes = plan.batch_sizes(first, done)
         state.add_steps(scalars, batch_sizes, seconds)
         counted = int(self.step.iterations)
@@ -173,6 +179,8 @@ class Trainer:
             measured = self.evaluator.measure(self.dataset.validation, "validation")
         if not math.isfinite(loss := measured.metrics["loss"]):
             raise self.checkpointer.not_finite(f"the validation loss is {loss} at step {state.step}")
+        if not state.step:
+            self._report_first_loss(loss)
         entry = {"step": state.step} | {f"train_{name}": value for name, value in train.items()}
         entry |= {f"validation_{name}": value for name, value in measured.metrics.items()}
         if plan.best and plan.best[0] not in (known := dict.fromkeys([*entry, *self._known])):
@@ -193,6 +201,15 @@ class Trainer:
         cluster.check_same(bool(ends), "ends the run in after_evaluation where the chief does not, or the reverse")
         if ends and state.step:
             state.ended = plan.last_step
+
+    def _report_first_loss(self, loss):
+        """Prints a loss before the first step that is far from the loss of equal answers for all classes."""
+        equal = math.log(classes := len(self.dataset.classes))
+        begins = f"the validation loss before the first step is {loss:.3g}, where equal answers have ln({classes}) = "
+        if loss > 2 * equal:
+            self.recorder.say(f"{begins}{equal:.3g}: the first weights give large logits, or wrong answers on purpose.")
+        elif loss < equal / 2:
+            self.recorder.say(f"{begins}{equal:.3g}: the first weights are trained already.")
 
     def save_if_due(self):
         """Saves the run at the steps of the plan."""

@@ -1,12 +1,15 @@
 """The compiled step, and the loop over it that runs in a graph."""
 
 import contextlib
+import functools
+import re
 import tempfile
 
 from mnist import Error, checkpoint
 from mnist.checkpoint import traced
 from mnist.step.context import Context
-from mnist.step.train_step import NOT_A_DISTRIBUTION
+from mnist.step.recompute import Recomputation, StepFailed
+from mnist.step.train_step import NORM_OVERFLOWS, NOT_A_DISTRIBUTION
 
 import numpy as np
 import tensorflow as tf
@@ -62,7 +65,7 @@ def make_train_loop(step, context=None):
     return train_step, train_loop
 
 
-def compile_loop(step, context, spec, variables, open_writer):
+def compile_loop(step, context, spec, variables, open_writer, verify_every=0):
     """Compiles a step and checks what it computes, before the run writes anything.
 
     Args:
@@ -71,6 +74,7 @@ def compile_loop(step, context, spec, variables, open_writer):
       variables: a dict from names to `tf.Variable`s. Everything that a checkpoint holds.
       open_writer: a function that returns the `tf.summary` writer, called only if the step writes summaries of its own.
         None: this process writes nothing.
+      verify_every: an int. The steps from one that is computed twice to the next. Default 0: none.
 
     Returns: a function that makes a `Loop`, the graph of the step, and a digest of what the step computes. The digest
       depends neither on who shares the run nor on what the step writes.
@@ -91,11 +95,13 @@ def compile_loop(step, context, spec, variables, open_writer):
         function = traced_step.get_concrete_function(*spec)
     digest = traced.check_step(function, variables, traced_step if context.jit_compile else None)
 
+    recomputation = Recomputation(step, variables, verify_every, cluster)
+
     def make_loop():
         if not writes:
-            return Loop(step, context, compiled, train_loop)
+            return Loop(step, context, recomputation, compiled, train_loop)
         view.writer = open_writer and open_writer()
-        return Loop(step, context, *make_train_loop(step, context))
+        return Loop(step, context, recomputation, *make_train_loop(step, context))
 
     return make_loop, function.graph, digest
 
@@ -113,39 +119,45 @@ def _check_untrained(step, untrained, graph, variables):
 
 
 class Loop:
-    """A loop that trains many steps in one call into the graph. It runs the steps that the view measures one by one.
+    """A loop that trains many steps in one call into the graph. It takes measured and recomputed steps one by one.
 
     To measure within the graph would slow each step down by 2 %.
 
     Args:
       step, context: a `TrainStep`, and the `Context` that it was compiled with.
+      recomputation: a `Recomputation`, which takes some steps twice.
       train_step, train_loop: the two functions that `make_train_loop` returned.
     """
 
-    def __init__(self, step, context, train_step, train_loop):
-        self._step, self._view, self._train_step, self._train_loop = step, context.view, train_step, train_loop
+    def __init__(self, step, context, recomputation, train_step, train_loop):
+        self._step, self._view, self._recomputation = step, context.view, recomputation
+        self._train_step, self._train_loop = train_step, train_loop
 
     def __call__(self, batches, first, num_steps):
         """Trains `num_steps` from step `first` on, and stops after a step whose loss is not finite.
 
         Returns: a dict of the step's scalars, and the learning rates, all float32 NumPy arrays `[steps done]`.
-        Raises: `mnist.Error` for labels that the loss of `TrainStep` cannot take.
+        Raises: `mnist.Error` for labels that the loss of `TrainStep` cannot take. `StepFailed` if --clipnorm cannot
+          clip, or if a step has other bits when it is computed again.
         """
         try:
             return self._train(batches, first, num_steps)
         except tf.errors.InvalidArgumentError as error:
             if NOT_A_DISTRIBUTION in str(error):
                 raise Error(NOT_A_DISTRIBUTION) from None
+            if match := re.search(rf"{NORM_OVERFLOWS} \S*\w", str(error)):
+                found = f"{match[0]} within steps {first} to {first + num_steps - 1}"
+                raise StepFailed(found, "Try a lower --learning_rate in another --workdir") from None
             raise
 
     def _train(self, batches, first, num_steps):
         parts, end = [], first + num_steps
         while first < end:
-            look = self._view.next_look(first)
-            if look == first:
-                parts.append(self._look(batches, first))
+            alone = min(self._view.next_look(first), self._recomputation.next_step(first))
+            if alone == first:
+                parts.append(self._take_alone(batches, first))
             else:
-                scalars, rates = self._train_loop(batches, tf.constant(min(look, end) - first))
+                scalars, rates = self._train_loop(batches, tf.constant(min(alone, end) - first))
                 parts.append(({name: values.numpy() for name, values in scalars.items()}, rates.numpy()))
             first += len(parts[-1][1])
             if not np.isfinite(parts[-1][0]["loss"]).all():
@@ -157,7 +169,12 @@ class Loop:
         """Traces the loop, so that no clock counts the time that this takes."""
         self._train_loop(batches, tf.constant(0))
 
-    def _look(self, batches, number):
-        rate = np.array([self._step.optimizer.learning_rate], np.float32)
-        scalars = self._view.look(self._step, number, lambda: self._train_step(*next(batches)))
+    def _take_alone(self, batches, number):
+        """Takes a step that is measured, or computed twice, or both."""
+        rate, batch = np.array([self._step.optimizer.learning_rate], np.float32), next(batches)
+        take_step = functools.partial(self._train_step, *batch)
+        if self._recomputation.next_step(number) == number:
+            take_step = functools.partial(self._recomputation.take, number, take_step)
+        measured = self._view.next_look(number) == number
+        scalars = self._view.look(self._step, number, take_step) if measured else take_step()[0]
         return {name: np.array([value], np.float32) for name, value in scalars.items()}, rate

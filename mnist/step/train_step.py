@@ -25,6 +25,7 @@ NOT_A_DISTRIBUTION = (
     "prepare_batch gave rows of labels that do not sum to 1, for which TensorFlow computes a wrong gradient of the "
     "cross-entropy: weight the losses in compute_loss instead."
 )
+NORM_OVERFLOWS = "the square of a norm overflows, so that --clipnorm makes zeros of the gradient of"
 
 
 class _Constructing(type):
@@ -329,6 +330,9 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         variables = self.trained_variables()
         returns.check_count(self, "apply_gradients got", gradients)
         pairs = list(zip(gradients, variables, strict=True))
+        if self.optimizer.clipnorm:
+            for gradient, variable in pairs:
+                _check_norm(gradient, variable)
         inner = {id(variable) for variable in self.model.trainable_variables}
         # Keras would warn of each None. `fit` calls apply_gradients too, so an optimizer may override it.
         self.optimizer.apply_gradients([(g, v) for g, v in pairs if g is not None or id(v) in inner])
@@ -376,6 +380,15 @@ class TrainStep(tf.Module, metaclass=_Constructing):
 def _as_variable(variable):
     """Returns the `tf.Variable` of a Keras variable, or else the variable itself."""
     return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+@_not_converted
+def _check_norm(gradient, variable):
+    """Makes the graph fail if a finite gradient has a norm that overflows. Clipping would return zeros for it."""
+    if gradient is not None:
+        gradient = tf.convert_to_tensor(gradient)
+        clips = tf.math.is_finite(tf.reduce_sum(tf.square(gradient))) | ~tf.reduce_all(tf.math.is_finite(gradient))
+        tf.debugging.Assert(clips, [f"{NORM_OVERFLOWS} {getattr(variable, 'path', variable.name)}"])
 
 
 def _add(one, other):
