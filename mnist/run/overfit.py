@@ -36,13 +36,11 @@ def overfit(step, dataset, batch_size):
         step.update_eval_model()
         right = int(np.sum(predict(images).numpy().argmax(axis=1) == labels.numpy()))
     course = f"the loss went from {losses[0]:.3g} to {losses[-1]:.3g} in {len(losses)} steps on one batch"
-    if right == len(labels):
-        say(f"learnt: {course}, and all {right} images are right.")
-        return True
-    say(f"not learnt: {course}, and {right} of {len(labels)} images are right.")
-    if scalars["accuracy"] == 1:
+    learnt = right == len(labels)
+    say(f"{'learnt' if learnt else 'not learnt'}: {course}, and {right} of {len(labels)} images are right.")
+    if not learnt and scalars["accuracy"] == 1:
         say("In training mode all are right: compare it with inference, such as BatchNormalization, or eval_model.")
     pairs = zip(names_of(step.model, variables), before, variables, strict=True)
-    still = ["/".join(name) for name, old, new in pairs if np.array_equal(old, np.array(new))]
-    say(f"Did not move: {', '.join(still)}." if still else "All trained variables moved.")
-    return False
+    if still := ["/".join(name) for name, old, new in pairs if np.array_equal(old, np.array(new))]:
+        say(f"Did not move: {', '.join(still)}.")
+    return learnt
