@@ -41,7 +41,7 @@ for code, block, row in re.findall(r"```python\n(.*?)```|```bash\n(.*?)```|\| `(
             continue  # the warm-up is longer than an epoch of digits
         if "mnist.sweep" in command or "torture" in command:
             command += f" -- {flags}" if flags else ""
-        elif re.search(r"train|mnist\.research|compare_with_fit", command):
+        elif re.search(r"train|mnist\.research|compare_with_fit|flip_bits", command):
             command += f" {flags}"
         lines.append(command)
 pathlib.Path("commands.sh").write_text("\n".join(lines) + "\n")

@@ -27,7 +27,7 @@ SCRIPT = """
 import json, os, signal, time
 from absl import flags
 from mnist import train  # before TensorFlow, whose C++ it quiets
-from mnist.step import TrainStep
+from mnist.step import Recomputation, TrainStep
 import keras
 import tensorflow as tf
 
@@ -45,6 +45,22 @@ class Step(TrainStep):
                 time.sleep(100)
             elif fault == "nan":
                 self.model.trainable_variables[-1].assign([float("nan")] * 10)
+            elif fault == "flip":
+                take = Recomputation.take
+
+                def take_and_flip(self, number, take_step):  # flips a bit of each second computation
+                    calls = []
+
+                    def flipping():
+                        result = take_step()
+                        if len(calls) == 1:
+                            step.model.trainable_variables[-1].assign_add([1e-6] * 10)
+                        calls.append(1)
+                        return result
+
+                    return take(self, number, flipping)
+
+                step, Recomputation.take = self, take_and_flip
             elif fault == "other":
                 self.model.trainable_variables[-1].assign_add([1e-6] * 10)
             else:
@@ -163,7 +179,7 @@ def test_every_step_has_the_same_bits_on_any_layout(names, tmp_path):
 
 
 def test_a_signal_at_one_worker_saves_on_all_and_another_layout_resumes(script, straight):
-    codes, texts, errors = Workers(script, flags=FLAGS, FAULT="SIGTERM:1").wait()
+    codes, texts, errors = Workers(script, flags=[*FLAGS, "--verify_every=12"], FAULT="SIGTERM:1").wait()
     assert set(codes.values()) == {128 + signal.SIGTERM}, errors
     assert texts[0].startswith("slices 0-1 of 4 on worker 0 of 2\n")
     assert f"stopped at step 32, saved in {script.parent}/run_0. To resume: " in texts[0]
@@ -208,11 +224,12 @@ def test_the_loss_of_a_worker_ends_all_in_a_line(fault, script):
     [
         pytest.param("nan:1", "error: the loss is nan at step 25; ckpt-24 is the last good", True, marks=NIGHTLY),
         ("other:1", "error: worker 1 has other weights than the chief: ", True),
+        ("flip:1", "error: step 29 had other bits when it was computed again on worker 1, first in model/3 (", True),
         pytest.param("code:1", "error: worker 1 computes another step than the chief", False, marks=NIGHTLY),
     ],
 )
 def test_a_fault_of_one_worker_stops_all_with_the_same_error(fault, message, saved, script):
-    codes, _, errors = Workers(script, FAULT=fault).wait()
+    codes, _, errors = Workers(script, flags=["--verify_every=7"], FAULT=fault).wait()
     assert set(codes.values()) == {1}, errors
     for text in errors.values():
         assert text.startswith(message)
