@@ -38,7 +38,8 @@ _KMNIST = re.compile(r"(.+)-(train|test)-(imgs|labels)\.npz", re.IGNORECASE)  # 
 _CSV = re.compile(rf"(?:(.+)[-_])?({'|'.join(_PART_OF)})\.csv(?:\.gz)?", re.IGNORECASE)
 _EXPECTED = (
     "IDX files of MNIST or EMNIST, npz files of KMNIST, one npz file with x_train, y_train, x_test and y_test, npy "
-    "files of such names, train.csv and test.csv, or images in train/CLASS/ and test/CLASS/"
+    "files of such names, train.csv and test.csv of a label and 784 grey levels, or images in train/CLASS/ and "
+    "test/CLASS/"
 )
 
 

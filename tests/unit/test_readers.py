@@ -24,6 +24,7 @@ GZ = gzip.compress(IDX)
 FOUR_BILLION = IDX[:4] + b"\xff\xff\xff\xff" + IDX[8:]
 MANY_BLANKS = idx_bytes(np.zeros([100_000, 28, 28], np.uint8))  # 78 MB, 76 kB when packed
 ROWS = csv_rows(IMAGES, LABELS)
+LABEL_LAST = csv_rows(np.array([[i + 1] * 783 + [i] for i in range(3)]), np.zeros(3, np.uint8))
 GREY = Image.fromarray(IMAGES[0])
 RED = Image.merge("RGB", [GREY, Image.new("L", GREY.size), GREY])
 GLASS, LARGE, DEEP = Image.merge("LA", [GREY, GREY]), GREY.resize((32, 30)), GREY.convert("I").convert("I;16")
@@ -56,11 +57,22 @@ BAD = {
     "npy of a terabyte": ("npy", npy_bytes(IMAGES, shape=(2**40,)), "claims 1,099,511,627,776 bytes, more than"),
     "csv without labels": ("csv", csv(ROWS[0].partition(",")[2]), "no labels, as the test.csv of Kaggle. Split"),
     "csv with an index": ("csv", csv("0," + ROWS[0]), "has 786 columns, expected a label and 784"),
-    "csv of floats": ("csv", csv(*ROWS, ROWS[0] + ".5"), "convert string '"),
-    "csv above 255": ("csv", csv(ROWS[0] + "00"), "to uint8 at row 0, column 785"),
-    "csv with the label last": ("csv", csv("pixel," * 784 + "class"), "is 'pixel', expected the label"),
-    "csv without a label": ("csv", csv("id" + ",pixel" * 784, *ROWS), "is 'id', expected the label"),
-    "csv of a signed label": ("csv", csv("5.0," + ROWS[0].partition(",")[2], *ROWS), "convert string '5.0'"),
+    "csv of floats": ("csv", csv(*ROWS, ROWS[0] + ".5"), "line 4, column 785 is '"),
+    "csv above 255": ("csv", csv("label" + ",pixel" * 784, ROWS[0] + "00"), "line 2, column 785 is"),
+    "csv of a signed label": ("csv", csv("5.0," + ROWS[0].partition(",")[2], *ROWS), "line 1, column 1 is '5.0', exp"),
+    "csv with a missing number": ("csv", csv(*ROWS, "", ROWS[0].replace(",", ",,", 1)[:-4]), "line 5, column 2 is ''"),
+    "csv with a short row": (
+        "csv",
+        csv(*ROWS, ROWS[0].partition(",")[2]),
+        "line 4 has 784 columns, expected a label and",
+    ),
+    "csv cut short": ("csv", csv(*ROWS)[:-30], "line 3 has"),
+    "csv with the label last": (
+        "csv",
+        csv(*LABEL_LAST),
+        "the last one has all values from 0 to 2, as labels have. Put",
+    ),
+    "csv without a label": ("csv", csv("id" + ",pixel" * 784, *ROWS), "is 'id', expected the label. Name its"),
     "csv of names alone": ("csv", csv("label" + ",pixel" * 784), "holds no images"),
     "csv bomb": ("csv.gz", gzip.compress(bytes(2**24), 1), "line 1 is too long"),
     "large picture": ("png", image_bytes(LARGE), "has 32x30 pixels, expected 28x28. Convert a copy of all: Image."),
@@ -205,11 +217,27 @@ def test_other_arrays_are_refused(images, labels, trouble):
     assert trouble in str(caught.value)
 
 
-@pytest.mark.parametrize("header", ["", "label" + ",pixel" * 784, '"label"' + ',"p"' * 784])
-@pytest.mark.parametrize(("name", "pack"), [("a.csv", bytes), ("a.csv.gz", gzip.compress)])
-def test_csv(tmp_path, header, name, pack):
-    text = "\ufeff" + "\r\n".join([*([header] if header else []), *ROWS, "", ""])
-    (tmp_path / name).write_bytes(pack(text.encode()))
+PIXELS = [f"pixel{i}" for i in range(784)]
+QUOTED = ['"' + row.replace(",", '","') + '"' for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("rows", "end"),
+    [
+        (ROWS, "\r\n"),
+        (ROWS, "\r"),
+        ([",".join(["label", *PIXELS]), *QUOTED], "\n"),
+        ([",".join(['"label"', *['"p"'] * 784]), *ROWS], "\r\n"),
+        ([",".join([*PIXELS, "Class"]), *(",".join([*row.split(",")[1:], row.split(",")[0]]) for row in ROWS)], "\n"),
+        ([",".join(map(str, range(785))), *ROWS], "\n"),
+        ([row.replace(",", ";") for row in QUOTED], "\r"),
+    ],
+    ids=["Windows", "old Mac", "quoted", "named", "label last", "numbered columns", "semicolons"],
+)
+@pytest.mark.parametrize(("name", "pack"), [("train.csv", bytes), ("train.csv.gz", gzip.compress)])
+def test_csv(tmp_path, rows, end, name, pack):
+    (tmp_path / name).write_bytes(pack(("\ufeff" + end.join([*rows, "", ""])).encode()))
+    assert csv_files.has_images(str(tmp_path / name))
     images, labels = csv_files.read(str(tmp_path / name))
     check(images, IMAGES[..., np.newaxis])
     check(labels, LABELS)
