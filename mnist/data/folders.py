@@ -1,6 +1,7 @@
 """Finds the data set in a folder: which files hold which part, and the reader of each."""
 
 import functools
+import hashlib
 import os
 import re
 import struct
@@ -21,6 +22,8 @@ IDX_FILES = (
 )
 # SHA-256 of Fashion-MNIST's training labels, which identifies it in a folder of any name.
 FASHION_LABELS_SHA256 = "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7"
+# SHA-256 of KMNIST's packed training labels, as TensorFlow Datasets lists it. Kuzushiji-49 is not published as IDX.
+KMNIST_LABELS_GZ_SHA256 = "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17"
 PARTS = ("train", "validation", "test")
 _PART_OF = {"train": "train", "training": "train", "test": "test", "testing": "test", "t10k": "test"}
 _PART_OF |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
@@ -159,6 +162,8 @@ def _sets_of_files(folder, names):
             if other is not read and _checksum(other.args[0]) != _checksum(read.args[0]):
                 both = f"{os.path.basename(other.args[0])} and {name}"
                 raise Error(f"--data_dir={folder} holds {both}, whose content is different: remove one.")
+            if part == "train" and what == "labels" and not group and _holds_kmnist(os.path.join(folder, name)):
+                sets[title] = found._replace(known=KMNIST_CLASSES["kmnist"])
     return list(sets.values())
 
 
@@ -188,6 +193,12 @@ def _meaning(group):
     if known != split:
         return {"known": EMNIST_CLASSES.get(split, ()), "emnist": split}
     return {"known": KMNIST_CLASSES.get(known, ())}
+
+
+def _holds_kmnist(path):
+    """Returns whether a file holds the training labels of KMNIST, packed as published."""
+    with reading(path, "a file of labels"), open(path, "rb") as file:
+        return hashlib.sha256(file.read(2**20)).hexdigest() == KMNIST_LABELS_GZ_SHA256
 
 
 def _checksum(path):
