@@ -3,14 +3,17 @@
 from typing import NamedTuple
 
 from mnist import Error
+from mnist.data import neighbours
 from mnist.data.readers import SIDE, list_some
 
 import numpy as np
 
-_SOME = 50  # images of a class for its mean
+_SOME = 50  # images of a class for its means
 _CHUNK = 1000  # images at a time, which fit the cache of a core
 _FEW = 50  # a class is rare if the mean over the classes is as many times as large
 _MAX_DIGITS = 10  # labels below may be a choice of MNIST's digits, as 3 and 8 alone
+_LIGHT = 127.5  # the mean grey level above which an image is light
+_POLARITY = 64  # grey levels by which light images have to differ from dark ones.
 _NO_CONTRAST, _LOW_CONTRAST = 16, 127  # the range of grey levels of scikit-learn's raw digits, and half of the range
 
 
@@ -43,6 +46,9 @@ def inspect(dataset):
     _inspect_classes(parts, dataset.classes, found)
     _inspect_levels(parts, found)
     _inspect_copies(parts, found)
+    for part in [*parts][1:]:
+        if text := neighbours.compare(dataset.train, parts[part], dataset.classes):
+            found.odd.append(f"{part} {text}")
     for key in [key for key in found.counts if "_test_" in key]:
         found.counts.setdefault(key.replace("_test_", "_validation_"), found.counts[key])
     return found
@@ -114,8 +120,12 @@ def _name(chosen, classes):
 
 
 def _inspect_levels(parts, found):
-    """Finds images of few grey levels, blank images, and parts that are inverted against the training set."""
+    """Finds images of few grey levels, blank images, and images that are inverted against others."""
     narrow, blank = {}, 0
+    mixed = [part for part, examples in parts.items() if _have_two_polarities(*examples)]
+    if mixed:
+        text = f"{' and '.join(mixed)} images of both polarities: light ones are negatives of dark ones of their class"
+        found.odd.append(text)
     for part, (images, labels) in parts.items():
         low, high = int(images.min()), int(images.max())
         if part == "training":
@@ -124,7 +134,7 @@ def _inspect_levels(parts, found):
             narrow.setdefault((low, high), []).append(part)
         shared = np.intersect1d(labels, parts["training"].labels)
         means = [_mean_image(*examples, shared) for examples in (parts["training"], parts[part])]
-        if (correlation := _correlate(*means)) < -0.5:
+        if not mixed and (correlation := _correlate(*means)) < -0.5:
             text = f"{part} images that look inverted: the correlation of their mean with the mean training image is"
             found.wrong.append(f"{text} {correlation:.2f}")
         for start in range(0, len(images), _CHUNK):
@@ -140,10 +150,28 @@ def _inspect_levels(parts, found):
         found.odd.append(f"blank images, of one grey level: {blank:,} of {total:,}")
 
 
+def _have_two_polarities(images, labels):
+    """Returns whether the light images of most classes are negatives of its dark ones, if both are in a class."""
+    found = []
+    for label in np.unique(labels):
+        some = images[_choose(labels, label)].reshape(-1, SIDE * SIDE)
+        is_light = some.mean(axis=1) > _LIGHT
+        if min(is_light.sum(), (~is_light).sum()) > 1:
+            light, dark = some[is_light].mean(axis=0), some[~is_light].mean(axis=0)
+            found.append(light.mean() - dark.mean() > _POLARITY and _correlate(light, dark) < -0.8)
+    return 2 * sum(found) > len(found)
+
+
+def _choose(labels, label):
+    """Returns the indices of some images of a class, from all of a part."""
+    indices = np.flatnonzero(labels == label)
+    return indices[:: -(-len(indices) // _SOME)]
+
+
 def _mean_image(images, labels, classes):
     """Returns the mean of the means of some images of each class, float64 `[784]`, whatever their share."""
-    chosen = [np.flatnonzero(labels == label)[:_SOME] for label in classes]
-    return np.mean([images[indices].mean(axis=0).ravel() for indices in chosen], axis=0) if chosen else np.zeros(1)
+    means = [images[_choose(labels, label)].mean(axis=0).ravel() for label in classes]
+    return np.mean(means, axis=0) if means else np.zeros(1)
 
 
 def _correlate(one, other):

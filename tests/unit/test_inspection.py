@@ -86,6 +86,32 @@ ODD = {
     "two digits": (keep_two, {}, dict.fromkeys(EMPTY, 7), "7 of 9 (0, "),
     "dim": (divide(4, 0), {}, {"grey_range": 63}, "training images: 0 to 63"),
     "nothing": (lambda *_: None, {"held": 100}, {}),
+    "transposed": (
+        lambda x, y, t, u: np.copyto(t, t.swapaxes(1, 2).copy()),
+        {},
+        {},
+        "test images that look transposed: ",
+    ),
+    "upside down, training": (
+        lambda x, *_: np.copyto(x, x[:, ::-1].copy()),
+        {},
+        {},
+        "test images that look upside down",
+    ),
+    "other labels": (
+        lambda x, y, t, u: np.copyto(u, (u + 1) % 10),
+        {},
+        {},
+        "test labels of other classes, as 1 for images",
+    ),
+    "digits of 1 to 10": (
+        lambda x, y, *_: np.copyto(y, (y + 9) % 10),
+        {},
+        {},
+        "test labels of other classes, as 1 for im",
+    ),
+    "half are negatives": (lambda x, *_: np.subtract(255, x[1::2], out=x[1::2]), {}, {}, "training images of both pol"),
+    "wrong labels": (lambda x, y, *_: np.copyto(y[::5], (y[::5] + 3) % 10), {}, {}),
     "other shares of two classes": (halves, {}, {"duplicate_images": 1498, "leaked_test_images": 297}, "copies", "too"),
 }
 
