@@ -35,6 +35,7 @@ if [ -n "$problem" ]; then
     fi
   done
   [ -n "$python" ] || { echo "error: Python 3.10 to 3.13 is missing (Debian: apt install python3)." >&2; exit 1; }
+  supported "$(version "$python")" || { echo "error: PYTHON=$python is not a Python 3.10 to 3.13." >&2; exit 1; }
   "$python" -c 'import ensurepip, venv' 2>/dev/null ||
     { echo "error: Python's venv is missing (Debian: apt install python3-venv)." >&2; exit 1; }
   if [ -f "$venv/installed" ]; then # made here

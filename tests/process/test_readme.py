@@ -204,11 +204,21 @@ def test_ctrl_c_during_the_set_up_exits_quietly(clone, shell):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize(("python", "message"), [("", "Python 3.10 to 3.13 is missing"), ("false", "venv is missing")])
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        ("", "Python 3.10 to 3.13 is missing"),
+        ("bare", "venv is missing"),
+        ("false", "PYTHON=false is not a Python 3.10 to 3.13"),
+        ("gone", "PYTHON=gone is not a Python"),
+    ],
+)
 def test_setup_says_in_one_line_what_is_missing(clone, tmp_path, python, message):
     (tmp_path / "bin").mkdir()
     for tool in ("dirname", "cat", "cksum", "sh", "false"):
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    (tmp_path / "bin" / "bare").write_text("#!/bin/sh\ncase $2 in *version*) echo 3.11 ;; *) exit 1 ;; esac\n")
+    (tmp_path / "bin" / "bare").chmod(0o755)
     done = clone("sh", "scripts/setup.sh", PATH=f"{tmp_path}/bin", PYTHON=python)
     assert done.returncode == 1
     assert message in done.stderr
