@@ -42,6 +42,10 @@ def take_weights(model, workdir, dataset):
     theirs = run.model
     values = [variable.numpy() for variable in theirs.weights]  # weights exclude the seeds of layers
     shapes, shapes_there = ([tuple(x.shape) for x in arrays] for arrays in (model.weights, values))
+    counts = len(run.classes), len(dataset.classes)
+    if shapes != shapes_there and counts[0] != counts[1]:
+        found = f"was trained with {counts[0]} classes, but {dataset.name} has {counts[1]}"
+        raise Error(f"--init_from={workdir} {found}: its weights do not fit. Take data with as many classes.")
     if shapes != shapes_there:
         what = f"it has {len(values)} variables, this one has {len(shapes)}"
         for variable, here, there in zip(model.weights, shapes, shapes_there, strict=False):

@@ -199,3 +199,13 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path, start):
     nowhere = run("third", "--init_from=first")
     assert nowhere.returncode == 1
     assert nowhere.stderr.splitlines()[-1].startswith("error: --init_from=first: first is not a folder")
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_weights_for_other_classes_are_refused_by_the_number_of_classes(digits, tmp_path, count):
+    train(tmp_path, digits, max_steps=1)
+    model = keras.Sequential([keras.Input([28, 28, 1]), keras.layers.Flatten(), keras.layers.Dense(count)])
+    few = data.Examples(digits.train.images[:count], np.arange(count))
+    others = data.Dataset("others", None, few, few, few, tuple(map(str, range(count))))
+    with pytest.raises(Error, match=f"was trained with 10 classes, but others has {count}: its weights do not fit"):
+        finished.take_weights(model, str(tmp_path), others)
