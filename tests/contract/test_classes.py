@@ -8,11 +8,9 @@ import types
 import mnist
 from mnist import data, evaluate, finished
 from mnist.data import folders
-from mnist.model import CNN
 from mnist.research.adversarial import Adversarial
 from mnist.settings import settings_of
 
-import keras
 import numpy as np
 import pytest
 from conftest import idx_bytes, random_examples
@@ -234,15 +232,6 @@ def test_a_run_from_training_to_pictures(tmp_path, launch, capfd, classes, names
             assert image.width <= 350
             low, high = image.convert("L").getextrema()
             assert low < 100 < high
-
-
-@keras.saving.register_keras_serializable(package="test_classes")
-class Wide(CNN):
-    """A subclass with an argument of its own."""
-
-    def __init__(self, *, width=1, **kwargs):
-        super().__init__(**kwargs)
-        self.width = width
 
 
 # Reports and pictures

@@ -248,16 +248,6 @@ def test_a_dry_run_in_the_folder_of_a_run_is_refused(folder):
     assert "--dry_run: run holds a run already: name another folder" in refused(done)
 
 
-def test_a_damaged_checkpoint_is_reported_in_plain_lines(folder):
-    done = run_here("mine.py", "--workdir=run", "--max_steps=3", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    (folder / "run/checkpoints/ckpt-3.index").write_bytes(b"damaged")
-    done = run_here("mine.py", "--workdir=run", "--max_steps=4", cwd=folder)
-    first, second = done.stderr.splitlines()
-    assert first.startswith("warning: ")
-    assert second == f"warning: Resuming from {folder / 'run/checkpoints/ckpt-2'} instead."
-
-
 def test_an_unknown_command_is_suggested():
     assert "did you mean python -m mnist.research.label_smoothing?" in refused(run_here("mnist", "smooth"))
 
@@ -318,9 +308,9 @@ def test_a_run_continues_with_the_state_of_the_optimizer(tmp_path):
     for done in (
         run("whole.py", "first"),
         run("whole.py", "second", *go, "--learning_rate=0.01", "--max_steps=3"),
-        run("frozen.py", "third", *go, "--max_steps=3"),
-        run("frozen.py", "third", "--max_steps=5"),
-        run("frozen.py", "straight_third", *go, "--max_steps=5"),
+        run("frozen.py", "third", *go, "--max_steps=2"),
+        run("frozen.py", "third", "--max_steps=3"),
+        run("frozen.py", "straight_third", *go, "--max_steps=3"),
     ):
         assert done.returncode == 0, done.stderr
     first, second, third = (state_of(tmp_path / name) for name in ("first", "second", "third"))

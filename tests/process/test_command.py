@@ -136,12 +136,7 @@ def test_a_terminal_shows_that_tensorflow_starts(tmp_path):
     assert os.read(terminal, 1000) == b"starting TensorFlow ...\r\x1b[K"
 
 
-@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_file_does_not_get_the_number_of_a_closed_stream(closed, tmp_path, monkeypatch):
-    """Imports TensorFlow itself with all streams closed, and a quick stand-in in the other cases."""
-    if closed.count("&") < 3:
-        (tmp_path / "tensorflow.py").write_text(TENSORFLOW)
-        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path):
     body = f"""
     import tensorflow
     with open({str(tmp_path / "file")!r}, 'w') as file:
@@ -150,23 +145,16 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(closed, tmp_path, mon
         print('lost', file=sys.stderr)
         file.write(sys.stdin.read() + 'whole')
     """
-    done = shell(f"def main():\n    {body}", closed if "<" in closed else f"< /dev/null {closed}")
+    done = shell(f"def main():\n    {body}", "<&- >&- 2>&-")
     assert done.stdout.endswith("exit 0\n")
     assert (tmp_path / "file").read_text() == "whole"
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        pytest.param("KERAS_BACKEND", "jax", "KERAS_BACKEND=jax is ignored", marks=pytest.mark.nightly),
-        ("KERAS_HOME", '{"backend": "jax", "image_data_format": "channels_first"}', "channels_first of keras.json is"),
-    ],
-)
-def test_another_backend_of_keras_is_ignored_with_a_warning(name, content, message, tmp_path, monkeypatch):
-    (tmp_path / "keras.json").write_text(content)
-    monkeypatch.setenv(name, str(tmp_path) if name == "KERAS_HOME" else content)
+def test_another_backend_of_keras_is_ignored_with_a_warning(tmp_path, monkeypatch):
+    (tmp_path / "keras.json").write_text('{"backend": "jax", "image_data_format": "channels_first"}')
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     imports = "from mnist.model import CNN\nimport keras"
     done = shell(f"{imports}\ndef main():\n    print(CNN().count_params(), keras.config.backend())")
     assert done.stdout == "93322 tensorflow\nexit 0\n"
-    assert message in done.stderr
+    assert "channels_first of keras.json is" in done.stderr
     assert done.stderr.count("\n") == 1
