@@ -23,36 +23,33 @@ import pytest
 import tensorflow as tf
 from conftest import bits_of, nightly_but
 
-# For each file the neutral setting, None if there is none, and settings out of range.
+# For each file the neutral setting, None if there is none.
 NEUTRAL = {
-    "adversarial": ({"epsilon": 0.0}, [{"epsilon": -0.1}, {"attack_steps": 0}]),
-    "augment": ({"degrees": 0.0, "pixels": 0.0, "scaling": 0.0}, [{"degrees": -1.0}, {"scaling": 1.0}]),
-    "class_weights": ({"class_weights": []}, []),
-    "distillation": ({}, [{"share": 1.1}, {"temperature": 0.0}]),
-    "elastic": (
-        {"displacement": 0.0, "degrees": 0.0, "pixels": 0.0, "scaling": 0.0},
-        [{"displacement": -1.0}, {"smoothness": 1.0}],
-    ),
-    "ema": ({"decay": 0.0}, [{"decay": 1.0}, {"decay": -0.1}]),
-    "fading": ({"fade_start": 0}, [{"fade_start": -1}, {"fade_steps": 0}]),
-    "gradient_noise": ({}, [{"noise_decay": 1.0}]),
-    "gradient_surgery": ({"parity": 0.0}, [{"parity": -1.0}]),
-    "hard_examples": ({"pressure": 1.0}, [{"pressure": 0.9}]),
-    "label_smoothing": ({"smoothing": 0.0}, [{"smoothing": -0.1}, {"smoothing": 1.1}]),
-    "lookahead": ({"slow_step": 1.0}, [{"slow_step": 0.0}, {"sync_period": 0}]),
-    "lr_range_test": (None, [{"lowest": 0.0}, {"range_steps": 39}]),
-    "mixup": ({"alpha": 0.0}, [{"alpha": -0.1}]),
-    "muon": ({"orthogonal": 0.0}, [{"orthogonal": -1.0}, {"muon_momentum": 1.0}]),
-    "noisy_labels": ({"flipped": 0.0, "q": 0.0}, [{"flipped": 1.1}, {"q": 1.1}]),
-    "plateau": ({"factor": 1.0}, [{"factor": 1.1}, {"patience": 0}]),
-    "random_erasing": ({"erase": 0.0}, [{"erase": 1.1}, {"largest_area": 0.0}]),
-    "rdrop": ({"consistency": 0.0}, [{"consistency": -1.0}]),
-    "record": (None, [{"decay": 1.0}]),
-    "speedrun": (None, [{"smoothing": 2.0}]),
-    "sam": ({"rho": 0.0}, [{"rho": -0.1}]),
-    "swa": ({}, [{"average_from": 0}]),
-    "wide": (None, []),
-    "winograd": (None, [{"slices": 0}]),  # a setting of every step
+    "adversarial": {"epsilon": 0.0},
+    "augment": {"degrees": 0.0, "pixels": 0.0, "scaling": 0.0},
+    "class_weights": {"class_weights": []},
+    "distillation": {},
+    "elastic": {"displacement": 0.0, "degrees": 0.0, "pixels": 0.0, "scaling": 0.0},
+    "ema": {"decay": 0.0},
+    "fading": {"fade_start": 0},
+    "gradient_noise": {},
+    "gradient_surgery": {"parity": 0.0},
+    "hard_examples": {"pressure": 1.0},
+    "label_smoothing": {"smoothing": 0.0},
+    "lookahead": {"slow_step": 1.0},
+    "lr_range_test": None,
+    "mixup": {"alpha": 0.0},
+    "muon": {"orthogonal": 0.0},
+    "noisy_labels": {"flipped": 0.0, "q": 0.0},
+    "plateau": {"factor": 1.0},
+    "random_erasing": {"erase": 0.0},
+    "rdrop": {"consistency": 0.0},
+    "record": None,
+    "speedrun": None,
+    "sam": {"rho": 0.0},
+    "swa": {},
+    "wide": None,
+    "winograd": None,
 }
 LEARNING = {"lr_range_test": {"lowest": 0.001}}  # settings that learn in a few steps, where the defaults do not
 NAMES = [file.name for file in pkgutil.iter_modules(research.__path__) if not file.name.startswith("_")]
@@ -132,25 +129,18 @@ def baseline(digits):
     return weights_of(step)
 
 
-NEUTRAL_TRIOS = in_trios([name for name in NAMES if NEUTRAL.get(name, (None,))[0] is not None])
+NEUTRAL_TRIOS = in_trios([name for name in NAMES if NEUTRAL.get(name) is not None])
 
 
 @pytest.mark.parametrize("names", nightly_but(NEUTRAL_TRIOS[::2], NEUTRAL_TRIOS))
 def test_the_neutral_setting_is_the_baseline_bit_for_bit(names, digits, baseline):
     composed = type(names, tuple(map(variant, names.split("+"))), {})
-    settings = collections.ChainMap(*(NEUTRAL[name][0] for name in names.split("+")))
+    settings = collections.ChainMap(*(NEUTRAL[name] for name in names.split("+")))
     step = make_step(composed, model=Stateful, **settings)
     run(step, digits, [STEPS])
     for model in (step.model, step.eval_model):
         weights = [v.numpy() for v in model.variables if "seed" not in v.path]
         assert all(a.tobytes() == b.tobytes() for a, b in zip(weights, baseline, strict=True))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_settings_out_of_range_are_refused(name):
-    for options in NEUTRAL.get(name, (None, []))[1]:
-        with pytest.raises(ValueError, match="expected"):
-            make_step(variant(name), **options)
 
 
 @pytest.mark.parametrize("name", daily("adversarial", "lr_range_test", "muon", "winograd"))
