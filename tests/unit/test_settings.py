@@ -8,7 +8,6 @@ import pathlib
 from mnist import Error
 from mnist.checkpoint.fingerprint import attributes
 from mnist.cli.setting_flags import defined_flags, read_flags
-from mnist.model import CNN
 from mnist.settings import Setting, local_path, settings_of, take
 from mnist.step import TrainStep
 
@@ -16,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 from absl import flags
+from conftest import make_linear
 
 
 class Hue(enum.Enum):
@@ -38,7 +38,7 @@ class Radius(TrainStep):
 
 
 def make(cls=Radius, **settings):
-    return cls(CNN(), keras.optimizers.Adam(), **settings)
+    return cls(make_linear(), keras.optimizers.Adam(), **settings)
 
 
 def parse(cls, *arguments):
