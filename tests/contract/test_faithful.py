@@ -11,7 +11,6 @@ from mnist.loop import Interrupted, train_and_evaluate
 from mnist.model import CNN
 from mnist.research.augment import Augment
 from mnist.research.ema import EMA
-from mnist.research.mixup import Mixup
 from mnist.step import TrainStep
 
 import keras
@@ -284,13 +283,10 @@ def test_a_run_that_goes_on_has_no_results_until_it_ends(digits, tmp_path):
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("step", "operation"), [(Augment, "ImageProjectiveTransformV3"), (Mixup, "StatelessRandomGamma")]
-)
-def test_an_operation_that_xla_cannot_compile_is_named_in_one_line(step, operation, digits, tmp_path):
-    keras.utils.set_random_seed(0)
-    with pytest.raises(Error, match=f"cannot compile the operation {operation}.*leave out --jit_compile"):
-        train_and_evaluate(step(make_linear(), optimizers.SGD()), digits, str(tmp_path / "run"), jit_compile=True)
+def test_an_operation_that_xla_cannot_compile_is_named_in_one_line(digits, tmp_path):
+    step = Augment(make_linear(), optimizers.SGD())
+    with pytest.raises(Error, match=r"cannot compile the operation ImageProjectiveTransformV3.*leave out --jit_comp"):
+        train_and_evaluate(step, digits, str(tmp_path / "run"), jit_compile=True)
 
 
 def test_metrics_and_scalars_that_are_nan_are_null_in_results_and_named_once(digits, tmp_path, capsys):

@@ -363,26 +363,6 @@ def test_an_orthogonal_update_has_singular_values_near_one(digits):
     assert np.abs(moved[-2]).max() == pytest.approx(1e-3, rel=1e-2)  # Adam's first step
 
 
-def test_muon_takes_kernels_alone_and_leaves_the_last_that_was_made():
-    layers = keras.layers
-
-    def chosen(*inner, frozen=()):
-        model = keras.Sequential([keras.Input([28, 28, 1]), *inner])
-        for i in frozen:
-            model.layers[i].trainable = False
-        step = variant("muon")(model, keras.optimizers.Adam())
-        return [tuple(model.trainable_variables[i].shape) for i in step.momenta]
-
-    images = layers.Reshape([28, 28])
-    assert chosen(images, layers.GRU(4), layers.Dense(10)) == [(28, 12), (4, 12)]
-    convolutions = [layers.Conv2D(4, 3, use_bias=False), layers.DepthwiseConv2D(3), layers.Flatten()]
-    assert chosen(*convolutions, layers.Dense(8), layers.Dense(10), frozen=[4]) == [(3, 3, 1, 4), (2304, 8)]
-    embedded = [layers.Flatten(), layers.Embedding(2, 3), layers.Flatten()]
-    assert chosen(*embedded, layers.Dense(4), layers.Dense(10)) == [(2352, 4)]
-    with pytest.raises(Error, match="muon finds no kernel to train in the Sequential except the last"):
-        chosen(layers.Flatten(), layers.Dense(10))
-
-
 @pytest.mark.parametrize("option", [{"clipnorm": 1.0}, {"clipvalue": 1.0}, {"gradient_accumulation_steps": 2}])
 def test_muon_refuses_an_optimizer_that_would_change_its_gradients(option):
     with pytest.raises(Error, match=f"leave out the optimizer's {next(iter(option))}"):

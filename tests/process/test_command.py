@@ -1,10 +1,7 @@
 """The start and the end of a command: a quiet start, short errors, the exit code."""
 
-import os
 import subprocess
 import sys
-
-from mnist import train
 
 import pytest
 
@@ -89,25 +86,6 @@ for module in pkgutil.walk_packages(mnist.__path__, "mnist."):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("installed", "path", "line"),
-    [
-        (True, "venv/bin", "tensorboard"),
-        (True, "other", "venv/bin/tensorboard"),
-        (False, "other", "'{folder}/venv/bin/python' -m tensorboard.main"),
-    ],
-)
-def test_the_last_line_of_training_starts_the_tensorboard_of_this_python(installed, path, line, tmp_path, monkeypatch):
-    folder = tmp_path / "with space"
-    for place in ("other", *(["venv/bin"] if installed else [])):
-        (folder / place).mkdir(parents=True)
-        (folder / place / "tensorboard").touch(0o755)
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PATH", str(folder / path))
-    monkeypatch.setattr(sys, "executable", str(folder / "venv/bin/python"))
-    assert train._tensorboard() == line.format(folder=folder)
-
-
 FULL = "error: cannot write the output: No space left on device.\n"
 
 
@@ -119,21 +97,6 @@ def test_a_full_disk_is_an_error(unbuffered, monkeypatch):
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-m", "mnist"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, FULL)
-
-
-TENSORFLOW = """
-import os, types
-os.write(2, b"oneDNN custom operations are on\\n")
-config = types.SimpleNamespace(list_physical_devices=lambda kind: [])
-"""
-
-
-def test_a_terminal_shows_that_tensorflow_starts(tmp_path):
-    (tmp_path / "tensorflow.py").write_text(TENSORFLOW)
-    terminal, stderr = os.openpty()
-    subprocess.run([sys.executable, "-c", "import mnist, tensorflow"], cwd=tmp_path, stderr=stderr, check=True)
-    os.close(stderr)
-    assert os.read(terminal, 1000) == b"starting TensorFlow ...\r\x1b[K"
 
 
 def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path):
