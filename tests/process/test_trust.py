@@ -16,7 +16,7 @@ from mnist.step import TrainStep
 import keras
 import pytest
 import tensorflow as tf
-from conftest import SMALL, nightly_but
+from conftest import SMALL
 from torture import differences, newest_step, torture
 
 
@@ -130,18 +130,14 @@ def test_a_signal_that_is_ignored_before_the_run_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("stream", nightly_but(["stdout"], ["stdout", "stderr"]))
-def test_a_run_goes_on_when_its_output_cannot_be_written(stream, tmp_path):
-    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+def test_a_run_goes_on_when_its_output_cannot_be_written(tmp_path):
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command(tmp_path / "run", "--max_steps=30"), text=True, **{stream: full, other: subprocess.PIPE}
-        )
+        train = command(tmp_path / "run", "--max_steps=30")
+        done = subprocess.run(train, text=True, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 0
     assert newest_step(str(tmp_path / "run")) == 30
     assert (tmp_path / "run" / "results.json").exists()
-    if stream == "stdout":
-        assert done.stderr.count("cannot write to stdout") == 1
+    assert done.stderr.count("cannot write to stdout") == 1
 
 
 def test_a_second_ctrl_c_ends_at_once():

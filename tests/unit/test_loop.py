@@ -54,8 +54,7 @@ def test_results_hold_the_documented_keys(undisturbed, digits):
     "calls",
     [
         pytest.param([{"steps_per_loop": 100}], id="other loop length"),
-        pytest.param([{"stop": 1}, {"stop": 2}, {}], id="stopped twice"),
-        pytest.param([{"stop": 5}, {}], id="stopped in the last epoch"),
+        pytest.param([{"stop": 1}, {"stop": 4}, {}], id="stopped twice"),
         pytest.param([{"epochs": 1}, {}], id="epochs raised"),
     ],
 )
@@ -70,14 +69,10 @@ def test_a_run_has_the_same_bits_however_it_is_stopped(undisturbed, digits, tmp_
     assert without_times(results_again) == without_times(results)
 
 
-@pytest.mark.parametrize(
-    ("options", "kept"), [({"max_steps": 10}, [10]), ({"checkpoint_every": 10, "keep_checkpoints": 2}, [48, 40])]
-)
-def test_checkpoints_are_written_when_due_and_old_ones_deleted(digits, tmp_path, options, kept):
-    _, results = train(tmp_path, digits, **options)
-    assert results["steps"] == kept[0]
-    assert checkpoint.steps(str(tmp_path / "checkpoints")) == kept
-    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith(f"ckpt-{kept[0]}")
+def test_checkpoints_are_written_when_due_and_old_ones_deleted(digits, tmp_path):
+    train(tmp_path, digits, checkpoint_every=10, keep_checkpoints=2)
+    assert checkpoint.steps(str(tmp_path / "checkpoints")) == [48, 40]
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-48")
 
 
 @pytest.mark.parametrize(

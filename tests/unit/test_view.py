@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import StopAfter, bits_of, nightly_but, read_events
+from conftest import StopAfter, bits_of, read_events
 
 
 def make_model():
@@ -109,10 +109,9 @@ class Writing(TrainStep):
         return {"margin": np.sort(logits)[:, -1].mean() - np.sort(logits)[:, -2].mean()}
 
 
-@pytest.mark.parametrize("slices", nightly_but([4], [1, 4]))
-def test_research_writes_from_the_step_and_from_evaluations_and_a_resume_repeats_nothing(slices, tmp_path):
+def test_research_writes_from_the_step_and_from_evaluations_and_a_resume_repeats_nothing(tmp_path):
     held = data.load("digits", holdout=97)
-    options = {"settings": {"slices": slices}, "norms_every": 4, "steps_per_loop": 3, "max_steps": 22}
+    options = {"settings": {"slices": 2}, "norms_every": 4, "steps_per_loop": 3, "max_steps": 22}
     with pytest.raises(Interrupted):
         train(tmp_path, held, Writing, interrupt=StopAfter(4), **options)
     shutil.rmtree(tmp_path / "checkpoints")  # as after kill -9, when event files are ahead of checkpoints
