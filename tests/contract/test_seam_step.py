@@ -177,7 +177,7 @@ def doubled(images, labels):
 
 def test_rows_of_labels_that_do_not_sum_to_one_are_refused(digits, tmp_path):
     match = "rows of labels that do not sum to 1.*in compute_loss"
-    is_refused(match, tmp_path, digits, preparing(doubled), slices=4)
+    is_refused(match, tmp_path, digits, preparing(doubled), slices=2)
     smooth = preparing(lambda images, labels: (images, labels * 0.7 + 0.3 * labels[::-1]))
     own = preparing(doubled, compute_loss=OwnLoss.compute_loss)
     for i, cls in enumerate((smooth, own)):
@@ -218,7 +218,6 @@ def combining(function, names="a"):
         (cut(lambda compute_loss: ({"loss": compute_loss[0]}, compute_loss[1])), "losses named .'loss'., expected"),
         (cut(lambda compute_gradients: compute_gradients[0]), "expected a list of gradients and a dict of scalars"),
         (cut(lambda compute_gradients: (compute_gradients[0][:3], {})), "returned 3 gradients, but Mine trains 4"),
-        (combining(lambda self, g: g["a"][1:]), "combine_gradients returned 3 gradients, but Mine trains 4"),
         (combining(lambda self, g: g), "combine_gradients returned a dict, expected a list of gradients"),
         (combining(None, names=[1]), r"losses named .1., expected texts except 'loss'"),
         (method("trained_variables", lambda self: iter([])), "returned a list_iterator, expected a list of variables"),
@@ -231,7 +230,6 @@ def combining(function, names="a"):
             method("compute_losses", TrainStep.compute_loss),
             r"nothing calls Mine.compute_losses: did you mean compute_l",
         ),
-        (method("after_evaluations", lambda self, entry: True), r"did you mean after_evaluation\?"),
     ],
 )
 def test_a_method_that_returns_something_else_is_refused_in_a_line(cls, match, digits, tmp_path):
@@ -276,7 +274,7 @@ class ByAttribute(Helping):
         self.draw = tf.function(lambda images: Helping.draw.python_function(self, images))
 
 
-@pytest.mark.parametrize("slices", [1, 4])
+@pytest.mark.parametrize("slices", [1, 2])
 def test_a_decorated_method_has_the_draws_of_its_slice(slices, digits, tmp_path):
     found = []
     for cls in (Drawing, Helping):
@@ -289,7 +287,7 @@ def test_a_decorated_method_has_the_draws_of_its_slice(slices, digits, tmp_path)
     if slices == 1:
         train(tmp_path, digits, ByAttribute, steps=2)
     else:
-        is_refused("ByAttribute draws in a tf.function that all slices share", tmp_path, digits, ByAttribute, slices=4)
+        is_refused("ByAttribute draws in a tf.function that all slices share", tmp_path, digits, ByAttribute, slices=2)
 
 
 class Summing(TrainStep):
@@ -325,7 +323,7 @@ def test_sums_over_the_images_of_a_slice_are_sums_over_the_batch_or_refused(digi
         expected += 0.1 * (whole[i : i + 64].mean() - expected)
     assert float(step.average) == pytest.approx(expected, rel=1e-5)
     none = {"aggregation": tf.VariableAggregation.NONE}
-    is_refused("adds to the variable .* one slice at a time.*SUM", tmp_path, digits, Summing, slices=4, **none)
+    is_refused("adds to the variable .* one slice at a time.*SUM", tmp_path, digits, Summing, slices=2, **none)
     train(tmp_path, digits, Summing, steps=2, **none)
 
 
