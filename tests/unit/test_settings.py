@@ -79,13 +79,6 @@ def test_a_value_out_of_range_is_named_at_the_constructor_and_at_the_attribute(s
     assert getattr(step, name) == getattr(make(), name)
 
 
-def test_an_unknown_setting_is_named():
-    with pytest.raises(TypeError, match="Radius has no setting 'roh'; its settings: slices, rho, rounds"):
-        make(roh=0.1)
-    with pytest.raises(TypeError, match="TrainStep has no setting 'rho'; its settings: slices"):
-        make(TrainStep, rho=0.1)
-
-
 class First(TrainStep):
     alpha = Setting(0.1, "One.")
 
