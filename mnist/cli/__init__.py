@@ -1,7 +1,7 @@
 """Flags, --help, flags.txt, signals, errors in one line."""
 
 from mnist.cli import flagfile
-from mnist.cli.command import close_names, did_you_mean, project_flags, run
+from mnist.cli.command import close_names, did_you_mean, run
 from mnist.cli.interrupt import CtrlC, Interrupt, Interrupted
 from mnist.cli.other_program import check_arguments, check_flags, find_program, last_words
 from mnist.cli.progress import Progress, in_short, say
@@ -20,7 +20,6 @@ __all__ = [
     "flagfile",
     "in_short",
     "last_words",
-    "project_flags",
     "read_flags",
     "run",
     "say",

@@ -203,8 +203,6 @@ def _accepts(address):
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_POLL_SECONDS).close()
-    except ConnectionRefusedError:
-        return False
-    except OSError:  # the network may be slow: heartbeats decide whether the process is lost
-        return True
+    except OSError as error:  # the network may be slow: heartbeats decide whether the process is lost
+        return not isinstance(error, ConnectionRefusedError)
     return True

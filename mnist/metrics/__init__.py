@@ -12,7 +12,7 @@ from mnist.metrics.predictions import (
     softmax,
     wilson_interval,
 )
-from mnist.metrics.report import format_evaluation, format_report, format_robustness, format_table
+from mnist.metrics.report import format_evaluation, format_robustness, format_table
 from mnist.metrics.robustness import measure_robustness
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "count_confusions",
     "example_losses",
     "format_evaluation",
-    "format_report",
     "format_robustness",
     "format_table",
     "is_lower_better",

@@ -8,15 +8,6 @@ _MAX_SHOWN = 20  # classes whose confusion matrix fits on a screen
 _MAX_NAME = 24  # characters of a name
 
 
-def format_report(labels, predictions, classes):
-    """Returns precision, recall and F1 of each class with test images, and their averages over these, as text."""
-    from sklearn.metrics import classification_report
-
-    there = np.unique(labels)
-    names = [_shorten(classes[label]) for label in there]
-    return classification_report(labels, predictions, labels=there, target_names=names, digits=4, zero_division=0)
-
-
 def format_confusions(matrix, classes):
     """Returns the confusion matrix of up to 20 classes, or the most frequent confusions of more, as text."""
     names = [_shorten(name) for name in classes]
@@ -38,14 +29,19 @@ def _shorten(name):
 
 def format_evaluation(found):
     """Returns all results of one `evaluate.Evaluation` as text."""
-    matrix = found.confusion_matrix
+    from sklearn.metrics import classification_report
+
+    labels, matrix = found.labels, found.confusion_matrix
     low, high = found.accuracy_interval
+    there = np.unique(labels)  # the averages are over the classes with test images
+    names = [_shorten(found.classes[label]) for label in there]
+    options = {"labels": there, "target_names": names, "digits": 4, "zero_division": 0}
     lines = [
-        f"step {found.step}, {len(found.labels):,} test images",
+        f"step {found.step}, {len(labels):,} test images",
         f"loss {found.loss:.6f}, accuracy {found.accuracy:.4f} (95 % interval {low:.4f} to {high:.4f})",
         f"expected calibration error {found.calibration.ece:.4f}",
         *(f"{name} {value:.6g}" for name, value in found.own_metrics.items()),
-        f"\n{format_report(found.labels, found.predictions, found.classes)}",
+        f"\n{classification_report(labels, found.predictions, **options)}",
     ]
     if missing := [_shorten(name) for name, row in zip(found.classes, matrix, strict=True) if not row.any()]:
         shown = ", ".join(missing[:_MAX_SHOWN]) + ", ..." * (len(missing) > _MAX_SHOWN)
