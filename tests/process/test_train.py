@@ -57,6 +57,12 @@ def test_help_is_grouped_and_no_mistake(command):
         assert sum(line.startswith((f"  --{name}", f"  --no{name}")) for line in out.splitlines()) >= 1, name
 
 
+@pytest.fixture
+def small(command):
+    """Runs `python -m mnist.train` with a network that takes little time."""
+    return lambda *arguments: command(*arguments, model=make_linear)
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """Returns the folder for a run of 7 steps."""
@@ -67,23 +73,23 @@ FLAGS = ["--noresume", "--dataset=digits", "--learning_rate=0.002", "--holdout=1
 FLAGS += ["--optimizer=adamw", "--max_steps=7"]
 
 
-def test_the_workdir_alone_resumes_with_the_flags_of_the_run(command, stopped, tmp_path):
-    code, out, _ = command(*FLAGS, f"--workdir={stopped}")
+def test_the_workdir_alone_resumes_with_the_flags_of_the_run(small, stopped, tmp_path):
+    code, out, _ = small(*FLAGS, f"--workdir={stopped}")
     assert code == 0
     assert out.endswith(f" --logdir {stopped}\n")
     assert f"s of training: {stopped}/results.json" in out.splitlines()[-2]
-    assert command(f"--flagfile={stopped}/flags.txt", f"--workdir={tmp_path}")[0] == 0  # repeats the run
+    assert small(f"--flagfile={stopped}/flags.txt", f"--workdir={tmp_path}")[0] == 0  # repeats the run
     one, two = (json.loads((folder / "results.json").read_text()) for folder in (stopped, tmp_path))
     assert {k for k in one if one[k] != two[k]} <= OF_THE_HOUR
     assert (stopped / "flags.txt").read_text() == (tmp_path / "flags.txt").read_text()
-    code, out, _ = command(f"--workdir={stopped}")
+    code, out, _ = small(f"--workdir={stopped}")
     assert code == 0
     assert out.startswith(f"{stopped} is finished, at step 7: --epochs or --max_steps may be raised.\ntest loss ")
-    code, out, _ = command(f"--workdir={stopped}", "--max_steps=9", "--steps_per_loop=1")
+    code, out, _ = small(f"--workdir={stopped}", "--max_steps=9", "--steps_per_loop=1")
     assert code == 0
     assert f"workdir: {stopped}, resuming from step 7" in out
     assert checkpoint.load_newest(f"{stopped}/checkpoints")[1]["step"] == 9
-    code, _, _ = command(f"--workdir={stopped}", "--epochs=1")  # replaces the old --max_steps
+    code, _, _ = small(f"--workdir={stopped}", "--epochs=1")  # replaces the old --max_steps
     assert code == 0
     assert json.loads((stopped / "results.json").read_text())["steps"] == 22
 
@@ -98,21 +104,21 @@ def test_the_workdir_alone_resumes_with_the_flags_of_the_run(command, stopped, t
         (["--optimizer=sgd", "--max_steps=9"], "--optimizer was adamw, is sgd"),
     ],
 )
-def test_other_flags_are_refused_as_typed_before_anything_is_printed(command, stopped, arguments, named):
+def test_other_flags_are_refused_as_typed_before_anything_is_printed(small, stopped, arguments, named):
     if not stopped.exists():
-        command(*FLAGS, f"--workdir={stopped}")
+        small(*FLAGS, f"--workdir={stopped}")
     before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
-    code, out, _ = command(f"--workdir={stopped}", *arguments)
+    code, out, _ = small(f"--workdir={stopped}", *arguments)
     assert out == ""
     assert code.startswith(f"error: {stopped} holds a run with other flags: {named}")
     assert len(code.splitlines()) == 2
     assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
 
 
-def test_a_schedule_is_as_long_as_the_run(command, tmp_path):
+def test_a_schedule_is_as_long_as_the_run(small, tmp_path):
     arguments = ["--dataset=digits", "--schedule=cosine", "--max_steps=3", f"--workdir={tmp_path}"]
-    assert command(*arguments)[0] == 0
-    code, _, _ = command(f"--workdir={tmp_path}", "--max_steps=4")
+    assert small(*arguments)[0] == 0
+    code, _, _ = small(f"--workdir={tmp_path}", "--max_steps=4")
     assert "--max_steps was 3, is 4 (the schedule depends on it)" in code
 
 
@@ -122,10 +128,10 @@ def test_a_run_of_another_command_is_named(command, tmp_path):
     assert code.endswith("holds a run of another command, with --rho: resume it with python -m mnist.research.sam.")
 
 
-def test_auto_is_recorded_as_what_it_resolved_to(command, tmp_path, monkeypatch, caplog):
+def test_auto_is_recorded_as_what_it_resolved_to(small, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("mnist.data.download.STORE", "http://127.0.0.1:9/")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    code, _, _ = command("--dry_run", f"--workdir={tmp_path / 'run'}")
+    code, _, _ = small("--dry_run", f"--workdir={tmp_path / 'run'}")
     assert code == 0
     assert "DIGITS OF SCIKIT-LEARN" in caplog.text
     assert "--dataset=digits" in (tmp_path / "run/flags.txt").read_text().splitlines()
@@ -180,18 +186,18 @@ def test_what_is_no_step_is_refused():
         train.launch(lambda model, optimizer: None)
 
 
-def test_a_flag_of_the_script_is_in_flags_txt_and_may_not_change(command, tmp_path):
+def test_a_flag_of_the_script_is_in_flags_txt_and_may_not_change(small, tmp_path):
     flags.DEFINE_integer("own", 3, "A number.")
     flags.DEFINE_alias("other", "own")
     try:
-        code, _, _ = command("--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}", "--own=4")
+        code, _, _ = small("--dataset=digits", "--max_steps=1", f"--workdir={tmp_path}", "--own=4")
         assert code == 0
         lines = (tmp_path / "flags.txt").read_text().splitlines()
         assert [line for line in lines if line.startswith(("--own", "--other"))] == ["--own=4"]
         for flag in ("--own=5", "--other=5"):
-            assert "--own was 4, is 5" in command(f"--workdir={tmp_path}", flag)[0]
-        assert command(f"--workdir={tmp_path}")[0] == 0
-        code, out, _ = command("--helpshort")
+            assert "--own was 4, is 5" in small(f"--workdir={tmp_path}", flag)[0]
+        assert small(f"--workdir={tmp_path}")[0] == 0
+        code, out, _ = small("--helpshort")
         assert code == 0
         assert "--own=3" in out
     finally:
