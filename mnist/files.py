@@ -1,5 +1,6 @@
-"""The folder of a run: locked for one process, with files that are complete or absent, and plain errors."""
+"""The folder of a run: locked for one process, with files that survive a power failure, and plain errors."""
 
+import concurrent.futures
 import contextlib
 import errno
 import math
@@ -26,7 +27,7 @@ def lock(workdir):
     path, owner = (os.path.join(workdir, name) for name in (".lock", ".owner"))
     with contextlib.ExitStack() as held:
         try:
-            os.makedirs(workdir, exist_ok=True)
+            make_folder(workdir)
             _lock_folder(workdir, held)
             held.enter_context(_lock_file(path))
         except (filelock.Timeout, BlockingIOError):
@@ -82,34 +83,69 @@ def write_errors(what):
 
 
 def write_atomically(path, text):
-    """Writes a small text file that is complete or absent after a power failure."""
+    """Writes a small text file, which is on disk when this returns. A power failure leaves it whole or as before."""
     with write_errors(f"write {path}"):
         temporary = f"{path}.tmp"
         try:
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            replace(temporary, path)
         except OSError:
             with contextlib.suppress(OSError):
                 os.remove(temporary)
             raise
 
 
-def sync(path):
-    """Waits until a file, or the list of files of a folder, is on disk. Not every system can do this for a folder."""
+def replace(source, path):
+    """Renames a file to a path in the same folder, in place of an older one. It is on disk when this returns."""
+    sync(source)
+    os.replace(source, path)
+    sync(os.path.dirname(os.path.abspath(path)))
+
+
+def append(path, text):
+    """Appends to a text file. The text is on disk when this returns."""
+    with write_errors(f"write {path}"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+        sync(path)
+
+
+def remove(path):
+    """Deletes a file if it exists."""
+    with write_errors(f"delete {path}"), contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+def make_folder(path):
+    """Makes a folder and those around it, unless they exist. It is on disk when this returns."""
+    path = os.path.abspath(path)
+    around = os.path.dirname(path)
+    if not os.path.isdir(around):
+        make_folder(around)
+    os.makedirs(path, exist_ok=True)
+    sync(around)
+
+
+def sync(*paths):
+    """Waits until files, or the lists of files of folders, are on disk. Not every system can do this for a folder."""
+    with concurrent.futures.ThreadPoolExecutor(len(paths) or 1) as pool:  # together they take the time of one
+        list(pool.map(_sync, paths))
+
+
+def _sync(path):
     is_folder = os.path.isdir(path)
     if os.name == "nt" and is_folder:
         return
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError as error:  # CIFS and some of FUSE cannot sync folders
-        if not is_folder or error.errno not in (errno.EINVAL, *_NOT_SUPPORTED):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:  # CIFS and some of FUSE cannot sync folders, and a user may not list each folder
+        if not is_folder or error.errno not in (errno.EINVAL, errno.EACCES, *_NOT_SUPPORTED):
             raise
-    finally:
-        os.close(descriptor)
 
 
 def is_pattern(path):

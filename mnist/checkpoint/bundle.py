@@ -17,7 +17,7 @@ import re
 
 from mnist import Error
 from mnist.checkpoint.variables import variables_of
-from mnist.files import sync, without_pattern, write_atomically, write_errors
+from mnist.files import sync, without_pattern, write_errors
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +25,7 @@ from absl import logging
 
 _DATA = ".data-00000-of-00001"
 _INDEX = ".index"
+_STATE = ".state"
 
 
 class NotFinite(Error):
@@ -66,8 +67,13 @@ def save(directory, variables, metadata, keep, extra=None):
                 shape_and_slices=[""] * (len(tensors) + 1),
                 tensors=[*tensors.values(), tf.constant(json.dumps(metadata))],
             )
-            for end in (_DATA, _INDEX):
-                sync(temporary + end)
+            there = sorted({metadata["step"], *steps(directory)}, reverse=True)
+            lines = [f'model_checkpoint_path: "ckpt-{there[0]}"']
+            lines += [f'all_model_checkpoint_paths: "ckpt-{step}"' for step in reversed(there[:keep])]
+            with open(temporary + _STATE, "w") as file:
+                file.write("\n".join(lines) + "\n")
+            around = os.path.dirname(os.path.abspath(directory))
+            sync(*(temporary + end for end in (_DATA, _INDEX, _STATE)), around)
             before = os.path.join(directory, f"before-{metadata['step']}")
             with contextlib.suppress(OSError):  # there is none to keep, it is kept already, or the disk has no links
                 for end in (_DATA, _INDEX):
@@ -76,19 +82,16 @@ def save(directory, variables, metadata, keep, extra=None):
             for end in (_DATA, _INDEX):
                 os.replace(temporary + end, path + end)
             sync(directory)
+            # tf.train.latest_checkpoint reads the state file. `_list` finds in it which files were lost.
+            os.replace(temporary + _STATE, os.path.join(directory, "checkpoint"))
             _remove(before)
+            for step in there[keep:]:
+                _remove(os.path.join(directory, f"ckpt-{step}"))
         except Exception:
             for leftover in glob.glob(f"{glob.escape(temporary)}*"):
                 with contextlib.suppress(OSError):
                     os.remove(leftover)
             raise
-        there = steps(directory)
-        for step in there[keep:]:
-            _remove(os.path.join(directory, f"ckpt-{step}"))
-        # tf.train.latest_checkpoint reads the state file. `_list` finds in it which files were lost.
-        lines = [f'model_checkpoint_path: "ckpt-{there[0]}"']
-        lines += [f'all_model_checkpoint_paths: "ckpt-{step}"' for step in reversed(there[:keep])]
-        write_atomically(os.path.join(directory, "checkpoint"), "\n".join(lines) + "\n")
 
 
 def _remove(path):
@@ -100,7 +103,12 @@ def _remove(path):
 
 def _list(directory):
     """Returns the steps of all checkpoints, the newest first, also of damaged and lost ones."""
-    names = [path.removesuffix(_INDEX) for path in glob.glob(os.path.join(glob.escape(directory), f"ckpt-*{_INDEX}"))]
+    try:
+        names = [name.removesuffix(_INDEX) for name in os.listdir(directory) if name.endswith(_INDEX)]
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    except OSError as error:  # a run must not start over because its checkpoints cannot be listed
+        raise Error(f"cannot read {directory}: {error.strerror}.") from None
     # A damaged state file does not matter, because it lists the same files. One that is not there any more was lost.
     with contextlib.suppress(Exception):
         state = tf.train.get_checkpoint_state(directory)

@@ -107,12 +107,10 @@ class Recorder:
         if changes := provenance.changes(state.provenance):
             files.write_atomically(path, changes)
         else:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
+            files.remove(path)
+        files.remove(os.path.join(self._folder, "results.json"))  # because the run is no longer finished
         lines = map(self._line, state.history, state.times)  # drops evaluations later than the checkpoint
         files.write_atomically(os.path.join(self._folder, "metrics.jsonl"), "".join(lines))
-        with contextlib.suppress(FileNotFoundError):  # the run is no longer finished
-            os.remove(os.path.join(self._folder, "results.json"))
         self.open_writer()
         digest = state.dataset_sha256[:8]
         # Two folders of one name may hold other data. A name that `data.load` gives means one data set.
@@ -160,8 +158,7 @@ class Recorder:
         self._summaries.write_evaluation(number, train, measured, dataset.validation, dataset.classes, model)
         self._summaries.flush()
         path = os.path.join(self._folder, "metrics.jsonl")
-        with files.write_errors(f"write {path}"), open(path, "a", encoding="utf-8") as file:
-            file.write(self._line(entry, state.seconds))
+        files.append(path, self._line(entry, state.seconds))
         if number:
             self.say(
                 f"epoch {self._plan.epoch_of(number)} step {number} "
@@ -175,7 +172,7 @@ class Recorder:
 
     def flush(self):
         """Writes buffered events to disk, so that no checkpoint is ahead of the event files."""
-        self._summaries.flush()
+        self._summaries.sync()
 
     def report_deleted(self):
         """Prints which files were deleted while the run trained, because what the run writes to them is lost."""

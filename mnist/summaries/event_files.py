@@ -1,12 +1,11 @@
 """The event files of a run for TensorBoard. Writing them changes no number of the training."""
 
 import contextlib
-import glob
 import os
 import re
 import time
 
-from mnist.files import write_errors
+from mnist.files import make_folder, sync, write_errors
 from mnist.metrics import count_confusions, softmax
 from mnist.model import summarize_model
 from mnist.summaries import tabs
@@ -32,14 +31,17 @@ class Summaries:
     """
 
     def __init__(self, workdir):
-        self._workdir, self._writers = workdir, {}
+        self._workdir, self._writers, self._paths = workdir, {}, {}
         self._open("train")
 
     def _open(self, name):
         folder = os.path.join(self._workdir, name)
         with write_errors(f"write {folder}"):
+            make_folder(folder)
             _rename_future_files(folder)
             self._writers[name] = tf.summary.create_file_writer(folder)
+            self._paths[name] = _event_files(folder)[-1]
+            sync(folder)
 
     @property
     def writer(self):
@@ -149,7 +151,14 @@ class Summaries:
             for writer in self._writers.values():
                 writer.flush()
 
+    def sync(self):
+        """Waits until all events are on disk."""
+        self.flush()
+        with write_errors("write event files"):
+            sync(*filter(os.path.exists, self._paths.values()))  # a user may delete them under way
+
     def close(self):
+        self.sync()
         with write_errors("write event files"):
             for writer in self._writers.values():
                 writer.close()
@@ -161,13 +170,19 @@ def _table(rows):
     return "\n".join(["| | |", "|---|---|", *cells])
 
 
+def _event_files(folder):
+    """Returns the paths of the event files in a folder, in the order of their names."""
+    names = sorted(name for name in os.listdir(folder) if name.startswith("events.out.tfevents."))
+    return [os.path.join(folder, name) for name in names]
+
+
 def _rename_future_files(folder):
     """Renames event files whose names have the current second or a later one, because a clock was ahead.
 
     TensorBoard reads files in the order of their names, so that events of later names would hide new events.
     """
     below = int(time.time())
-    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*")), reverse=True):
+    for path in reversed(_event_files(folder)):
         head, stamp, tail = re.fullmatch(r"(.*tfevents\.)(\d+)(.*?)", os.path.basename(path)).groups()
         below = min(int(stamp), below - 1)
         if below < int(stamp):

@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 
+from mnist import files
 from mnist.metrics import is_lower_better
 from mnist.model import features_of
 from mnist.settings import settings_of, values_of
@@ -57,7 +58,7 @@ def write_hparams(folder, values, workdir):
         writer = tf.summary.create_file_writer(temporary)
         with contextlib.closing(writer), writer.as_default(step=0):
             api.hparams(shown, trial_id=trial_name(values, workdir))
-        os.replace(os.path.join(temporary, *os.listdir(temporary)), os.path.join(folder, _HPARAMS_FILE))
+        files.replace(os.path.join(temporary, *os.listdir(temporary)), os.path.join(folder, _HPARAMS_FILE))
 
 
 def _plain(value):

@@ -1,12 +1,14 @@
 """Nothing is lost when processes are killed or stopped, files are damaged, or a disk is full."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from mnist import Error, checkpoint, data
 from mnist.cli import Interrupt
@@ -40,6 +42,43 @@ def finished(tmp_path_factory):
 def copy(finished, tmp_path):
     """A finished run with checkpoints at steps 48, 60 and 72."""
     return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def after_power_failure(tmp_path_factory):
+    """A finished run, and a dict of what a power failure leaves of it for certain: files by path, without links."""
+    folder, content, entries = tmp_path_factory.mktemp("power"), {}, {}
+
+    def record(descriptor):
+        path, number = os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_ino
+        if os.path.isdir(path):
+            entries[number] = {entry.name: entry.inode() for entry in os.scandir(path)}
+        else:
+            content[number] = Path(path).read_bytes()
+
+    def left(number, path):
+        if number in content:
+            yield path, content[number]
+        for name, inner in entries.get(number, {}).items():
+            yield from left(inner, path / name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", record)
+        train(folder / "new" / "run", flags_text="--epochs=3\n", max_steps=30)
+    return folder, dict(left(folder.stat().st_ino, folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("flags.txt", "results.json", "metrics.jsonl", "checkpoints/ckpt-30.index", "checkpoints/ckpt-20.data*"),
+        *("train/events.*", "validation/events.*[0-9].v2", "validation/events.*.hparams"),
+    ],
+)
+def test_what_a_run_wrote_is_on_disk(name, after_power_failure):
+    folder, left = after_power_failure
+    [path] = (folder / "new" / "run").glob(name)
+    assert left[path] == path.read_bytes()
 
 
 COMPOSED = f"""
@@ -205,6 +244,27 @@ def test_the_files_of_a_killed_save_are_ignored(finished, copy):
     shutil.copy(copy / "checkpoints" / f"ckpt-72{DATA}", copy / "checkpoints" / f"ckpt-80{DATA}")
     train(copy)
     assert differences(str(finished), str(copy)) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "failing", "message"),
+    [
+        (["remove"], "results.json", "cannot delete .*results.json: Input/output error"),
+        (["listdir", "scandir"], "checkpoints", "cannot read .*checkpoints: Input/output error"),
+    ],
+)
+def test_a_failing_call_ends_a_resume_with_one_line(names, failing, message, copy, monkeypatch):
+    (copy / "checkpoints" / "checkpoint").unlink()
+    for name in names:
+
+        def call(path=".", *, call=getattr(os, name)):
+            if str(path).endswith(failing):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return call(path)
+
+        monkeypatch.setattr(os, name, call)
+    with pytest.raises(Error, match=message):
+        train(copy, epochs=4)
 
 
 @contextlib.contextmanager
