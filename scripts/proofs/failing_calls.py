@@ -1,17 +1,17 @@
 """Fails each call of a run, cuts its power everywhere, and checks that nothing is lost: failing_calls.py --workdir=W
 
-1. Failing calls. The n-th call of the run in its folder fails as on a full or broken disk, for every n: open, write,
-   fsync, rename, link, mkdir, unlink, close.
+1. Failing calls. The n-th call of the run in its folder fails as on a full or broken disk, for every n. The calls are
+   open, write, fsync, rename, link, mkdir, unlink and close.
 2. Power losses. The calls of a run are recorded. After each, several states are built that a disk may have after a
-   power loss. What was not synced is lost, there, torn, or zeros, file by file and name by name.
+   power loss. A disk may lose all that was not synced, tear it, or hold zeros, file by file and name by name.
 
-Each case must go on, or end with one line. Then the same command must resume from the newest save that was complete, or
-from a newer one, and end with the bits of an undisturbed run. All of this is done for a new run, and for a run that
-resumes a finished one. Exits with 0 only if all cases did.
+Each case must go on, or end with one line of error. Then the same command must resume from the newest complete save. It
+must end with the bits of an undisturbed run. A new run is tried, and a run that resumes a finished one. Exits with 0
+only if no case failed.
 
-    python scripts/proofs/failing_calls.py --every=20 --workdir=W
+    python scripts/proofs/failing_calls.py --every=9 --workdir=W
 
-tries every twentieth case.
+tries every ninth case.
 """
 
 import collections
@@ -256,7 +256,7 @@ class Change:
 class Disk:
     """The changes that a run makes to a disk, in the order of its calls.
 
-    Nothing but fsync brings a change to disk: of a file its content, of a folder its entries.
+    Only fsync writes a change to disk. It writes the content of a file, or the entries of a folder.
 
     Args:
       reference: a `Run`.

@@ -19,8 +19,8 @@ import traceback
 
 from mnist import Error
 
-# The name of each call by its number on x86-64, and its arguments: a descriptor, a path, a path relative to a folder
-# (`at` and `path`), bytes with their length, a list of bytes, a number.
+# The name of each call by its number on x86-64, and the kinds of its arguments. `at` is the descriptor of the folder
+# to which the next path is relative. `vector` is a list of bytes.
 _CALLS = {
     1: ("write", "descriptor bytes length"),
     2: ("open", "path flags"),
@@ -132,6 +132,7 @@ def _stop_calls(channel):
     buffer = ctypes.create_string_buffer(code)
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(buffer)))
     library = ctypes.CDLL(None, use_errno=True)
+    library.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG, because no call ends after the judge has ended
     library.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS, without which root alone may filter
     listener = library.syscall(_SECCOMP, 1, 8, program)  # SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER
     socket.send_fds(channel, [b" "], [listener] if listener >= 0 else [])

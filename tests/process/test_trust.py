@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import signal
@@ -255,14 +256,14 @@ def test_the_files_of_a_killed_save_are_ignored(finished, copy):
 )
 def test_a_failing_call_ends_a_resume_with_one_line(names, failing, message, copy, monkeypatch):
     (copy / "checkpoints" / "checkpoint").unlink()
+
+    def call(original, path="."):
+        if str(path).endswith(failing):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(path)
+
     for name in names:
-
-        def call(path=".", *, call=getattr(os, name)):
-            if str(path).endswith(failing):
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return call(path)
-
-        monkeypatch.setattr(os, name, call)
+        monkeypatch.setattr(os, name, functools.partial(call, getattr(os, name)))
     with pytest.raises(Error, match=message):
         train(copy, epochs=4)
 
