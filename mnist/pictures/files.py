@@ -34,18 +34,15 @@ def read_sheets(path):
                     raise Error(f"{path}: {image.width}x{image.height} pixels, at most {_MAX_PIXELS:,} are read.")
                 frames = getattr(image, "n_frames", 1)
                 if frames > 1 and image.format not in _ALONE:
-                    raise Error(
-                        f"{path}: {frames} pages or frames, expected one: save the one with the digit as a PNG."
-                    )
+                    raise Error(f"{path}: {frames} pages or frames, expected one: save that with the digit as a PNG.")
                 return _flatten(ImageOps.exif_transpose(image))
     except Error:
         raise
     # Pillow's decoders raise any exception on damaged input, for example `DecompressionBombError`.
     except Exception as error:
         if _is_heif(path):
-            raise Error(
-                f"{path}: a HEIC or AVIF picture, which Pillow cannot read: convert it to PNG or JPEG."
-            ) from None
+            reason = "a HEIC or AVIF picture, which Pillow cannot read: convert it to PNG or JPEG"
+            raise Error(f"{path}: {reason}.") from None
         reason = getattr(error, "strerror", None) or str(error)
         raise Error(f"{path}: not an image that can be read: {reason.rstrip('.')}.") from None
 
@@ -57,16 +54,7 @@ def _is_heif(path):
             head = file.read(12)
     except OSError:
         return False
-    return head[4:8] == b"ftyp" and head[8:12] in (
-        b"heic",
-        b"heix",
-        b"heif",
-        b"hevc",
-        b"mif1",
-        b"msf1",
-        b"avif",
-        b"avis",
-    )
+    return head[4:8] == b"ftyp" and head[8:12] in b"heic heix heif hevc mif1 msf1 avif avis".split()
 
 
 def _flatten(image):

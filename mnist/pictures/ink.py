@@ -30,6 +30,31 @@ class Ink(NamedTuple):
         gaps = (max(s.start, t.start) >= min(s.stop, t.stop) for s, t in zip(self.box, other.box, strict=True))
         return any(gaps) and min(sizes) > 0.6 * max(sizes)
 
+    def halves(self):
+        """Yields the inks on both sides of upright and oblique cuts, each where it crosses little ink."""
+        height, width = self.mask.shape
+        rows, columns = np.indices(self.mask.shape)
+        bounds = np.linspace(0.2, 0.8, 5) * width
+        for slope in (-0.5, -0.25, 0, 0.25, 0.5):
+            across = np.clip(np.rint(columns + slope * (rows - height / 2)), 0, width).astype(int)
+            crossed = np.bincount(across[self.mask], minlength=width + 1)
+            for first, last in zip(bounds.astype(int), np.ceil(bounds[1:]).astype(int), strict=False):
+                left = across <= first + crossed[first:last].argmin()
+                inks = self._within(left), self._within(~left)
+                if min(ink.mask.sum() if ink else 0 for ink in inks) > 0.12 * self.mask.sum():
+                    yield inks
+
+    def _within(self, side):
+        """Returns the ink on one side of a cut, without the remains of the other digit, or None."""
+        parts, count = ndimage.label(self.mask & side, _EIGHT)
+        if not count:
+            return None
+        sizes = np.bincount(parts.ravel())[1:]
+        mask = np.append(False, sizes > 0.1 * sizes.max())[parts]
+        box = box_of(mask)
+        levels = np.where(side & ((parts == 0) | mask), self.levels, 0)
+        return self._replace(levels=levels[box], mask=mask[box], share=1, cut=0)
+
 
 def find_whole(grey):
     """Yields the whole ink of a picture `[H, W]` in even light, dark on light or light on dark."""
@@ -60,6 +85,20 @@ def find_in_uneven_light(grey):
         found.append(_without_lines(contrast, contrast > max(0.08, middle + 6 * noise)))
     for is_light, each in enumerate(found):
         yield from _find_digits(*each, _energy(found), bool(is_light))
+
+
+def trim(grey):
+    """Returns a list of a picture `[H, W]` without dark or light bars at its sides. It is empty if there are none."""
+    is_light = grey > (grey.min() + grey.max()) / 2
+    for bar in (is_light, ~is_light):
+        box = []
+        for axis in (1, 0):
+            inner = bar.mean(axis=axis) < 0.97
+            box.append(slice(inner.argmax(), len(inner) - inner[::-1].argmax()))
+        inner = bar[tuple(box)]
+        if bar.size > inner.size > 0.25 * bar.size and _ring(inner).mean() < 0.25:
+            return [grey[tuple(box)]]
+    return []
 
 
 def _in_even_light(grey):
@@ -93,10 +132,19 @@ def _cut(contrast, mask, energy, is_light):
     strongest = np.quantile(contrast[mask], 0.9)
     rim = ndimage.binary_dilation(mask, _EIGHT)
     levels = np.clip(np.where(rim, contrast * (255 / max(strongest, 1e-6)), 0), 0, 255)
+    box = box_of(mask)
+    return Ink(levels[box], mask[box], np.sum(contrast[mask] ** 2) / energy, _ring(mask).mean(), is_light, box)
+
+
+def _ring(grey):
+    """Returns the pixels at the border of a picture `[H, W]`."""
+    return np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+
+
+def box_of(mask):
+    """Returns the slices of the box around the pixels of a mask `[H, W]`, which has some."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    cut = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean()
-    return Ink(levels[box], mask[box], np.sum(contrast[mask] ** 2) / energy, cut, is_light, box)
+    return np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _fit_paper(grey):
@@ -131,20 +179,17 @@ def _find_lines(mask):
     """Returns the ruled lines of a mask `[H, W]`: thin, nearly level, across most of the picture."""
     height, width = mask.shape
     thin = max(2, round(_THIN * max(mask.shape)))
-    columns = np.arange(width)
     runs = ndimage.label(mask, [[0, 1, 0]] * 3)[0]  # the number of each pixel's vertical run
-    candidates = mask & (np.bincount(runs.ravel())[runs] <= thin)
+    rows, columns = np.nonzero(mask & (np.bincount(runs.ravel())[runs] <= thin))
     best, lines = 0, np.zeros_like(mask)
     for slope in np.linspace(-0.07, 0.07, 29):  # four degrees to either side
-        offsets = np.round(slope * (columns - width / 2)).astype(int)
-        rows = (np.arange(height)[:, np.newaxis] + offsets) % height  # sheared, so that a line becomes a row
-        sheared = candidates[rows, columns]
-        share = sheared.mean(axis=1)
+        sheared = (rows - np.round(slope * (columns - width / 2)).astype(int)) % height  # a line becomes a row
+        share = np.bincount(sheared, minlength=height) / width
         found = share > 0.4
         if (score := np.sum(share[found] ** 2)) > best:
-            near = ndimage.binary_dilation(found, iterations=2)  # a line is not straight to the pixel
+            near = ndimage.binary_dilation(found, iterations=2)[sheared]  # a line is not straight to the pixel
             best, lines = score, np.zeros_like(mask)
-            lines[rows, columns] = near[:, np.newaxis] & sheared
+            lines[rows[near], columns[near]] = True
     return lines
 
 

@@ -16,11 +16,13 @@ _PLAIN, _WHOLE, _PARTS, _UNEVEN = 0.0, 0.2, 0.3, 0.4  # how far the picture was 
 _INVERTED, _RESHAPED, _REDRAWN, _SECOND_SHEET = 0.15, 0.1, 0.1, 0.05
 _UNEXPLAINED = 0.5  # all contrast of the picture is not of this ink
 _TOUCHING, _CUT = 0.2, 2.0  # the ink touches the border, and times the share of the border that it touches
+_SHADOW = 4.0  # times that share and the contrast that this ink does not explain
 _LIGHT = 0.3  # ink on paper with lines or shadows is usually dark
 _THICK = 0.5  # times the doublings of the widest usual stroke, because shadows are thick
 _NO_ANSWER = 0.5  # times what is missing to a probability of 1
 _ENOUGH = 0.85  # a reading that costs less is taken before the picture is processed further
 _HOPELESS = 1.8  # a reading that costs more is of noise or of other things
+_SEVERAL = 1.18  # the least gain, height and width of halves that are digits
 _CLOSE = 0.15  # readings whose costs differ by less are about equally likely
 
 
@@ -37,6 +39,10 @@ class Reading(NamedTuple):
     def doubt(self):
         """A reason why the image may be no digit, or None. It is wrong for 1 % of the training images."""
         return "unlike the training images" if self.unlike > 1 else None
+
+    def no_answer(self):
+        """Returns the cost of what is missing to a probability of 1."""
+        return 0 if self.probabilities is None else _NO_ANSWER * (1 - self.probabilities.max())
 
     def is_clear(self):
         """Returns whether separated ink is like the training images, with one answer, and not cut by the border."""
@@ -59,6 +65,8 @@ def read_picture(path, look, predict=None):
     Raises: `mnist.Error` if the file holds no image that can be read, no ink, or several digits.
     """
     sheets = read_sheets(path)
+    if look.is_inked():
+        sheets = inks.trim(sheets[0]) + sheets
     found = []
     for read in _STAGES if look.is_inked() else _STAGES[:1]:
         drawn = [
@@ -73,23 +81,47 @@ def read_picture(path, look, predict=None):
     if not found:
         raise Error(f"{path}: holds no digit: nothing stands out from the paper.")
     best, *_ = found = sorted(found, key=lambda reading: reading.cost)
-    if best.ink:
-        height, width = best.ink.mask.shape
-        if any(reading.is_clear() and reading.ink.is_apart(best.ink) for reading in found if reading.ink):
-            raise Error(f"{path}: several digits, expected one: cut the picture into one file for each.")
-        if best.unlike > 1 and width > 1.25 * height:
-            raise Error(f"{path}: wider than one digit: if digits touch, cut the picture into one file for each.")
     if look.is_inked() and best.cost > _HOPELESS:
         raise Error(f"{path}: holds no digit: nothing in it looks like the training images.")
+    with_ink = [reading for reading in found if reading.ink]
+    if best.ink and any(reading.is_clear() and reading.ink.is_apart(best.ink) for reading in with_ink):
+        raise Error(f"{path}: several digits, expected one: cut the picture into one file for each.")
+    # A part may be read well beside another digit. Ink at the border may be of lines or shadows.
+    whole = [reading for reading in with_ink if reading.ink.share > 0.9 and not reading.ink.cut]
+    least = np.inf if best.ink else best.unlike + best.no_answer()
+    if any(_are_several(reading, least, look, predict) for reading in [best, *whole[:1]] if reading.ink):
+        raise Error(f"{path}: several digits, expected one: if they touch, cut the picture into one file for each.")
     return [reading for reading in found if reading.cost < best.cost + _CLOSE]
+
+
+def _are_several(reading, least, look, predict):
+    """Returns whether ink is wide, and both halves of it are high and more like the training images.
+
+    `least` is an upper bound of the cost of the ink as one digit, which here is its distance and its doubt.
+    """
+    height, width = reading.ink.mask.shape
+    if width < 0.8 * height:
+        return False
+    halves = [ink for pair in reading.ink.halves() for ink in pair]
+    drawn = [(number, *framed) for number, ink in enumerate(halves) for framed in _frame(ink, look, 0)]
+    if not drawn:
+        return False
+    costs = np.full(len(halves), np.inf)
+    for (number, *_), half in zip(drawn, _compare([framed for _, *framed in drawn], look, predict), strict=True):
+        costs[number] = min(costs[number], half.cost)
+    costs = costs.reshape(-1, 2).max(axis=1)
+    heights = np.reshape([len(ink.mask) / height for ink in halves], [-1, 2]).min(axis=1)
+    gain = min(least, reading.unlike + reading.no_answer()) - costs
+    evidence = gain + 0.5 * np.minimum(heights, 0.95) + 0.5 * min(width / height, 1.6)
+    return np.any((evidence > _SEVERAL) & (costs < 1))
 
 
 def _compare(drawn, look, predict):
     images = np.stack([image for image, *_ in drawn])
     answers = [None] * len(drawn) if predict is None else predict(images[..., np.newaxis])
     for (image, ink, cost), unlike, answer in zip(drawn, look.unlike(images), answers, strict=True):
-        doubt = 0 if answer is None else _NO_ANSWER * (1 - answer.max())
-        yield Reading(image[..., np.newaxis], unlike, cost + unlike + doubt, ink, answer)
+        reading = Reading(image[..., np.newaxis], unlike, cost + unlike, ink, answer)
+        yield reading._replace(cost=reading.cost + reading.no_answer())
 
 
 def _read_plain(grey, look):
@@ -112,27 +144,24 @@ def _read_plain(grey, look):
             yield 255 - image, None, cost + _INVERTED
 
 
-def _read_whole(grey, look):
-    for ink in inks.find_whole(inks.reduce(grey)):
-        yield from _frame(ink, look, _WHOLE)
+def _read_ink(find, cost, light=0):
+    """Returns a stage that frames each ink that `find` yields. Light ink costs more by `light`."""
+    return lambda grey, look: (
+        framed for ink in find(inks.reduce(grey)) for framed in _frame(ink, look, cost + light * ink.is_light)
+    )
 
 
-def _read_parts(grey, look):
-    for ink in inks.find_parts(inks.reduce(grey)):
-        yield from _frame(ink, look, _PARTS + _LIGHT * ink.is_light)
-
-
-def _read_uneven(grey, look):
-    for ink in inks.find_in_uneven_light(inks.reduce(grey)):
-        yield from _frame(ink, look, _UNEVEN + _LIGHT * ink.is_light)
-
-
-_STAGES = (_read_plain, _read_whole, _read_parts, _read_uneven)
+_STAGES = (
+    _read_plain,
+    _read_ink(inks.find_whole, _WHOLE),
+    _read_ink(inks.find_parts, _PARTS, _LIGHT),
+    _read_ink(inks.find_in_uneven_light, _UNEVEN, _LIGHT),
+)
 
 
 def _frame(ink, look, cost):
     """Yields ink in the frame of the training images, with its own strokes, and with theirs if these differ."""
-    cost += _UNEXPLAINED * (1 - ink.share) + _TOUCHING * (ink.cut > 0) + _CUT * ink.cut
+    cost += _UNEXPLAINED * (1 - ink.share) + _TOUCHING * (ink.cut > 0) + (_CUT + _SHADOW * (1 - ink.share)) * ink.cut
     width = stroke_width(ink.levels[np.newaxis])[0] * look.side / max(ink.levels.shape)
     narrow, usual, wide = look.pen
     cost += _THICK * max(0, np.log2(width / wide))
@@ -149,10 +178,7 @@ def _redraw(mask, shift, look):
     large = np.pad(_resize(mask, height, width) > 0.5, int(fine * abs(shift)) + 2)
     distance = ndimage.distance_transform_edt(large) - ndimage.distance_transform_edt(~large)
     levels = 255 * np.clip(distance + fine * shift + 0.5, 0, 1)
-    if not levels.any():
-        return 255.0 * mask
-    rows, columns = (np.flatnonzero(levels.any(axis=axis)) for axis in (1, 0))
-    return levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return levels[inks.box_of(levels > 0)] if levels.any() else 255.0 * mask
 
 
 def _place(levels, look):

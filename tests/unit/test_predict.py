@@ -16,6 +16,7 @@ from mnist.loop import train_and_evaluate
 from mnist.metrics import softmax
 from mnist.model import CNN, make_predict_logits
 from mnist.pictures import Look
+from mnist.pictures.ink import trim
 from mnist.predict import read_image
 from mnist.step import TrainStep
 
@@ -137,6 +138,13 @@ def test_becomes_the_plain_digit(tmp_path, name, ending):
     digit = read_image(path)
     assert (digit.dtype, digit.shape, digit.max() > 200) == (np.uint8, (28, 28, 1), True)
     assert np.corrcoef(digit.ravel(), plain().ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("bars", [((75, 75), (0, 0)), ((40, 0), (60, 0))])
+def test_bars_beside_the_paper_are_trimmed(bars):
+    (trimmed,) = trim(np.pad(255 - CENTRED, bars, constant_values=30))
+    np.testing.assert_array_equal(trimmed, 255 - CENTRED)
+    assert not trim(255 - CENTRED)
 
 
 def drawing(*places):
@@ -308,6 +316,7 @@ BAD_FILES = {
     "one pixel": (png_bytes(Image.new("L", (1, 1), 7)), "holds no digit"),
     "two digits": (png_bytes(drawing(SMALLER, (draw_ink(150), 60, 280))), "several digits, expected one: cut"),
     "touching digits": (png_bytes(drawing(SMALLER, (draw_ink(150), 70, 170))), "into one file for each"),
+    "overlapping digits": (png_bytes(drawing(SMALLER, (draw_ink(140), 75, 150))), "into one file for each"),
     "a block": (png_bytes(drawing((FULL[:160, :150], 60, 60))), "nothing in it looks like"),
     "a dash": (png_bytes(drawing((FULL[:14, :300], 140, 60))), "nothing in it looks like"),
     "frames": (frames_bytes("GIF"), "3 pages or frames"),
