@@ -81,8 +81,6 @@ def read_picture(path, look, predict=None):
     if not found:
         raise Error(f"{path}: holds no digit: nothing stands out from the paper.")
     best, *_ = found = sorted(found, key=lambda reading: reading.cost)
-    if look.is_inked() and best.cost > _HOPELESS:
-        raise Error(f"{path}: holds no digit: nothing in it looks like the training images.")
     with_ink = [reading for reading in found if reading.ink]
     if best.ink and any(reading.is_clear() and reading.ink.is_apart(best.ink) for reading in with_ink):
         raise Error(f"{path}: several digits, expected one: cut the picture into one file for each.")
@@ -91,6 +89,8 @@ def read_picture(path, look, predict=None):
     least = np.inf if best.ink else best.unlike + best.no_answer()
     if any(_are_several(reading, least, look, predict) for reading in [best, *whole[:1]] if reading.ink):
         raise Error(f"{path}: several digits, expected one: if they touch, cut the picture into one file for each.")
+    if look.is_inked() and best.cost > _HOPELESS:
+        raise Error(f"{path}: holds no digit: nothing in it looks like the training images.")
     return [reading for reading in found if reading.cost < best.cost + _CLOSE]
 
 
@@ -100,7 +100,7 @@ def _are_several(reading, least, look, predict):
     `least` is an upper bound of the cost of the ink as one digit, which here is its distance and its doubt.
     """
     height, width = reading.ink.mask.shape
-    if width < 0.8 * height:
+    if width < 0.8 * height or reading.ink.mask.mean() > 0.8:  # one digit, or a block
         return False
     halves = [ink for pair in reading.ink.halves() for ink in pair]
     drawn = [(number, *framed) for number, ink in enumerate(halves) for framed in _frame(ink, look, 0)]
