@@ -15,6 +15,7 @@ import sys
 from mnist import Error, data, finished
 from mnist.cli import run
 from mnist.files import write_errors
+from mnist.machine import check_portable, portable_operations, restart_portable
 from mnist.metrics import (
     Calibration,
     calibration,
@@ -49,6 +50,7 @@ class Evaluate:
     robustness = Setting(False, "Also evaluate shifted, rotated, noisy and blurred images, for 25 times the time.")
     reliability = Setting(None, "PNG file for the reliability diagram of a run.", kind=local_path)
     plots = Setting(None, "Folder for PNG files of a run, or of the curves of several runs.", kind=local_path)
+    portable = Setting(False, "Compute the same bits on any x86-64 processor with AVX2, as --portable of mnist.train.")
     json = Setting(False, "Print a JSON object, or a list of them for several runs. NaN becomes null.")
 
 
@@ -187,12 +189,18 @@ def _evaluate_all(options):
 
 
 def main(options):
+    if options.portable:
+        restart_portable()
+        check_portable()
     if options.reliability and len(options.workdir or []) > 1:
         raise Error(f"--reliability={options.reliability} is a picture of one run: give one --workdir, not several.")
     if options.reliability and not options.reliability.lower().endswith(".png"):
         raise Error(f"--reliability={options.reliability} does not end in .png, as the name of a PNG file does.")
     # The user's module of a model may print when it is imported, and stdout is for JSON.
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+    with (
+        contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext(),
+        portable_operations() if options.portable else contextlib.nullcontext(),
+    ):
         evaluations, drawn = _evaluate_all(options)
     written = save_pictures(drawn, options.plots) if drawn else []
     if options.reliability:

@@ -6,6 +6,7 @@ from mnist import Error
 from mnist.cli import CtrlC, Interrupted, say
 from mnist.data import inspect
 from mnist.distributed import Replicas
+from mnist.machine import check_portable
 from mnist.model import being_imported, check_answers
 from mnist.run import Checkpointer, Plan, Recorder, SilentRecorder, Trainer
 from mnist.settings import local_path
@@ -38,6 +39,8 @@ def train_and_evaluate(
         raise Error(f'{module} trains when it is imported: put what it starts under `if __name__ == "__main__":`.')
     workdir = local_path(workdir)
     plan = Plan(len(dataset.train.labels), **options)
+    if plan.portable:
+        check_portable()
     inspection = inspect(dataset)
     if not plan.allow_odd_data:
         inspection.refuse()

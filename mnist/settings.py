@@ -51,7 +51,7 @@ _COLUMNS = (
     *("images_with_two_labels", "leaked_validation_images", "leaked_test_images", "classes_without_training_images"),
     *("classes_without_validation_images", "classes_without_test_images", "dataset_sha256", "dataset_test_sha256"),
     *("dataset_validation_sha256", "program_revision", "program_clean", "package_version", "package_revision"),
-    "package_clean",
+    *("package_clean", "portable"),
 )
 _METRIC = re.compile(r"((best_)?(train|validation|test)_)?(loss|accuracy)")
 

@@ -17,7 +17,7 @@ from mnist.cli import Interrupt, flagfile, in_short, read_flags, run, say
 from mnist.data import NUM_CLASSES
 from mnist.distributed import is_chief, start
 from mnist.loop import Interrupted, train_and_evaluate
-from mnist.machine import num_threads
+from mnist.machine import num_threads, restart_portable
 from mnist.model import CNN, Optimizer, Rate, being_imported, count_on, make_learning_rate, make_optimizer
 from mnist.run import Plan, overfit
 from mnist.settings import Setting, check_own_settings, local_path, settings_of
@@ -166,6 +166,8 @@ def _main(classes, step_class, make_model, of_model, make_own_optimizer):
     lines = flagfile.lines_of_run(flags.FLAGS.workdir) if is_chief() else {}
     flagfile.take_flags(lines)
     options = read_flags(*classes)
+    if options.portable:
+        restart_portable()
     workdir = options.workdir or os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
     _set_threads(options.intra_op_threads or int(options.slices > 1 or not is_chief()))
     replicas = start(options.devices, options.slices if is_chief() else None, options.worker_timeout)

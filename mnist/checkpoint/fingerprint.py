@@ -4,28 +4,23 @@ The digest of the traced graph, `traced.digest_of`, proves that two steps comput
 what no graph shows: flags, data, environment, the order of an epoch, and Python attributes of the step.
 """
 
-import os
 import re
 
 from mnist.checkpoint.comparable import attributes_of, differences_in, is_described, is_object, plain, show
 from mnist.checkpoint.reads import read_by
 from mnist.cli import flagfile
-from mnist.machine import num_threads
+from mnist.machine import kernel_variables, num_threads
 from mnist.settings import settings_of, values_of
 
 import keras
 import tensorflow as tf
 
 _VERSION = 3
-# Environment variables that select kernels or arithmetic, by prefix, and suffixes of those that only log or dump.
-_ENVIRONMENT = ("TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS", "TF_DETERMINISTIC_OPS", "ONEDNN_", "DNNL_")
-_QUIET = ("_VERBOSE", "_JIT_DUMP", "_JIT_PROFILE", "_PRIMITIVE_CACHE_CAPACITY")
 
 
 def _environment():
     """Returns versions, environment variables and process-wide options that change the bits."""
-    names = sorted(name for name in os.environ if name.startswith(_ENVIRONMENT) and not name.endswith(_QUIET))
-    found = {name: os.environ[name] for name in names}
+    found = kernel_variables()
     if found.get("TF_ENABLE_ONEDNN_OPTS", "").lower() in ("1", "true"):  # as by default
         del found["TF_ENABLE_ONEDNN_OPTS"]
     options = tf.config.optimizer.get_experimental_options()
@@ -107,6 +102,7 @@ def differences(old, new):
 
     If flags differ, only these are returned, as typed: all other differences follow from them.
     """
+    old = {"portable": False} | old  # older runs do not have it
     if not isinstance(old["dataset"], dict):
         return [("the version", "an older one", str(new["version"]))]
     if old.get("version") != new["version"]:

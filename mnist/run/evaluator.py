@@ -38,9 +38,13 @@ class Evaluator:
         except TypeError:
             raise Error(f"extra_metrics of {type(step).__name__} has to take images, labels and logits.") from None
 
+    def trace(self):
+        """Traces the evaluation, so that no clock counts the time that this takes."""
+        self._predict_logits(np.zeros([1, *IMAGE_SHAPE], np.uint8))
+
     def measure(self, examples, part):
         """Evaluates `step.eval_model` as it is on a `data.Examples`. The part is "validation" or "test"."""
-        self._predict_logits(np.zeros([1, *IMAGE_SHAPE], np.uint8))  # traces, so that the clock does not count it
+        self.trace()
         start = time.perf_counter()
         logits = self._predict_logits(examples.images).numpy()
         metrics = compute_metrics(logits, examples.labels)

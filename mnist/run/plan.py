@@ -45,6 +45,12 @@ class Plan:
         100, "Images in one batch of an evaluation. They do not change the result. 100 take the least memory.", low=2
     )
     jit_compile = Setting(False, "Compile the step with XLA. Off: it is slower on CPU.", group="speed")
+    portable = Setting(
+        False,
+        "Compute the same bits on any x86-64 processor with AVX2, given the same versions of all packages. Uses one "
+        "thread for an operation, and refuses what is known to differ, as 1/sqrt(x), XLA and bfloat16.",
+        group="speed",
+    )
     eval_every = _output(None, "Steps between evaluations. Default: one at the end of each epoch.", kind=int, low=1)
     checkpoint_every = _output(
         None, "Steps between checkpoints, beside those before evaluations. Default: one each epoch.", kind=int, low=1
@@ -92,6 +98,8 @@ class Plan:
         take(self, settings)
         if self.batch_size > num_examples:
             raise Error(f"--batch_size={self.batch_size} is above the {num_examples:,} training images: take fewer.")
+        if self.portable and self.jit_compile:
+            raise Error("--portable: XLA compiles for the processor that it runs on: leave out --jit_compile.")
         self.num_examples = num_examples
         self.steps_per_epoch = steps_per_epoch(num_examples, self.batch_size)
         self.last_step = min(self.epochs * self.steps_per_epoch, self.max_steps or sys.maxsize)

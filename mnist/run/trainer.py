@@ -7,6 +7,7 @@ import zlib
 
 from mnist import Error
 from mnist.data import Examples, as_tensors, check_order, check_training_set, epoch_batches, read_only
+from mnist.machine import portable_operations
 from mnist.run import provenance
 from mnist.run.evaluator import Evaluator
 from mnist.run.state import RunState
@@ -107,9 +108,12 @@ class Trainer:
         make_loop, graph = self.compile(self.recorder.open_writer)
         if not self.state.step:  # refuses a wrong order before there are files
             self._start_batches()
-        with self.checkpointer.watch.tracing():
+        checks = portable_operations() if self.plan.portable else contextlib.nullcontext()
+        with self.checkpointer.watch.tracing(), checks:
             loop = make_loop()
             loop.trace(iter(self._make_batches(self._any_order)))
+            if self.plan.portable:
+                self.evaluator.trace()
         self._known = [f"train_{name}" for name in graph.structured_outputs[0]]
         self.state.provenance = provenance.describe()
         self.recorder.begin(self.state, self.step, self.dataset, graph)
@@ -243,6 +247,7 @@ class Trainer:
             "epochs": plan.epochs,
             "steps": state.step,
             "batch_size": plan.batch_size,
+            "portable": plan.portable,
             "train_seconds": state.seconds,
             "images_per_second": state.images / state.seconds,
             **{name: value for name, value in last.items() if name != "step"},
