@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import re
+import warnings
 
 from mnist import Error
 
@@ -81,7 +82,10 @@ def _check_compilation(function, train_step):
     specs = train_step.structured_input_signature[0]
     batch = [tf.zeros([size or 1 for size in x.shape], x.dtype) for x in specs]
     try:
-        function.experimental_get_compiler_ir(*batch)(stage="hlo")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Without a device TensorFlow draws a random number to find one, which the watch would refuse.
+            function.experimental_get_compiler_ir(*batch)(stage="hlo", device_name=batch[0].device)
     except ValueError as error:
         operation = re.search(r"unsupported operations .*?: (\w+)", str(error))
         what = f"the operation {operation[1]} of " if operation else ""
