@@ -48,4 +48,6 @@ for code, block, row in re.findall(r"```python\n(.*?)```|```bash\n(.*?)```|\| `(
 pathlib.Path("commands.sh").write_text("\n".join(lines) + "\n")
 EOF_PYTHON
 bash commands.sh
+timeout 1h python scripts/proofs/many_runs.py
+timeout 3h python scripts/proofs/portable.py --cpus="$(command -v qemu-x86_64 > /dev/null && echo Haswell,EPYC)"
 echo "nightly: all passed"

@@ -1,5 +1,6 @@
 """One update of the weights, in small pieces that research overrides."""
 
+import contextlib
 import functools
 import inspect
 import numbers
@@ -16,6 +17,7 @@ from mnist.step.context import Context
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework import ops  # no public name lists the registered gradients
 
 _not_converted = tf.autograph.experimental.do_not_convert  # saves time where there is nothing to convert
 # Attributes of TrainStep that no subclass may replace.
@@ -335,7 +337,8 @@ class TrainStep(tf.Module, metaclass=_Constructing):
                 _check_norm(gradient, variable)
         inner = {id(variable) for variable in self.model.trainable_variables}
         # Keras would warn of each None. `fit` calls apply_gradients too, so an optimizer may override it.
-        self.optimizer.apply_gradients([(g, v) for g, v in pairs if g is not None or id(v) in inner])
+        with _without_traces():
+            self.optimizer.apply_gradients([(g, v) for g, v in pairs if g is not None or id(v) in inner])
 
     def extra_metrics(self, images, labels, logits):
         """Returns a dict of numbers, the metrics of an evaluation beside loss and accuracy. Default: an empty dict.
@@ -374,6 +377,19 @@ class TrainStep(tf.Module, metaclass=_Constructing):
             self.apply_gradients(gradients)
         self.iterations.assign_add(1)
         return scalars
+
+
+@contextlib.contextmanager
+def _without_traces():
+    """Removes the gradients that TensorFlow registers for an update, which nothing differentiates.
+
+    Each would keep the graph of the step in memory for ever (tensorflow/tensorflow#97697).
+    """
+    registered = ops.gradient_registry._registry
+    before = {*registered}
+    yield
+    for name in [name for name in registered if name.startswith("CustomGradient-") and name not in before]:
+        del registered[name]
 
 
 @_not_converted
