@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -90,7 +91,9 @@ def measure_cost(pairs, folder):
         for flag, values in speeds.items():
             workdir = os.path.join(folder, f"{flag}{i}")
             command = [sys.executable, "-m", "mnist.train", "--dataset=digits", "--epochs=10", f"--workdir={workdir}"]
-            subprocess.run([*command, *([flag] if flag else [])], check=True, capture_output=True)
+            done = subprocess.run([*command, *([flag] if flag else [])], capture_output=True, text=True)
+            if done.returncode:
+                raise Error(f"{shlex.join(command)} failed: {done.stderr.strip()[-500:]}")
             with open(os.path.join(workdir, "results.json"), encoding="utf-8") as file:
                 values.append(json.load(file)["images_per_second"])
     plain, portable = map(statistics.median, speeds.values())
