@@ -40,7 +40,7 @@ def undisturbed(tmp_path_factory, digits):
 def test_results_hold_the_documented_keys(undisturbed, digits):
     workdir, _, results = undisturbed
     keys = {"dataset", "parameters", "seed", "epochs", "steps", "batch_size", "train_seconds", "images_per_second"}
-    keys |= {"dataset_sha256", "dataset_validation_sha256", "dataset_test_sha256"}
+    keys |= {"dataset_sha256", "dataset_validation_sha256", "dataset_test_sha256", "portable"}
     keys |= {f"{part}_{metric}" for part in ("train", "validation", "test") for metric in ("loss", "accuracy")}
     assert results.keys() == keys | {*provenance.KEYS, *data.inspect(digits).counts}
     assert json.loads((workdir / "results.json").read_text()) == results
