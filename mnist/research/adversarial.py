@@ -20,6 +20,8 @@ import tensorflow as tf
 class Adversarial(TrainStep):
     """A step on attacked images. It also evaluates the accuracy under attacks of `robust_epsilons`."""
 
+    exact_gradients = False  # the loss of the attacked images
+
     epsilon = Setting(0.1, "Largest change of a pixel in [0, 1] in training. 0: none.", low=0.0)
     attack_steps = Setting(1, "Steps of the attack. 1 is FGSM, more are PGD.", low=1)
     robust_epsilons = Setting((0.1, 0.2), "Largest changes of a pixel in evaluation.", low=0.0)

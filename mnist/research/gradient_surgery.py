@@ -21,6 +21,8 @@ import tensorflow as tf
 class GradientSurgery(TrainStep):
     """A step with the losses `digit` and `parity`. Classes whose loss is one scalar stand behind it."""
 
+    exact_gradients = False  # without the parts in conflict
+
     parity = Setting(1.0, "Weight of the second task, odd or even. 0: none.", low=0.0)
 
     def __init__(self, model, optimizer, **kwargs):

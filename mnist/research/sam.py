@@ -20,6 +20,8 @@ import tensorflow as tf
 class SAM(TrainStep):
     """A step that moves by `rho` along the gradient, takes the gradient there, and moves back."""
 
+    exact_gradients = False  # at the moved weights
+
     rho = Setting(0.05, "Radius of the perturbation, in the norm of all weights together. 0: none.", low=0.0)
 
     def compute_gradients(self, *batch):

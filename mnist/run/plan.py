@@ -94,6 +94,12 @@ class Plan:
         "because of one label 200.",
     )
 
+    check_step = _output(
+        True,
+        "Before the first step of a new run, compare the compiled step with its code in eager mode, and its gradients "
+        "with differences of the loss. If false, train in any case.",
+    )
+
     def __init__(self, num_examples, **settings):
         take(self, settings)
         if self.batch_size > num_examples:

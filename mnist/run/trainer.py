@@ -11,10 +11,19 @@ from mnist.machine import portable_operations
 from mnist.run import provenance
 from mnist.run.evaluator import Evaluator
 from mnist.run.state import RunState
-from mnist.step import StepFailed, TrainStep, check_methods_are_called, check_settings_are_used, compile_loop
+from mnist.step import (
+    StepFailed,
+    TrainStep,
+    check_compiled,
+    check_methods_are_called,
+    check_settings_are_used,
+    compile_loop,
+)
 
 import numpy as np
 import tensorflow as tf
+
+_FEW = 8  # images on which a step is checked, if it can take so few
 
 
 class Trainer:
@@ -86,37 +95,42 @@ class Trainer:
         return self.plan.why_over(self.state.step, self.state.history, self.state.ended)
 
     def compile(self, open_writer=None):
-        """Compiles the step as `compile_loop`. Returns: a function that makes the loop, and the graph of the step.
+        """Compiles the step as `compile_loop`. Returns: a function that makes the loop, and a concrete function.
 
         Raises: `mnist.Error` as `compile_loop`, or if the step computes something else than the run did.
         """
         spec = self._make_batches(self._any_order).element_spec
         variables = self.checkpointer.variables
         with self.checkpointer.watch.tracing():
-            make_loop, graph, digest = compile_loop(
+            make_loop, function, digest = compile_loop(
                 self.step, self.context, spec, variables, open_writer, self.plan.verify_every
             )
         check_methods_are_called(self.step)
         check_settings_are_used(self.step)
         self.checkpointer.check_traced(self.state, digest)
-        return make_loop, graph
+        return make_loop, function
 
     def _start(self):
         """Compiles the step, then opens the files, unless that is done."""
         if self._loop:
             return
-        make_loop, graph = self.compile(self.recorder.open_writer)
-        if not self.state.step:  # refuses a wrong order before there are files
+        make_loop, function = self.compile(self.recorder.open_writer)
+        if not self.state.step:  # refuses a wrong order, and a wrong step, before there are files
             self._start_batches()
+            if self.plan.check_step:
+                sizes = sorted({min(_FEW, self.plan.batch_size), self.plan.batch_size})
+                batches = [[tf.gather(x, self._order[:size]) for x in self._tensors] for size in sizes]
+                if note := check_compiled(self.step, self.context, function, batches):
+                    self.recorder.say(note)
         checks = portable_operations() if self.plan.portable else contextlib.nullcontext()
         with self.checkpointer.watch.tracing(), checks:
             loop = make_loop()
             loop.trace(iter(self._make_batches(self._any_order)))
             if self.plan.portable:
                 self.evaluator.trace()
-        self._known = [f"train_{name}" for name in graph.structured_outputs[0]]
+        self._known = [f"train_{name}" for name in function.structured_outputs[0]]
         self.state.provenance = provenance.describe()
-        self.recorder.begin(self.state, self.step, self.dataset, graph)
+        self.recorder.begin(self.state, self.step, self.dataset, function.graph)
         self._loop = loop
 
     def _start_batches(self):

@@ -76,8 +76,9 @@ def compile_loop(step, context, spec, variables, open_writer, verify_every=0):
         None: this process writes nothing.
       verify_every: an int. The steps from one that is computed twice to the next. Default 0: none.
 
-    Returns: a function that makes a `Loop`, the graph of the step, and a digest of what the step computes. The digest
-      depends neither on who shares the run nor on what the step writes.
+    Returns: a function that makes a `Loop`, the concrete function of the step, and a digest of what it computes. Of
+      several slices it is a function without collectives. The digest depends neither on who shares the run nor on what
+      the step writes.
     Raises: `mnist.Error` as `traced.check_step`, or if the loss depends on a variable that nothing trains.
     """
     step._context, view, cluster = context, context.view, context.replicas.cluster
@@ -103,7 +104,7 @@ def compile_loop(step, context, spec, variables, open_writer, verify_every=0):
         view.writer = open_writer and open_writer()
         return Loop(step, context, recomputation, *make_train_loop(step, context))
 
-    return make_loop, function.graph, digest
+    return make_loop, function, digest
 
 
 def _check_untrained(step, untrained, graph, variables):

@@ -69,6 +69,9 @@ class TrainStep(tf.Module, metaclass=_Constructing):
         low=1,
         group="speed",
     )
+    # Whether compute_gradients returns the gradients of the loss. A subclass sets False if it changes them on purpose,
+    # as by clipping, noise, a stopped perturbation or a straight-through estimator. `--check_step` does not judge them.
+    exact_gradients = True
 
     def __init__(self, model, optimizer, *, seed=0, **settings):
         super().__init__(name="train_step")
@@ -433,4 +436,5 @@ def _inner(optimizer):
 @_not_converted
 def _total(loss, others):
     """Returns the sum of a loss and the losses of a model, added in the order that `fit` has."""
-    return keras.ops.sum([loss, *(keras.ops.sum(other) for other in others)]) if others else loss
+    others = [keras.ops.cast(keras.ops.sum(other), loss.dtype) for other in others]
+    return keras.ops.sum([loss, *others]) if others else loss
