@@ -83,9 +83,10 @@ class _Trial:
         written = checkpoint.written_variables(function.graph, self.variables)
         self.others = [(v, tf.identity(v)) for v in written if id(v) not in known]
         dtypes = {layer.compute_dtype for layer in _layers(step)} & {"bfloat16", "float16"}
-        self.dtype = min(dtypes, default="float32")
+        self.dtype = min(dtypes, default=step.model.compute_dtype)
         self.rounding = _ROUNDING_16 if dtypes else _ROUNDING
         self.cancelled = _CANCELLED_16 if dtypes else _CANCELLED
+        self.same_loss = 0.03 if dtypes else 1e-5
         self.random, self.prepared = np.random.default_rng(0), None
         self.is_comparable = not _draws_in_xla(function)  # which draws other numbers
 
@@ -272,7 +273,7 @@ class _Trial:
             vars(self.step)["slices"] = slices
 
     def _compare_with_float64(self, loss, gradients, exact_loss, exact):
-        if not self.is_comparable or _distance(loss, exact_loss) > self.rounding / 10 * _norm(exact_loss):
+        if not self.is_comparable or _distance(loss, exact_loss) > self.same_loss * _norm(exact_loss):
             return ""  # another function, as its draws depend on the type
         wrong = self._wrong(gradients, exact)
         if not wrong:
