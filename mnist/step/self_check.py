@@ -177,11 +177,12 @@ class _Trial:
             return "", eager
         wrong = [("loss", loss, scalars["loss"])] if self._differs(loss, scalars["loss"]) else []
         if len(found) == 1:
+            states = [tf.identity(v) for v in self.variables]  # before _wrong resets them
             wrong = wrong or self._wrong(gradients, eager)
             slots = {id(v.value) for v in self.step.optimizer.variables}  # some divide by the rate what cancels
-            for variable, value, old in zip(self.variables, after, self.start, strict=True):
-                if id(variable) not in slots and _moved_otherwise(value, variable, old, self.rounding):
-                    wrong.append((variable.name, value, variable))
+            for variable, value, state, old in zip(self.variables, after, states, self.start, strict=True):
+                if id(variable) not in slots and _moved_otherwise(value, state, old, self.rounding):
+                    wrong.append((variable.name, value, state))
         if not wrong:
             return "", eager
         name, one, other = wrong[0]
@@ -202,7 +203,7 @@ class _Trial:
         if not pairs:
             return []
         spread, largest = self._spread(), max(map(_norm, expected))
-        limits = [self.rounding * _norm(y) + self.cancelled * largest + 6 * spread[name] for name, _, y in pairs]
+        limits = [self.rounding * _norm(y) + self.cancelled * largest + 20 * spread[name] for name, _, y in pairs]
         return [w for w, limit in zip(pairs, limits, strict=True) if _distance(*w[1:]) > limit]
 
     def _spread(self):
