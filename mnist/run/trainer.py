@@ -23,7 +23,7 @@ from mnist.step import (
 import numpy as np
 import tensorflow as tf
 
-_FEW = 8  # images on which a step is checked, if it can take so few
+_FEW = 4  # images on which a step is checked, if it can take so few
 
 
 class Trainer:

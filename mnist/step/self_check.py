@@ -23,7 +23,7 @@ _METHODS = ("prepare_batch", "compute_loss", "compute_gradients", "apply_gradien
 _INSIST = "--check_step=false insists."
 # The largest errors that rounding explains, in float32 or more, and in 16 bits. The first are relative to a gradient.
 # The second are relative to the largest one, because a small gradient may be the rest of terms that cancel.
-_ROUNDING, _ROUNDING_16 = 0.01, 0.3
+_ROUNDING, _ROUNDING_16 = 0.01, 0.5
 _CANCELLED, _CANCELLED_16 = 1e-5, 2**-6
 # Steps of the differences, relative to the weights: without and with float64. Kinks need small ones, rounding large.
 _STEPS, _STEPS_64 = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (1e-6, 4e-6, 1e-4, 4e-4)
@@ -38,7 +38,8 @@ def check_compiled(step, context, function, batches):
     1. The same code in eager mode has to give the same loss, gradients and variables after the update.
     2. Along random directions the loss has to change as the gradients predict. Both are computed in float64 if the
        code permits. A class with `exact_gradients = False` leaves out this part and the next.
-    3. The compiled gradients have to equal the gradients in float64, up to rounding.
+    3. The compiled gradients have to equal the gradients in float64, up to rounding. In 16 bits it judges vectors alone,
+       such as biases, whose long sums stop growing.
 
     Args:
       step: a `TrainStep`.
@@ -277,6 +278,8 @@ class _Trial:
         if not self.is_comparable or _distance(loss, exact_loss) > self.same_loss * _norm(exact_loss):
             return ""  # another function, as its draws depend on the type
         wrong = self._wrong(gradients, exact)
+        if self.rounding == _ROUNDING_16:  # rounding alone may turn the signs of other gradients than sums
+            wrong = [w for w in wrong if w[2] is None or len(w[2].shape) < 2]
         if not wrong:
             return ""
         name, one, other = max(wrong, key=lambda w: _distance(*w[1:]) / (_norm(w[2]) + 1e-30))
