@@ -38,8 +38,8 @@ def check_compiled(step, context, function, batches):
     1. The same code in eager mode has to give the same loss, gradients and variables after the update.
     2. Along random directions the loss has to change as the gradients predict. Both are computed in float64 if the
        code permits. A class with `exact_gradients = False` leaves out this part and the next.
-    3. The compiled gradients have to equal the gradients in float64, up to rounding. In 16 bits it judges vectors alone,
-       such as biases, whose long sums stop growing.
+    3. The compiled gradients have to equal the gradients in float64, up to rounding. In 16 bits this judges vectors
+       alone, such as biases, whose long sums stop growing.
 
     Args:
       step: a `TrainStep`.
