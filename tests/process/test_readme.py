@@ -52,7 +52,7 @@ def test_the_readme_has_the_signatures_of_the_methods():
     for name, signature in re.findall(r"^\| `(\w+)(\(self.*?\))`", README, re.MULTILINE):
         assert str(inspect.signature(getattr(TrainStep, name))) == signature
     assert set(EXAMPLES) == {"written_out", "notebook", "noisy"}
-    assert len(COMMANDS) == 21
+    assert len(COMMANDS) == 26
 
 
 @pytest.fixture(scope="module")
