@@ -329,16 +329,3 @@ def test_an_object_of_an_installed_library_may_count(digits, tmp_path, monkeypat
     bar = importlib.import_module("progress").Bar
     step, _ = train(tmp_path / "run", digits, own(keep(bar=bar), **ordering(lambda self: self.bar.up())))
     assert step.bar.n == 2
-
-
-def test_a_run_of_an_older_version_resumes(digits, tmp_path):
-    cls = own(fill, epoch_order=draw_order)
-    step, _ = train(tmp_path, digits, cls, epochs=1)
-    tensors, metadata = checkpoint.load_newest(str(tmp_path / "checkpoints"))
-    del metadata["state"], metadata["fingerprint"]["reads"]
-    metadata["fingerprint"]["version"], metadata["traced"] = 2, "the digest of another graph"
-    extra = {"answers": tensors["run/answers"], "order": tensors["run/order"]}
-    variables = checkpoint.variables_of(step) | checkpoint.variables_of_eval_model(step)
-    del variables["iterations/0"]
-    checkpoint.save(str(tmp_path / "checkpoints"), variables, metadata, 1, extra)
-    assert train(tmp_path, digits, cls, epochs=2)[1]["steps"] == 6

@@ -32,16 +32,6 @@ def is_same(arrays, others):
     return all(np.array_equal(a, b) for a, b in zip(arrays, others, strict=True))
 
 
-def test_mixup_blends_images_and_labels_with_one_share(digits):
-    plain, step = make_step(TrainStep), make_step(variant("mixup"), alpha=1.0)
-    batch = batch_of(digits)
-    whole, mixed = plain.prepare_batch(*batch), step.prepare_batch(*batch)
-    share = float(tf.reduce_max(mixed[1][np.argmax(batch[1] != batch[1][::-1])]))
-    assert 0.5 < share < 1
-    for x, blend in zip(whole, mixed, strict=True):
-        np.testing.assert_allclose(blend, share * x + (1 - share) * x[::-1], atol=1e-6)
-
-
 def test_sam_takes_the_gradient_where_the_paper_says(digits):
     plain, step = make_step(TrainStep), make_step(variant("sam"), rho=0.5)
     batch = plain.prepare_batch(*batch_of(digits))
@@ -293,30 +283,6 @@ def test_an_elastic_field_moves_pixels_by_what_it_says_and_smoothly(digits):
     assert np.abs(bent - through).mean() > 0.01
 
 
-def test_the_late_average_is_the_mean_of_the_weights_since(digits):
-    step = make_step(variant("swa"), average_from=3, model=make_small)
-    seen = []
-    for n in range(1, 7):
-        run_one(step, digits, n)
-        seen.append(step.model.get_weights())
-        assert n >= 3 or is_same(step.eval_model.get_weights(), seen[-1])
-    for average, *values in zip(step.eval_model.get_weights(), *seen[2:], strict=True):
-        np.testing.assert_allclose(average, np.mean(values, axis=0), rtol=1e-4, atol=1e-6)
-
-
-def test_lookahead_goes_a_part_of_the_way_every_few_steps(digits):
-    step = make_step(variant("lookahead"), sync_period=3, slow_step=0.25, model=make_small)
-    plain = make_step(TrainStep, model=make_small)
-    first = step.model.get_weights()
-    for n in range(3):
-        run_one(step, digits, n)
-        run_one(plain, digits, n)
-        assert n >= 2 or is_same(step.eval_model.get_weights(), first)
-    assert is_same(step.model.get_weights(), step.eval_model.get_weights())
-    for slow, begun, far in zip(step.eval_model.get_weights(), first, plain.model.get_weights(), strict=True):
-        np.testing.assert_allclose(slow, begun + 0.25 * (far - begun), rtol=1e-5, atol=1e-7)
-
-
 def test_r_drop_adds_the_divergence_of_two_passes(digits):
     rdrop = importlib.import_module("mnist.research.rdrop")
     step, plain = (make_step(cls, model=rdrop.DropoutCNN) for cls in (rdrop.RDrop, TrainStep))
@@ -361,10 +327,3 @@ def test_an_orthogonal_update_has_singular_values_near_one(digits):
     kernel = moved[2].reshape(-1, 64) / (1e-3 * 2 * (288 / 64) ** 0.5)
     assert 0.3 < np.linalg.norm(kernel) / 64**0.5 < 1.3
     assert np.abs(moved[-2]).max() == pytest.approx(1e-3, rel=1e-2)  # Adam's first step
-
-
-@pytest.mark.parametrize("option", [{"clipnorm": 1.0}, {"clipvalue": 1.0}, {"gradient_accumulation_steps": 2}])
-def test_muon_refuses_an_optimizer_that_would_change_its_gradients(option):
-    with pytest.raises(Error, match=f"leave out the optimizer's {next(iter(option))}"):
-        variant("muon")(make_small("float32"), keras.optimizers.Adam(**option))
-    variant("muon")(make_small("float32"), keras.optimizers.Adam(**option), orthogonal=0.0)

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -109,14 +108,6 @@ def test_a_reader_gets_the_newer_checkpoint_when_the_older_is_deleted_meanwhile(
     assert not caplog.records
 
 
-def test_a_folder_named_mnist_does_not_hide_the_package(tmp_path):
-    (tmp_path / "mnist").mkdir()
-    (tmp_path / "idea.py").write_text("import mnist.settings\nprint(mnist.settings.__file__)")
-    for program in (["-m", "mnist"], ["idea.py"]):
-        done = subprocess.run([sys.executable, *program], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-
 def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_written(digits, tmp_path, monkeypatch):
     odd = os.path.join(str(tmp_path), os.fsdecode(b"\xff"))
     os.mkdir(odd)
@@ -127,17 +118,6 @@ def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_written(digits, 
         with pytest.raises(Error, match="is not UTF-8"):
             finished.load(workdir)
     assert os.listdir(odd) == []
-
-
-def test_a_run_names_what_is_deleted_while_it_trains(digits, tmp_path, capsys):
-    train(digits, str(tmp_path / "run"), 2)
-    shutil.rmtree(tmp_path / "run" / "validation")
-    (tmp_path / "run" / "model.txt").unlink()
-
-    deleting = Calling(lambda: shutil.rmtree(tmp_path / "run" / "train", ignore_errors=True))
-    train(digits, str(tmp_path / "run"), 4, interrupt=deleting)
-    assert f"train of {tmp_path / 'run'} was deleted under way and is lost.\n" in capsys.readouterr().out
-    assert finished.load(str(tmp_path / "run")).step == 4
 
 
 def test_files_are_utf_8_in_any_locale(tmp_path):

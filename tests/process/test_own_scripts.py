@@ -123,13 +123,3 @@ def test_launch_outside_of_the_main_thread_raises():
     with concurrent.futures.ThreadPoolExecutor() as threads:
         error = threads.submit(train.launch).exception()
     assert "in another, call train_and_evaluate()" in str(error)
-
-
-def test_a_number_of_threads_after_the_first_tensor_is_rejected(start, tmp_path):
-    (tmp_path / "late.py").write_text(
-        "from mnist import train\nimport tensorflow as tf\nONE = tf.constant(1.0)\ntrain.launch()"
-    )
-    done = start("late.py", "--dataset=digits", "--intra_op_threads=1", "--workdir=run", cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: --intra_op_threads=1 has no effect")
-    assert not (tmp_path / "run").exists()

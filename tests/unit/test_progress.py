@@ -32,12 +32,6 @@ def bar(monkeypatch, capsys):
     return draw
 
 
-@pytest.mark.parametrize(("rate", "left"), [(10 / 59.7, "1:00"), (10 / 59.2, "0:59"), (10 / 3661, "61:01")])
-def test_the_bar_has_the_time_left(rate, left, bar):
-    shown = bar(120, {"accuracy": 0.5, "loss": 1.0}, rate)
-    assert shown == f"[{'=' * 20}] epoch 1/2 step 10/20 loss 1.0000 accuracy 0.5000 640 images/s {left} left"
-
-
 @pytest.mark.parametrize("columns", [200, 120, 100, 80, 60, 40, 20, 10, 3])
 def test_the_bar_fits_the_terminal_and_drops_the_least_important_fields(columns, bar):
     shown = bar(columns)
