@@ -153,20 +153,6 @@ def test_fashion_is_recognized_by_its_labels_in_a_folder_of_any_name(tmp_path, m
     assert data.load("fashion_mnist", str(other)).classes[0] == "T-shirt/top"
 
 
-@pytest.mark.parametrize("is_unpacked", [False, True])
-def test_kmnist_is_recognized_by_its_packed_labels(tmp_path, monkeypatch, is_unpacked):
-    """Also where torchvision left the unpacked files beside them. Other packed labels stay numbers."""
-    labels = cycle(30, 10)
-    folder = write_idx(tmp_path / "x", labels, labels, [f"{name}.gz" for name in folders.IDX_FILES])
-    if is_unpacked:
-        write_idx(folder, labels, labels)
-    assert data.load("auto", str(folder)).classes == data.DIGITS
-    packed = (folder / f"{folders.IDX_FILES[1]}.gz").read_bytes()
-    monkeypatch.setattr(folders, "KMNIST_LABELS_GZ_SHA256", hashlib.sha256(packed).hexdigest())
-    dataset = data.load("auto", str(folder))
-    assert (dataset.name, dataset.classes[1], dataset.classes[9]) == ("x", "ki", "wo")
-
-
 # A run
 
 

@@ -136,12 +136,6 @@ def test_a_loss_has_the_gradient_of_its_formula(name, slices, teacher, digits):
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b)
 
 
-@pytest.mark.parametrize("name", ["class_weights", "noisy_labels"])
-def test_a_loss_expects_the_plain_loss_behind_it(name):
-    with pytest.raises(Error, match="RDrop has to stand before"):
-        make_step(type("Mine", (variant(name), variant("rdrop")), {}), **LOSSES[name][1])
-
-
 def test_balanced_weights_give_each_class_the_same_share_and_wrong_ones_are_refused():
     step = make_step(variant("class_weights"), model=make_small)
     step.training_set(np.zeros([111, 28, 28, 1], np.uint8), np.repeat(np.uint8([0, 1, 7]), [100, 10, 1]))

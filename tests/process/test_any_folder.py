@@ -108,18 +108,6 @@ def test_a_reader_gets_the_newer_checkpoint_when_the_older_is_deleted_meanwhile(
     assert not caplog.records
 
 
-def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_written(digits, tmp_path, monkeypatch):
-    odd = os.path.join(str(tmp_path), os.fsdecode(b"\xff"))
-    os.mkdir(odd)
-    for enter, workdir in ((tmp_path, os.path.join(odd, "run")), (odd, "run")):
-        monkeypatch.chdir(enter)
-        with pytest.raises(Error, match="is not UTF-8"):
-            train(digits, workdir, 2)
-        with pytest.raises(Error, match="is not UTF-8"):
-            finished.load(workdir)
-    assert os.listdir(odd) == []
-
-
 def test_files_are_utf_8_in_any_locale(tmp_path):
     code = "import sys\nfrom mnist import files\nfiles.write_atomically(sys.argv[1], '\\u6570\\n')"
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

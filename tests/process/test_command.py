@@ -63,16 +63,6 @@ def test_a_missing_workdir_is_an_error(start):
     assert done.stderr == "error: --workdir is missing: name the folder of a run, as in --workdir=runs/first.\n"
 
 
-def test_help_lists_the_flags_of_a_command(start, monkeypatch):
-    assert "--[no]logtostderr" in start("mnist.evaluate", "--helpfull").stdout
-    monkeypatch.setenv("COLUMNS", "1")  # as narrow as possible
-    done = start("mnist.evaluate", "--help")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Evaluates a run")
-    assert "  --eval_batch_size=500\n      Images at a\n" in done.stdout
-    assert "--logtostderr" not in done.stdout
-
-
 def test_no_module_imports_what_windows_lacks_or_matplotlib_which_only_curves_need():
     code = """
 import sys
@@ -97,27 +87,3 @@ def test_a_full_disk_is_an_error(unbuffered, monkeypatch):
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-m", "mnist"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, FULL)
-
-
-def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path):
-    body = f"""
-    import tensorflow
-    with open({str(tmp_path / "file")!r}, 'w') as file:
-        assert file.fileno() > 2
-        print('lost')
-        print('lost', file=sys.stderr)
-        file.write(sys.stdin.read() + 'whole')
-    """
-    done = shell(f"def main():\n    {body}", "<&- >&- 2>&-")
-    assert done.stdout.endswith("exit 0\n")
-    assert (tmp_path / "file").read_text() == "whole"
-
-
-def test_another_backend_of_keras_is_ignored_with_a_warning(tmp_path, monkeypatch):
-    (tmp_path / "keras.json").write_text('{"backend": "jax", "image_data_format": "channels_first"}')
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    imports = "from mnist.model import CNN\nimport keras"
-    done = shell(f"{imports}\ndef main():\n    print(CNN().count_params(), keras.config.backend())")
-    assert done.stdout == "93322 tensorflow\nexit 0\n"
-    assert "channels_first of keras.json is" in done.stderr
-    assert done.stderr.count("\n") == 1

@@ -48,15 +48,6 @@ def test_bad_input_gets_a_message_and_leaves_nothing(command, tmp_path, monkeypa
     assert os.listdir(tmp_path) == []
 
 
-def test_help_is_grouped_and_no_mistake(command):
-    code, out, _ = command("--help")
-    assert code == 0
-    groups = [line.removesuffix(":") for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert groups == ["data", "length", "optimizer", "speed", "output"]
-    for name in [name for cls in (train.Launch, train.Plan, train.Rate, Optimizer) for name in settings_of(cls)]:
-        assert sum(line.startswith((f"  --{name}", f"  --no{name}")) for line in out.splitlines()) >= 1, name
-
-
 @pytest.fixture
 def small(command):
     """Runs `python -m mnist.train` with a network that takes little time."""

@@ -98,22 +98,6 @@ def test_a_class_without_test_images_has_null_in_json(run, uneven):
     assert "without test images, in no average: none\n" in run(uneven)
 
 
-def test_runs_stand_side_by_side(run, runs):
-    found = strict(run(*runs, json=True, robustness=True))
-    assert found[1] == strict(run(runs[1], json=True, robustness=True))
-    table, robust = run(*runs, robustness=True).strip().split("\n\n")
-    rows = [re.split("  +", line.strip()) for line in table.splitlines()]
-    assert rows[0] == ["run", "step", "images", "loss", "accuracy", "95 % interval", "ECE"]
-    for row, workdir, one in zip(rows[1:], runs, found, strict=True):
-        interval = "{:.4f} to {:.4f}".format(*one["accuracy_interval"])
-        numbers = [str(one["step"]), "297", f"{one['loss']:.6f}", f"{one['accuracy']:.4f}"]
-        assert row == [workdir, *numbers, interval, f"{one['ece']:.4f}"]
-    lines = robust.splitlines()
-    assert re.split("  +", lines[0])[1:] == [f"...{workdir[-21:]}" for workdir in runs]
-    cells = [f"{one['robustness'][12]['accuracy']:.4f} ({one['robustness'][12]['loss']:.4f})" for one in found]
-    assert re.split("  +", lines[13]) == ["blur 1.5 px", *cells]
-
-
 def test_a_warning_names_runs_on_different_images(run, runs, uneven, caplog):
     run(*runs)
     assert caplog.messages == []

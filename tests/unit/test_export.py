@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import nightly_but, random_examples
+from conftest import random_examples
 from keras import layers
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*Warning. tf.lite.Interpreter is deprecated")
@@ -229,21 +229,6 @@ def test_a_refused_export_changes_nothing(tmp_path, capfd, call, output, format,
     assert capfd.readouterr().err == ""
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "mine.txt"]
     assert (tmp_path / "folder" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
-
-
-@pytest.mark.parametrize("name", nightly_but(["a[1]"], ["a[1]", "what?", "st*r", "back\\slash", "]"]))
-def test_a_folder_that_reads_as_a_pattern(tmp_path, name):
-    """TensorFlow can load a SavedModel there only through a link, but files load from anywhere."""
-    folder = tmp_path / name
-    folder.mkdir()
-    export(make_sequential(10), str(folder / name))
-    (tmp_path / "link").symlink_to(folder / name)
-    loaded = tf.saved_model.load(str(tmp_path / "link"))
-    assert loaded(random_images(2))["digit"].shape == (2,)
-    for ending in ("keras", "tflite"):
-        path = str(folder / f"{name}.{ending}")
-        export(make_sequential(10), path, ending)
-        assert LOAD[ending](path)(images=random_images(2))["digit"].shape == (2,)
 
 
 @pytest.mark.parametrize("format", FORMATS)

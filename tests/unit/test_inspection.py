@@ -2,7 +2,7 @@
 
 import mnist
 from mnist import data, finished
-from mnist.data import Dataset, Examples, inspect, inspection
+from mnist.data import Dataset, Examples, inspect
 from mnist.loop import train_and_evaluate
 from mnist.step import TrainStep
 
@@ -131,13 +131,6 @@ def test_what_is_odd_is_counted_and_reported(name, digits):
     counts |= {} if "held" in options else {k.replace("_test_", "_validation_"): v for k, v in counts.items()}
     assert (found.counts, found.wrong) == (dict.fromkeys(found.counts, 0) | {"grey_range": 255} | counts, [])
     assert all(part in line for part, line in zip(lines, found.odd, strict=True)), found.odd
-
-
-def test_a_hash_that_is_always_the_same_finds_no_other_copies(digits, monkeypatch):
-    few = Examples(*(np.concatenate([array[:40], array[30:34]]) for array in digits.train))
-    expected = inspect(digits._replace(train=few))
-    monkeypatch.setattr(inspection, "_hash", lambda images: np.zeros(len(images), np.uint64))
-    assert (inspect(digits._replace(train=few)), expected.counts["duplicate_images"]) == (expected, 4)
 
 
 def test_a_run_reports_once_and_other_commands_find_the_images_held_out(digits, tmp_path, capfd):

@@ -16,7 +16,6 @@ from mnist.loop import train_and_evaluate
 from mnist.metrics import softmax
 from mnist.model import CNN, make_predict_logits
 from mnist.pictures import Look
-from mnist.pictures.ink import trim
 from mnist.predict import read_image
 from mnist.step import TrainStep
 
@@ -140,13 +139,6 @@ def test_becomes_the_plain_digit(tmp_path, name, ending):
     assert np.corrcoef(digit.ravel(), plain().ravel())[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("bars", [((75, 75), (0, 0)), ((40, 0), (60, 0))])
-def test_bars_beside_the_paper_are_trimmed(bars):
-    (trimmed,) = trim(np.pad(255 - CENTRED, bars, constant_values=30))
-    np.testing.assert_array_equal(trimmed, 255 - CENTRED)
-    assert not trim(255 - CENTRED)
-
-
 def drawing(*places):
     """Draws several inks on paper."""
     ink = np.zeros((300, 500), np.uint8)
@@ -237,16 +229,6 @@ def test_pictures_without_paper_are_read_as_they_are(tmp_path):
     seen, doubt = read_digit(tmp_path / "large.png", Look.of(small[..., np.newaxis]))
     assert np.corrcoef(seen.ravel(), small[5].ravel())[0, 1] > 0.95
     assert doubt is None
-
-
-def test_a_run_of_an_older_version_takes_the_look_of_its_data(workdir, caplog):
-    new, old, lost = (finished.load(str(workdir)) for _ in range(3))
-    for run in (old, lost):
-        run.tensors = {name: value for name, value in run.tensors.items() if "look" not in name}
-    np.testing.assert_array_equal(old.look.examples, new.look.examples)
-    lost.data_dir = "/nowhere"
-    np.testing.assert_array_equal(lost.look.examples, look_of_digits().examples)
-    assert "older version" in caplog.text
 
 
 def test_bad_files_among_good_ones(tmp_path, workdir, start):

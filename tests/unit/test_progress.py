@@ -2,7 +2,7 @@
 
 import os
 
-from mnist.cli import Progress, in_short
+from mnist.cli import Progress
 from mnist.run import Plan
 
 import pytest
@@ -42,8 +42,3 @@ def test_the_bar_fits_the_terminal_and_drops_the_least_important_fields(columns,
     assert found[-1] == (columns >= 10)
     if columns >= 80:
         assert all(name in shown for name in ("loss", "accuracy", "epoch", "left", "[="))
-
-
-def test_a_small_number_is_not_printed_as_zero():
-    numbers = (0.12345, 1e-3, 1.35e-5, -2.5e-7, 0.0, float("nan"))
-    assert [in_short(number) for number in numbers] == ["0.1235", "0.0010", "1.35e-05", "-2.5e-07", "0.0000", "nan"]

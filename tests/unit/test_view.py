@@ -2,11 +2,10 @@
 
 import functools
 import shutil
-import types
 
 from mnist import data
 from mnist.loop import Interrupted, train_and_evaluate
-from mnist.step import TrainStep, counts, names_of, square
+from mnist.step import TrainStep, counts, square
 
 import keras
 import numpy as np
@@ -159,11 +158,3 @@ def test_histograms_of_odd_values():
         found = counts(np.array(values, np.float32))
         assert found[:, 2].sum() == len(values)
         assert (np.diff(found[:, 0]) > 0).all()
-
-
-def test_each_layer_has_a_name_of_its_own():
-    paths = ["model/block1/fc/kernel", "model/block2/fc/kernel", "model/out/kernel", *["twins/same/kernel"] * 3]
-    variables = [types.SimpleNamespace(path=path) for path in [*paths, "twins/same_2/kernel"]]
-    layers = [layer for layer, _ in names_of(types.SimpleNamespace(name="model"), variables)]
-    assert layers[:3] == ["block1/fc", "block2/fc", "out"]
-    assert len(set(layers)) == 7
