@@ -15,7 +15,7 @@ from mnist.run import OF_THE_HOUR
 
 import layouts
 import pytest
-from conftest import SMALL, nightly_but, read_events, run_here
+from conftest import SMALL, nightly_but, read_events
 from test_research import NAMES
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -98,9 +98,9 @@ def script(tmp_path):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """The folder of an undisturbed run in this process, with `FLAGS`."""
+    """The folder of an undisturbed run in one process, with `FLAGS`."""
     script = write_script(tmp_path_factory.mktemp("straight"))
-    done = run_here(*command(script, "run", *FLAGS)[1:])
+    done = run(command(script, "run", *FLAGS))
     assert done.returncode == 0, done.stderr
     return script.parent / "run"
 
