@@ -113,6 +113,20 @@ def digits():
     return data.load("digits")  # 24 steps of 64 an epoch
 
 
+@pytest.fixture(scope="session", autouse=True)
+def set_check_step():
+    """Returns a function that sets the default of --check_step, which is off in tests, because it takes half a second.
+
+    Commands in a process of their own have it.
+    """
+    from mnist.run import Plan  # here, as in make_linear
+
+    setting = vars(Plan)["check_step"]
+    before, setting.default = setting.default, False
+    yield lambda value: setattr(setting, "default", value)
+    setting.default = before
+
+
 class StopAfter:
     """An interrupt that asks a run to stop when the run reads it for the n-th time."""
 

@@ -16,6 +16,13 @@ from conftest import bits_of
 L = keras.layers
 
 
+@pytest.fixture(autouse=True)
+def check_step(set_check_step):
+    set_check_step(True)
+    yield
+    set_check_step(False)
+
+
 def custom(gradient):
     """Returns an identity whose gradient is a function of the true one, `[B, ...]`."""
 
