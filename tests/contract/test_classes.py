@@ -1,5 +1,6 @@
 """Data sets with other classes than ten digits: read, refused, trained, reported, drawn."""
 
+import gzip
 import hashlib
 import os
 import types
@@ -151,6 +152,18 @@ def test_fashion_is_recognized_by_its_labels_in_a_folder_of_any_name(tmp_path, m
     other = write_idx(tmp_path / "y", labels[::-1], labels)
     assert data.load("auto", str(other)).classes == data.DIGITS
     assert data.load("fashion_mnist", str(other)).classes[0] == "T-shirt/top"
+
+
+def test_kmnist_is_recognized_by_its_packed_labels(tmp_path, monkeypatch):
+    labels = cycle(30, 10)
+    folder = write_idx(tmp_path / "x", labels, labels)
+    for path in [*folder.iterdir()]:
+        (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert data.load("auto", str(folder)).classes == data.DIGITS
+    packed = (folder / f"{folders.IDX_FILES[1]}.gz").read_bytes()
+    monkeypatch.setattr(folders, "KMNIST_LABELS_GZ_SHA256", hashlib.sha256(packed).hexdigest())
+    assert data.load("auto", str(folder)).classes[:2] == ("o", "ki")
 
 
 # A run

@@ -117,25 +117,6 @@ def test_every_scalar_has_each_step_once(server):
             assert steps == expected.get(tag, tuple(sorted(set(steps)))), (part, tag)
 
 
-def test_each_class_has_a_precision_recall_curve(server):
-    assert json.loads(server("plugin/pr_curves/tags"))["run/validation"].keys() == {f"pr_curves/{i}" for i in range(10)}
-    curves = json.loads(server("plugin/pr_curves/pr_curves", run="run/validation", tag="pr_curves/3"))["run/validation"]
-    assert [curve["step"] for curve in curves] == [0, 24, 48]
-    assert curves[-1]["recall"][0] == 1
-
-
-def test_the_graph_is_grouped_by_the_scopes_of_the_step(server):
-    drawn = server("plugin/graphs/graph", run="run/train").decode()
-    assert "SoftmaxCrossEntropyWithLogits" in drawn
-    names = set(re.findall(r'name: "([^"/]+)', drawn))
-    assert {"prepare_batch", "loss", "gradients", "optimizer", "metrics"} <= names
-    assert '"loss/cnn/conv1/' in drawn
-    assert '"gradients/cnn/conv1/' in drawn
-    assert "cnn_1" not in drawn
-    without_scope = {name for name in names if not re.search(rf'name: "{name}/', drawn)}
-    assert all(re.search(rf'name: "{name}"\n  op: "Placeholder"', drawn) for name in without_scope), without_scope
-
-
 def test_each_variable_and_its_gradient_have_histograms(server):
     for plugin in ("histograms", "distributions"):
         tags = json.loads(server(f"plugin/{plugin}/tags"))["run/train"]
