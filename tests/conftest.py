@@ -256,6 +256,7 @@ def _run_main(program):
 # The files that take longest come first, so that at the end no process works long while the other has nothing to do.
 LONGEST = [
     *("replicas", "trust", "readme", "sweep", "variants", "faithful", "seam_step", "seam_flags", "classes"),
+    *("self_check", "portable", "wrong_numbers"),
     *("compare_with_fit", "train", "loop", "seam_run", "seam_watch", "research", "best", "export", "any_folder"),
     *("evaluate", "command", "view", "rebuild", "summaries", "traced", "own_scripts", "pictures", "predict"),
 ]

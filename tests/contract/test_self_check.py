@@ -186,7 +186,8 @@ def noisy():
     return network(L.BatchNormalization(), L.Dropout(0.3), L.GaussianNoise(0.1), activation="relu")
 
 
-BITS = [(TrainStep, noisy, 2), (EMA, noisy, 1), (SAM, noisy, 1), (Record, CentredCNN, 1)]
+BITS = [(TrainStep, noisy, 2), (EMA, noisy, 1), (SAM, noisy, 1)]
+BITS += [pytest.param(Record, CentredCNN, 1, marks=pytest.mark.nightly)]
 
 
 @pytest.mark.parametrize(("cls", "make", "slices"), BITS)

@@ -92,8 +92,6 @@ class SpoiledConvolution(TrainStep):
 
 
 class SpoiledSlot(TrainStep):
-    """A step that makes an infinite number in an attribute that the loss does not read."""
-
     def __init__(self, model, optimizer, **settings):
         super().__init__(model, optimizer, **settings)
         self.seen = tf.Variable(1.0, trainable=False)
