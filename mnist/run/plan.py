@@ -78,7 +78,7 @@ class Plan:
     verify_every = _output(
         0,
         "Steps between two steps that are computed twice, to find a processor or a memory that computes wrongly. A "
-        "run whose bits differ stops. 50 cost 2 % of the time. Default 0: none.",
+        "run whose bits differ stops. 50 compute 2 % more steps. Default 0: none.",
         low=0,
     )
     resume = _output(True, "Resume from the newest checkpoint in --workdir. If false, refuse if there is one.")

@@ -505,7 +505,7 @@ class FailingCalls:
     """The flags of this script."""
 
     workdir = Setting(None, "New folder for the runs.", kind=local_path)
-    every = Setting(1, "Tries every n-th case. Default 1: all of them, which takes half an hour.", low=1)
+    every = Setting(1, "Tries every n-th case. Default 1: all of them, which takes hours.", low=1)
 
 
 def main(options):
